@@ -1,1 +1,78 @@
-fn main() {}
+//! Project commands, run as `cargo xtask COMMAND` (the alias is in `.cargo/config.toml`).
+//!
+//! - `test`: every test there is, doc tests included;
+//! - `ci`: format, clippy with warnings denied, then `test`; `.ci/run` calls it;
+//! - `bench-peers`: `tinygpt bench` and PyTorch, run alternately on the same model.
+//!
+//! Invariants:
+//! - One profile and one target directory: every cargo command here is `--release` and leaves the target
+//!   directory to cargo, so what is linted, tested and timed is what runs, and nothing is built twice.
+//! - Commands run in the workspace root, wherever `cargo xtask` was called.
+//! - Exit status: 0 done, 1 a step or a test failed, 2 usage or something needed is missing.
+
+mod peers;
+mod suite;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Project commands of tinygpt")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run every test of the workspace, doc tests included (with CI set: ignored ones too)
+    Test,
+    /// What CI runs: format check, clippy with warnings denied, then the test command
+    Ci,
+    /// Time `tinygpt bench` and PyTorch alternately, and print the ratio of the medians
+    BenchPeers(peers::Args),
+}
+
+/// Why a command ended early. The message is one sentence for the person who ran it.
+enum Failure {
+    /// A step ran and failed: exit status 1.
+    Failed(String),
+    /// Something needed is missing or makes no sense: exit status 2.
+    Unusable(String),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Task::Test => suite::test(),
+        Task::Ci => suite::ci(),
+        Task::BenchPeers(args) => peers::bench_peers(&args),
+    };
+    let (message, status) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Failed(message)) => (message, 1),
+        Err(Failure::Unusable(message)) => (message, 2),
+    };
+    eprintln!("xtask: {message}");
+    ExitCode::from(status)
+}
+
+/// The workspace root: the folder above this package.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ lies in the workspace root")
+}
+
+/// A `cargo` command in the workspace root, by the cargo that runs xtask.
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root());
+    command
+}
+
+/// The command as one would type it, for messages.
+fn spelled(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    command.get_args().fold(program, |line, arg| line + " " + &arg.to_string_lossy())
+}

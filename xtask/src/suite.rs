@@ -1,0 +1,214 @@
+//! `cargo xtask test` and `cargo xtask ci`: the steps, their times, and the count of tests.
+//!
+//! Invariants:
+//! - No test is left out. With the environment variable CI set, tests marked `#[ignore]` run as well, so an
+//!   ignored test that cannot pass fails CI.
+//! - Success means that tests ran and none failed: a run that counts no test is a failure.
+//! - The last line on standard output is `test: N passed, N failed`, whichever runner ran them. The count
+//!   is read from the runner's own closing lines, which pass through unchanged.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::{Failure, cargo, spelled};
+
+const NEEDS: &str = "\
+Needs beyond the Rust toolchain (rustup installs that from rust-toolchain.toml): a C linker called `cc`, for
+rustc to link with. On Debian: apt-get install gcc libc6-dev
+Nothing else: no C library, no GPU, no network once cargo has fetched the crates.";
+
+/// Run every test of the workspace.
+pub fn test() -> Result<(), Failure> {
+    println!("{NEEDS}");
+    let totals = run_tests()?;
+    totals.conclude()
+}
+
+/// Format check, clippy, and the tests; stops at the first step that fails.
+pub fn ci() -> Result<(), Failure> {
+    println!("{NEEDS}");
+    step(&mut cargo(&["fmt", "--all", "--check"]))?;
+    step(&mut cargo(&["clippy", "--workspace", "--all-targets", "--release", "--", "-D", "warnings"]))?;
+    let totals = run_tests()?;
+    totals.conclude()
+}
+
+/// Tests that passed and failed, over all test binaries of a run.
+#[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
+struct Totals {
+    passed: u64,
+    failed: u64,
+}
+
+impl Totals {
+    fn add(&mut self, other: Totals) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+
+    fn conclude(self) -> Result<(), Failure> {
+        println!("test: {} passed, {} failed", self.passed, self.failed);
+        match self {
+            Totals { passed: 0, failed: 0 } => Err(Failure::Failed("no test ran, expected at least one".into())),
+            Totals { failed: 0, .. } => Ok(()),
+            Totals { failed, .. } => Err(Failure::Failed(format!("{failed} tests failed; each is named above"))),
+        }
+    }
+}
+
+fn run_tests() -> Result<Totals, Failure> {
+    let ignored_too = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+    let nextest = has_nextest();
+    // --no-fail-fast everywhere: one failing test does not hide the others.
+    let mut unit = if nextest {
+        cargo(&["nextest", "run", "--release", "--workspace", "--no-fail-fast", "--no-tests", "pass"])
+    } else {
+        // The targets that nextest runs: all but benches and doc tests.
+        cargo(&["test", "--release", "--workspace", "--lib", "--bins", "--tests", "--examples", "--no-fail-fast"])
+    };
+    let mut doc = cargo(&["test", "--release", "--workspace", "--doc", "--no-fail-fast"]);
+    if ignored_too {
+        unit.args(if nextest { ["--run-ignored", "all"] } else { ["--", "--include-ignored"] });
+        doc.args(["--", "--include-ignored"]);
+    }
+    let mut totals = counted_step(&mut unit)?;
+    totals.add(counted_step(&mut doc)?);
+    Ok(totals)
+}
+
+/// Whether `cargo nextest` is installed. It is faster, not required.
+fn has_nextest() -> bool {
+    cargo(&["nextest", "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Run one command with its output passed through; an error when it cannot start or fails.
+fn step(command: &mut Command) -> Result<(), Failure> {
+    let name = spelled(command);
+    eprintln!("xtask: {name}");
+    let start = Instant::now();
+    let status = command.status().map_err(|error| Failure::Unusable(format!("cannot start `{name}`: {error}")))?;
+    eprintln!("xtask: {name}: {:.1} s", start.elapsed().as_secs_f64());
+    if status.success() { Ok(()) } else { Err(Failure::Failed(format!("`{name}` failed ({status})"))) }
+}
+
+/// Like [`step`] for a test runner: counts its tests. A runner that fails without naming a failed test (a test
+/// that does not compile, say) is an error here; failed tests are the caller's to report.
+fn counted_step(command: &mut Command) -> Result<Totals, Failure> {
+    let name = spelled(command);
+    eprintln!("xtask: {name}");
+    let start = Instant::now();
+    let cannot = |error: std::io::Error| Failure::Unusable(format!("cannot run `{name}`: {error}"));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(cannot)?;
+    let stdout = child.stdout.take().expect("stdout is piped");
+    let stderr = child.stderr.take().expect("stderr is piped");
+    // Both streams are drained at once, or a full pipe would block the runner.
+    let (from_stdout, from_stderr) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| pass_through(stderr, std::io::stderr()));
+        let own = pass_through(stdout, std::io::stdout());
+        (own, other.join().expect("the reader of stderr does not panic"))
+    });
+    let status = child.wait().map_err(cannot)?;
+    let mut totals = from_stdout.map_err(cannot)?;
+    totals.add(from_stderr.map_err(cannot)?);
+    eprintln!("xtask: {name}: {:.1} s", start.elapsed().as_secs_f64());
+    if !status.success() && totals.failed == 0 {
+        return Err(Failure::Failed(format!("`{name}` failed ({status}) without a failed test: its message is above")));
+    }
+    Ok(totals)
+}
+
+/// Copy lines as they come, and add up the closing lines among them.
+fn pass_through(from: impl Read, mut to: impl Write) -> std::io::Result<Totals> {
+    let mut reader = BufReader::new(from);
+    let mut line = Vec::new();
+    let mut totals = Totals::default();
+    // Bytes, not String: a test may print anything.
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        to.write_all(&line)?;
+        to.flush()?;
+        totals.add(closing_line(&String::from_utf8_lossy(&line)).unwrap_or_default());
+        line.clear();
+    }
+    Ok(totals)
+}
+
+/// The counts in a closing line of cargo test or of nextest; None for any other line.
+///
+/// `test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s` (one a
+/// binary), and `Summary [   0.006s] 9 tests run: 7 passed (1 slow), 1 failed, 1 timed out, 0 skipped` (one a run).
+/// nextest's timed-out and exec-failed tests are failures.
+fn closing_line(line: &str) -> Option<Totals> {
+    let line = line.trim();
+    let counts = if let Some(rest) = line.strip_prefix("test result: ") {
+        rest.split_once(". ")?.1
+    } else {
+        let rest = line.strip_prefix("Summary [")?;
+        rest.split_once(" run: ")?.1
+    };
+    let mut totals = Totals::default();
+    for part in counts.split([',', ';']) {
+        let mut words = part.split_whitespace();
+        let Some(count) = words.next().and_then(|word| word.parse::<u64>().ok()) else { continue };
+        match words.next() {
+            Some("passed") => totals.passed += count,
+            Some("failed" | "timed" | "exec") => totals.failed += count,
+            _ => {}
+        }
+    }
+    Some(totals)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_of_both_runners_are_counted() {
+        let cases = [
+            ("test result: ok. 3 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s", 3, 0),
+            ("test result: FAILED. 3 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s", 3, 4),
+            ("     Summary [   0.006s] 12 tests run: 12 passed, 0 skipped", 12, 0),
+            (
+                "     Summary [  61.016s] 10/12 tests run: 7 passed (1 slow, 1 flaky), 1 failed, 1 timed out, 1 exec failed, 2 skipped",
+                7,
+                3,
+            ),
+        ];
+        for (line, passed, failed) in cases {
+            assert_eq!(closing_line(line), Some(Totals { passed, failed }), "{line}");
+        }
+    }
+
+    #[test]
+    fn other_lines_are_not_counted() {
+        for line in [
+            "running 3 tests",
+            "test result of a story: 3 passed",
+            "3 passed; 0 failed",
+            "Summary of 3 passed, 1 failed",
+        ] {
+            assert_eq!(closing_line(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn output_passes_through_unchanged_and_is_added_up() {
+        let output = b"a \xff byte\ntest result: ok. 2 passed; 0 failed; 0 ignored\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\nno newline";
+        let mut copy = Vec::new();
+        let totals = pass_through(&output[..], &mut copy).expect("reading memory does not fail");
+        assert_eq!(copy, output);
+        assert_eq!(totals, Totals { passed: 3, failed: 1 });
+    }
+
+    #[test]
+    fn a_run_of_no_test_or_with_a_failed_one_is_a_failure() {
+        assert!(Totals::default().conclude().is_err());
+        assert!(Totals { passed: 5, failed: 1 }.conclude().is_err());
+        assert!(Totals { passed: 5, failed: 0 }.conclude().is_ok());
+    }
+}
