@@ -1,1 +1,17 @@
-//! .
+//! The intermediate representations of tinygpt: the tensor [`Graph`] (what is computed) and the
+//! [`Program`](program::Program) (how, where and in which bytes), with their text forms, verifiers and interpreters.
+//!
+//! This crate knows no pass and no backend, does no I/O and needs no native code.
+
+pub mod composite;
+pub mod dsl;
+pub mod error;
+pub mod graph;
+pub mod infer;
+pub mod op;
+pub mod types;
+
+pub use dsl::{Builder, T};
+pub use graph::{Graph, Init, Loc, Node, NodeId, Param, ParamId, ParamKind, ScopeId, StateRole};
+pub use op::{Composite, Op};
+pub use types::{Arena, DType, Entity, Literal, Shape, TensorType, numel, row_major};
