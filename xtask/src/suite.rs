@@ -14,8 +14,8 @@ use std::time::Instant;
 use crate::{Failure, cargo, spelled};
 
 const NEEDS: &str = "\
-Needs beyond the Rust toolchain (rustup installs that from rust-toolchain.toml): a C linker called `cc`, for
-rustc to link with. On Debian: apt-get install gcc libc6-dev
+Needs beyond the Rust toolchain (rustup installs that from rust-toolchain.toml): a C compiler called `cc`, for
+rustc to link with and for capstone, the disassembler of `dump --stage asm`. On Debian: apt-get install gcc libc6-dev
 Nothing else: no C library, no GPU, no network once cargo has fetched the crates.";
 
 /// Run every test of the workspace.
