@@ -9,6 +9,7 @@ pub mod error;
 pub mod graph;
 pub mod infer;
 pub mod op;
+pub mod program;
 pub mod types;
 
 pub use dsl::{Builder, T};

@@ -1,0 +1,174 @@
+//! The program: ordered kernels and the bytes they work in.
+//!
+//! Invariants
+//! - Kernels are in execution order, grouped in stages; kernels of one stage touch no common buffer unless all only read it, so
+//!   a stage may run in any order or at once, with a barrier only between stages.
+//! - A temporary is written by exactly one kernel, before every kernel that reads it.
+//! - A state is written by at most one kernel, in a stage after (or the same kernel as) every read of its old value.
+//! - No two temporaries that are live in one stage overlap in the slab, except a declared takeover: a temporary written
+//!   in place over one that dies in the same kernel.
+//! - Backends read only the program; they never see the graph.
+
+pub mod body;
+pub mod kernel;
+
+pub use body::{Access, Affine, ArgId, Body, Indirect, Scalar, ScalarId, ScalarOp, Store};
+pub use kernel::{
+    Arg, ArgMode, Attention, AttentionGrad, AttentionShape, Contract, ContractPart, Kernel, KernelKind, Pointwise,
+    Provenance, ReduceKernel, Reduction, Scatter, ScatterBase, Term, Update,
+};
+
+use crate::entity;
+use crate::graph::ParamKind;
+use crate::types::{Arena, DType, TensorType};
+
+entity! {
+    /// A buffer of a program.
+    BufferId, "b"
+}
+entity! {
+    /// A kernel of a program; ids are in execution order.
+    KernelId, "k"
+}
+
+/// How temporaries are placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PlacementPolicy {
+    /// One allocation, byte offsets (CPU, WebAssembly).
+    Slab,
+    /// Whole buffers reused (GPUs that track usage by buffer).
+    Slot,
+}
+
+/// What passes may know of a target. A value, printed with the program; never a backend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetModel {
+    pub name: String,
+    /// f32 lanes of a vector.
+    pub lanes: usize,
+    /// Most arguments a kernel may have.
+    pub max_args: usize,
+    /// Most bytes one argument may have.
+    pub max_arg_bytes: usize,
+    /// Alignment of buffers in bytes, a power of two.
+    pub alignment: usize,
+    pub placement: PlacementPolicy,
+    /// Bytes of memory traffic that cost as much as one kernel launch.
+    pub launch_cost_bytes: usize,
+}
+
+impl TargetModel {
+    /// A CPU with 128-bit portable vectors and a barrier between stages of about a microsecond.
+    pub fn cpu() -> TargetModel {
+        TargetModel {
+            name: "cpu".into(),
+            lanes: 4,
+            max_args: 64,
+            max_arg_bytes: usize::MAX,
+            alignment: 64,
+            placement: PlacementPolicy::Slab,
+            launch_cost_bytes: 20_000,
+        }
+    }
+}
+
+/// Whose storage a buffer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BufferKind {
+    /// Written from outside before a step: index into `Program::params`.
+    Input(usize),
+    /// Kept between steps: index into `Program::params`.
+    State(usize),
+    /// Read from outside after a step: index into `Program::outputs`.
+    Output(usize),
+    /// Lives within a step.
+    Temp,
+}
+
+/// Where a temporary lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// Storage of its own: inputs, states, outputs.
+    Own,
+    /// Byte offset in the slab.
+    Slab(usize),
+    /// Number of a whole reused buffer.
+    Slot(u32),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffer {
+    /// For people: the scope and op of its value.
+    pub label: String,
+    pub dtype: DType,
+    /// Elements.
+    pub len: usize,
+    pub kind: BufferKind,
+    pub place: Place,
+    /// First and last stage that touches it; None for buffers with storage of their own.
+    pub live: Option<(u32, u32)>,
+    /// The temporary whose bytes this one takes over, in the kernel that writes it.
+    pub takes_over: Option<BufferId>,
+}
+
+impl Buffer {
+    pub fn bytes(&self) -> usize {
+        self.len * self.dtype.size()
+    }
+}
+
+/// An input or state as the program's caller sees it: row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProgramParam {
+    pub name: String,
+    pub kind: ParamKind,
+    pub ty: TensorType,
+    pub buffer: BufferId,
+}
+
+/// A named result: row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProgramOutput {
+    pub name: String,
+    pub ty: TensorType,
+    pub buffer: BufferId,
+}
+
+/// Bytes of the temporaries.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct MemoryPlan {
+    /// Bytes of the slab, or the sum of all slots.
+    pub planned: usize,
+    /// Largest sum of bytes of temporaries live in one stage: no placement needs fewer.
+    pub lower_bound: usize,
+    /// Bytes of each slot, where there are slots.
+    pub slots: Vec<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    pub name: String,
+    pub target: TargetModel,
+    pub params: Vec<ProgramParam>,
+    pub outputs: Vec<ProgramOutput>,
+    pub buffers: Arena<BufferId, Buffer>,
+    pub kernels: Arena<KernelId, Kernel>,
+    /// Half-open ranges of kernel ids that cover all kernels in order.
+    pub stages: Vec<(u32, u32)>,
+    pub memory: MemoryPlan,
+}
+
+impl Program {
+    pub fn stage_kernels(&self, stage: usize) -> impl Iterator<Item = KernelId> + use<> {
+        let (from, to) = self.stages[stage];
+        (from..to).map(KernelId)
+    }
+
+    pub fn param_named(&self, name: &str) -> Option<&ProgramParam> {
+        self.params.iter().find(|p| p.name == name)
+    }
+
+    pub fn output_named(&self, name: &str) -> Option<&ProgramOutput> {
+        self.outputs.iter().find(|o| o.name == name)
+    }
+}
