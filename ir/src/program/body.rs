@@ -156,10 +156,8 @@ impl Body {
     /// Adds a scalar, or returns the equal one that is there (local value numbering).
     pub fn push(&mut self, op: ScalarOp, dtype: DType) -> ScalarId {
         let scalar = Scalar { op, dtype };
-        match self.scalars.iter().find(|(_, s)| **s == scalar) {
-            Some((id, _)) => id,
-            None => self.scalars.push(scalar),
-        }
+        let known = self.scalars.iter().find(|(_, s)| **s == scalar).map(|(id, _)| id);
+        known.unwrap_or_else(|| self.scalars.push(scalar))
     }
 
     /// Every access that loads, in order.
