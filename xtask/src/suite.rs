@@ -52,32 +52,48 @@ impl Totals {
         match self {
             Totals { passed: 0, failed: 0 } => Err(Failure::Failed("no test ran, expected at least one".into())),
             Totals { failed: 0, .. } => Ok(()),
-            Totals { failed, .. } => Err(Failure::Failed(format!("{failed} tests failed; each is named above"))),
+            Totals { passed, failed } => {
+                Err(Failure::Failed(format!("{failed} of {} tests failed; each is named above", passed + failed)))
+            }
         }
     }
 }
 
+/// Who runs the tests, and so which closing lines count. A failed test's output, which nextest shows, holds
+/// libtest's closing line of that one test, so a runner's count is read from its own lines only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Runner {
+    /// `cargo test`; needs nothing.
+    Libtest,
+    /// `cargo nextest run`; faster, used where it is installed. Runs no doc tests.
+    Nextest,
+}
+
 fn run_tests() -> Result<Totals, Failure> {
     let ignored_too = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
-    let nextest = has_nextest();
+    let runner = if has_nextest() { Runner::Nextest } else { Runner::Libtest };
     // --no-fail-fast everywhere: one failing test does not hide the others.
-    let mut unit = if nextest {
-        cargo(&["nextest", "run", "--release", "--workspace", "--no-fail-fast", "--no-tests", "pass"])
-    } else {
+    let (mut unit, ignored_flags) = match runner {
+        Runner::Nextest => (
+            cargo(&["nextest", "run", "--release", "--workspace", "--no-fail-fast", "--no-tests", "pass"]),
+            &["--run-ignored", "all"],
+        ),
         // The targets that nextest runs: all but benches and doc tests.
-        cargo(&["test", "--release", "--workspace", "--lib", "--bins", "--tests", "--examples", "--no-fail-fast"])
+        Runner::Libtest => (
+            cargo(&["test", "--release", "--workspace", "--lib", "--bins", "--tests", "--examples", "--no-fail-fast"]),
+            &["--", "--include-ignored"],
+        ),
     };
     let mut doc = cargo(&["test", "--release", "--workspace", "--doc", "--no-fail-fast"]);
     if ignored_too {
-        unit.args(if nextest { ["--run-ignored", "all"] } else { ["--", "--include-ignored"] });
+        unit.args(ignored_flags);
         doc.args(["--", "--include-ignored"]);
     }
-    let mut totals = counted_step(&mut unit)?;
-    totals.add(counted_step(&mut doc)?);
+    let mut totals = counted_step(&mut unit, runner)?;
+    totals.add(counted_step(&mut doc, Runner::Libtest)?);
     Ok(totals)
 }
 
-/// Whether `cargo nextest` is installed. It is faster, not required.
 fn has_nextest() -> bool {
     cargo(&["nextest", "--version"])
         .stdout(Stdio::null())
@@ -98,7 +114,7 @@ fn step(command: &mut Command) -> Result<(), Failure> {
 
 /// Like [`step`] for a test runner: counts its tests. A runner that fails without naming a failed test (a test
 /// that does not compile, say) is an error here; failed tests are the caller's to report.
-fn counted_step(command: &mut Command) -> Result<Totals, Failure> {
+fn counted_step(command: &mut Command, runner: Runner) -> Result<Totals, Failure> {
     let name = spelled(command);
     eprintln!("xtask: {name}");
     let start = Instant::now();
@@ -108,8 +124,8 @@ fn counted_step(command: &mut Command) -> Result<Totals, Failure> {
     let stderr = child.stderr.take().expect("stderr is piped");
     // Both streams are drained at once, or a full pipe would block the runner.
     let (from_stdout, from_stderr) = std::thread::scope(|scope| {
-        let other = scope.spawn(|| pass_through(stderr, std::io::stderr()));
-        let own = pass_through(stdout, std::io::stdout());
+        let other = scope.spawn(|| pass_through(stderr, std::io::stderr(), runner));
+        let own = pass_through(stdout, std::io::stdout(), runner);
         (own, other.join().expect("the reader of stderr does not panic"))
     });
     let status = child.wait().map_err(cannot)?;
@@ -122,8 +138,8 @@ fn counted_step(command: &mut Command) -> Result<Totals, Failure> {
     Ok(totals)
 }
 
-/// Copy lines as they come, and add up the closing lines among them.
-fn pass_through(from: impl Read, mut to: impl Write) -> std::io::Result<Totals> {
+/// Copy lines as they come, and add up the runner's closing lines among them.
+fn pass_through(from: impl Read, mut to: impl Write, runner: Runner) -> std::io::Result<Totals> {
     let mut reader = BufReader::new(from);
     let mut line = Vec::new();
     let mut totals = Totals::default();
@@ -131,24 +147,22 @@ fn pass_through(from: impl Read, mut to: impl Write) -> std::io::Result<Totals> 
     while reader.read_until(b'\n', &mut line)? > 0 {
         to.write_all(&line)?;
         to.flush()?;
-        totals.add(closing_line(&String::from_utf8_lossy(&line)).unwrap_or_default());
+        totals.add(closing_line(&String::from_utf8_lossy(&line), runner).unwrap_or_default());
         line.clear();
     }
     Ok(totals)
 }
 
-/// The counts in a closing line of cargo test or of nextest; None for any other line.
+/// The counts in a closing line of the runner; None for any other line.
 ///
-/// `test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s` (one a
-/// binary), and `Summary [   0.006s] 9 tests run: 7 passed (1 slow), 1 failed, 1 timed out, 0 skipped` (one a run).
-/// nextest's timed-out and exec-failed tests are failures.
-fn closing_line(line: &str) -> Option<Totals> {
+/// Libtest, one a test binary: `test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; ...`.
+/// Nextest, one a run: `Summary [   0.006s] 9 tests run: 7 passed (1 slow), 1 failed, 1 timed out, 0 skipped`; tests
+/// that timed out or could not start (`exec failed`) are failures.
+fn closing_line(line: &str, runner: Runner) -> Option<Totals> {
     let line = line.trim();
-    let counts = if let Some(rest) = line.strip_prefix("test result: ") {
-        rest.split_once(". ")?.1
-    } else {
-        let rest = line.strip_prefix("Summary [")?;
-        rest.split_once(" run: ")?.1
+    let counts = match runner {
+        Runner::Libtest => line.strip_prefix("test result: ")?.split_once(". ")?.1,
+        Runner::Nextest => line.strip_prefix("Summary [")?.split_once(" run: ")?.1,
     };
     let mut totals = Totals::default();
     for part in counts.split([',', ';']) {
@@ -167,40 +181,46 @@ fn closing_line(line: &str) -> Option<Totals> {
 mod tests {
     use super::*;
 
+    use Runner::{Libtest, Nextest};
+
     #[test]
     fn closing_lines_of_both_runners_are_counted() {
         let cases = [
-            ("test result: ok. 3 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s", 3, 0),
-            ("test result: FAILED. 3 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s", 3, 4),
-            ("     Summary [   0.006s] 12 tests run: 12 passed, 0 skipped", 12, 0),
+            (Libtest, "test result: ok. 3 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out", 3, 0),
+            (Libtest, "test result: FAILED. 3 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out", 3, 4),
+            (Nextest, "     Summary [   0.006s] 12 tests run: 12 passed, 0 skipped", 12, 0),
             (
-                "     Summary [  61.016s] 10/12 tests run: 7 passed (1 slow, 1 flaky), 1 failed, 1 timed out, 1 exec failed, 2 skipped",
+                Nextest,
+                "Summary [  1.0s] 10/12 tests run: 7 passed (1 slow, 1 flaky), 1 failed, 1 timed out, 1 exec failed",
                 7,
                 3,
             ),
         ];
-        for (line, passed, failed) in cases {
-            assert_eq!(closing_line(line), Some(Totals { passed, failed }), "{line}");
+        for (runner, line, passed, failed) in cases {
+            assert_eq!(closing_line(line, runner), Some(Totals { passed, failed }), "{line}");
         }
     }
 
     #[test]
     fn other_lines_are_not_counted() {
-        for line in [
-            "running 3 tests",
-            "test result of a story: 3 passed",
-            "3 passed; 0 failed",
-            "Summary of 3 passed, 1 failed",
-        ] {
-            assert_eq!(closing_line(line), None, "{line}");
+        let cases = [
+            (Libtest, "running 3 tests"),
+            (Libtest, "3 passed; 0 failed"),
+            (Nextest, "Summary of 3 passed, 1 failed"),
+            // A failed test's own output, as nextest shows it.
+            (Nextest, "test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out"),
+        ];
+        for (runner, line) in cases {
+            assert_eq!(closing_line(line, runner), None, "{line}");
         }
     }
 
     #[test]
     fn output_passes_through_unchanged_and_is_added_up() {
-        let output = b"a \xff byte\ntest result: ok. 2 passed; 0 failed; 0 ignored\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\nno newline";
+        let output =
+            b"a \xff byte\ntest result: ok. 2 passed; 0 failed;\ntest result: FAILED. 1 passed; 1 failed;\nend";
         let mut copy = Vec::new();
-        let totals = pass_through(&output[..], &mut copy).expect("reading memory does not fail");
+        let totals = pass_through(&output[..], &mut copy, Libtest).expect("reading memory does not fail");
         assert_eq!(copy, output);
         assert_eq!(totals, Totals { passed: 3, failed: 1 });
     }
