@@ -6,13 +6,17 @@
 pub mod composite;
 pub mod dsl;
 pub mod error;
+pub mod eval;
 pub mod graph;
 pub mod infer;
+pub mod interp;
 pub mod op;
 pub mod program;
+pub mod tensor;
 pub mod types;
 
 pub use dsl::{Builder, T};
 pub use graph::{Graph, Init, Loc, Node, NodeId, Param, ParamId, ParamKind, ScopeId, StateRole};
 pub use op::{Composite, Op};
+pub use tensor::Tensor;
 pub use types::{Arena, DType, Entity, Literal, Shape, TensorType, numel, row_major};
