@@ -147,8 +147,11 @@ def measure(name: str, steps: int, threads: int, compile_model: bool) -> dict:
     """Run WARMUP_STEPS and then `steps` timed steps of preset `name` in this process."""
     # Before torch is loaded: OpenMP and MKL read it once.
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    import torch
-    from torch import nn
+    try:
+        import torch
+        from torch import nn
+    except ImportError as error:
+        sys.exit(f"torch_step.py: {sys.executable} cannot import torch ({error}): README.md beside this file sets one up")
 
     torch.set_num_threads(threads)
     torch.manual_seed(42)
