@@ -1,1 +1,26 @@
-//! .
+//! What surrounds a compiled program: executors, data, configuration, checkpoints, sampling and the command line.
+//!
+//! Invariants of the whole crate:
+//! - **No hidden state.** Initialisation, batch order, schedule and sampling are pure functions of
+//!   (seed, step or index), so a checkpoint needs no generator state and a resumed run is bit-identical.
+//! - **No platform arithmetic.** Everything that feeds training goes through `libm` in f64, never through the
+//!   system's mathematics library, so Linux, macOS, Windows and WebAssembly agree to the last bit.
+//! - **User input never panics.** Every failure is an [`Error`] that says in one sentence what was found, what was
+//!   expected and what to do, and carries its exit status.
+
+pub mod checkpoint;
+pub mod cli;
+pub mod config;
+pub mod corpus;
+pub mod data;
+pub mod error;
+pub mod executor;
+pub mod fixture;
+pub mod rng;
+pub mod rundir;
+pub mod sampling;
+pub mod schedule;
+pub mod tensor;
+pub mod tensor_file;
+
+pub use error::{Error, Result};

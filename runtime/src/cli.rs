@@ -1,0 +1,339 @@
+//! The command line: what may be said, and nothing about what is done.
+//!
+//! Invariants: parsing reads no file and no environment; each flag is declared once, with its help; a flag that changes
+//! the configuration has the name of its key, and [`TrainArgs::overrides`] is the only place where the two meet. Flags
+//! that clap refuses end with exit status 2, like every other bad input.
+
+use crate::config::{Backend, Isa, RunOverride};
+use crate::schedule::ScheduleKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// A compiler for small language models: declare, differentiate, fuse, train.
+#[derive(Debug, Parser)]
+#[command(name = "tinygpt", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a model on text; ends with a sample
+    Train(TrainArgs),
+    /// Continue a prompt
+    Sample(SampleArgs),
+    /// Loss of a model on a whole file
+    Eval(EvalArgs),
+    /// Time training steps
+    Bench(BenchArgs),
+    /// Compare with a fixture recorded by PyTorch; exit status 1 beyond tolerance
+    Parity(ParityArgs),
+    /// Print what a stage of the compiler made of a model
+    Dump(DumpArgs),
+    /// List what can run programs here
+    Devices,
+}
+
+/// What runs the program.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ExecArgs {
+    /// What runs the program [default: cpu]
+    #[arg(long, value_enum)]
+    pub backend: Option<Backend>,
+    /// Threads of the cpu backend [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Instruction set of the cpu templates [default: the best this machine has]
+    #[arg(long, value_enum)]
+    pub isa: Option<Isa>,
+    /// Run generated code only, without the cpu templates
+    #[arg(long)]
+    pub no_templates: bool,
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct TrainArgs {
+    /// Named configuration to start from [default: small]
+    #[arg(long, value_name = "P", conflicts_with = "config")]
+    pub preset: Option<String>,
+    /// Configuration file
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Go on with the run in DIR, or with the newest one: takes its stored configuration
+    #[arg(
+        long,
+        value_name = "DIR|auto",
+        conflicts_with_all = ["preset", "config", "data", "val_data", "backend", "isa", "no_templates", "batch",
+            "steps", "lr", "schedule", "warmup", "seed", "eval_every", "save_every", "keep", "out"]
+    )]
+    pub resume: Option<String>,
+    /// Text to train on: a file of bytes, or builtin
+    #[arg(long, value_name = "FILE|builtin")]
+    pub data: Option<String>,
+    /// Text to validate on [default: the last tenth of the data]
+    #[arg(long, value_name = "FILE")]
+    pub val_data: Option<String>,
+    #[command(flatten)]
+    pub exec: ExecArgs,
+    /// Rows of a batch
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Planned total of steps, which the schedule spans
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// End after N steps with a checkpoint, as an interruption would
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub stop_at: Option<u64>,
+    /// Peak learning rate
+    #[arg(long, value_name = "F")]
+    pub lr: Option<f64>,
+    /// Shape of the learning rate over the run
+    #[arg(long, value_enum)]
+    pub schedule: Option<ScheduleKind>,
+    /// Steps of linear warm-up
+    #[arg(long, value_name = "N")]
+    pub warmup: Option<u64>,
+    /// Seed of weights, batches and samples
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Steps between validations; 0 for the end only
+    #[arg(long, value_name = "N")]
+    pub eval_every: Option<u64>,
+    /// Steps between checkpoints; 0 for the end only
+    #[arg(long, value_name = "N")]
+    pub save_every: Option<u64>,
+    /// Newest checkpoints kept; 0 keeps all
+    #[arg(long, value_name = "N")]
+    pub keep: Option<usize>,
+    /// Run directory to make [default: runs/DATE-TIME-PRESET]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Print the resolved configuration and stop
+    #[arg(long)]
+    pub print_config: bool,
+    /// Print how long each pass of the compiler took, and what it did
+    #[arg(long)]
+    pub time_passes: bool,
+}
+
+impl TrainArgs {
+    /// The flags as the topmost layer of the configuration.
+    pub fn overrides(&self) -> RunOverride {
+        let mut over = RunOverride { preset: self.preset.clone(), ..RunOverride::default() };
+        over.data.data = self.data.clone();
+        over.data.val_data = self.val_data.clone().map(Some);
+        let train = &mut over.train;
+        train.batch = self.batch;
+        train.steps = self.steps;
+        train.lr = self.lr;
+        train.schedule = self.schedule;
+        train.warmup = self.warmup;
+        train.seed = self.seed;
+        train.eval_every = self.eval_every;
+        train.save_every = self.save_every;
+        train.keep = self.keep;
+        train.backend = self.exec.backend;
+        train.threads = self.exec.threads.map(|n| Some(usize::from(n)));
+        train.isa = self.exec.isa.map(Some);
+        train.no_templates = self.exec.no_templates.then_some(true);
+        over
+    }
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct SampleArgs {
+    /// Run directory, checkpoint directory or model file
+    #[arg(long, value_name = "PATH")]
+    pub checkpoint: PathBuf,
+    /// Text to continue; a newline when none is given
+    #[arg(long, value_name = "S", default_value = "\n", hide_default_value = true)]
+    pub prompt: String,
+    /// Bytes to add
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    pub tokens: usize,
+    /// 0 always takes the likeliest byte
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    pub temperature: f64,
+    /// Draw from the K likeliest bytes only [default: all]
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub exec: ExecArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct EvalArgs {
+    /// Run directory, checkpoint directory or model file
+    #[arg(long, value_name = "PATH")]
+    pub checkpoint: PathBuf,
+    /// File of bytes
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub exec: ExecArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct BenchArgs {
+    /// Presets, separated by commas
+    #[arg(long, value_name = "P[,P..]", value_delimiter = ',', default_value = crate::config::DEFAULT_PRESET)]
+    pub preset: Vec<String>,
+    /// Steps timed, after the first ones
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: u64,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub exec: ExecArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ParityArgs {
+    #[arg(value_name = "FIXTURE.safetensors")]
+    pub fixture: PathBuf,
+    #[command(flatten)]
+    pub exec: ExecArgs,
+    /// Write the table to a file in DIR instead of standard output
+    #[arg(short, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// A stage of the compiler that prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Stage {
+    /// The forward graph
+    Graph,
+    /// The whole training step: loss, gradients, clip, optimizer
+    Grad,
+    /// Kernels after fusion
+    Fused,
+    /// Ordered kernels and the buffer plan
+    Program,
+    /// Cranelift's input
+    Clif,
+    /// Machine code
+    Asm,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DumpArgs {
+    #[arg(long, value_name = "P", default_value = crate::config::DEFAULT_PRESET)]
+    pub preset: String,
+    #[arg(long, value_enum)]
+    pub stage: Stage,
+    /// Only kernels whose name matches this regular expression
+    #[arg(long, value_name = "RE")]
+    pub kernel: Option<String>,
+    /// Write to files in DIR instead of standard output: one a kernel for code stages
+    #[arg(short, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{RunConfig, TrainConfig};
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)
+    }
+
+    fn train(line: &str) -> TrainArgs {
+        match parse(line).unwrap() {
+            Command::Train(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_contract_parses() {
+        for line in [
+            "tinygpt train",
+            "tinygpt train --preset large --data x.txt --val-data y.txt --backend cpu --threads 2 --steps 40 --stop-at 20 \
+             --lr 1e-3 --schedule constant --warmup 0 --seed 7 --out d --isa avx2 --no-templates --print-config --time-passes",
+            "tinygpt train --config f.toml --backend interp",
+            "tinygpt train --resume auto --stop-at 30 --threads 1",
+            "tinygpt sample --checkpoint runs/x --prompt Once --tokens 9 --temperature 0 --top-k 5 --seed 1 --backend cpu",
+            "tinygpt eval --checkpoint c --data f --json",
+            "tinygpt bench --preset small,large --backend cpu --threads 2 --steps 5 --json",
+            "tinygpt parity f.safetensors --backend interp --threads 2 -o d",
+            "tinygpt dump --preset tiny --stage clif --kernel ^attn -o d",
+            "tinygpt devices",
+        ] {
+            let words: Vec<_> = line.split_whitespace().collect();
+            Cli::try_parse_from(words).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_status_2() {
+        for line in [
+            "tinygpt",
+            "tinygpt trian",
+            "tinygpt train --threads 0",
+            "tinygpt train --threads many",
+            "tinygpt train --preset a --config b",
+            "tinygpt train --resume d --lr 1",
+            "tinygpt train --resume d --out e",
+            "tinygpt train --stop-at 0",
+            "tinygpt train --steps -1",
+            "tinygpt train --backend gpu",
+            "tinygpt train --schedule linear",
+            "tinygpt sample",
+            "tinygpt dump --stage wgsl",
+            "tinygpt bench --steps 0",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    /// Every flag named like a configuration key reaches that key.
+    #[test]
+    fn flags_reach_the_keys_of_their_names() {
+        let changes = [
+            ("batch", "3"),
+            ("steps", "77"),
+            ("lr", "0.5"),
+            ("schedule", "constant"),
+            ("warmup", "3"),
+            ("seed", "9"),
+            ("eval-every", "6"),
+            ("save-every", "5"),
+            ("keep", "8"),
+            ("backend", "interp"),
+            ("threads", "3"),
+            ("isa", "portable"),
+            ("data", "d"),
+            ("val-data", "v"),
+        ];
+        let table = |args: &TrainArgs| -> toml::Table {
+            let config = RunConfig::resolve(args.preset.as_deref(), None, &args.overrides()).unwrap();
+            config.to_toml().unwrap().parse().unwrap()
+        };
+        let before = table(&train("tinygpt train"));
+        for (flag, value) in changes {
+            let after = table(&train(&format!("tinygpt train --{flag} {value}")));
+            let key = flag.replace('-', "_");
+            let section = if key.ends_with("data") { "data" } else { "train" };
+            let found = after[section].get(&key).unwrap_or_else(|| panic!("{key} is unset"));
+            assert_ne!(before[section].get(&key), Some(found), "--{flag} changes nothing");
+            assert!(found.to_string().trim_matches('"').ends_with(value), "--{flag} {value} became {found}");
+        }
+        assert_eq!(table(&train("tinygpt train --no-templates"))["train"]["no_templates"].as_bool(), Some(true));
+        assert_eq!(table(&train("tinygpt train --preset tiny"))["model"]["ctx"].as_integer(), Some(32));
+        assert!(TrainConfig::KEYS.contains(&"no_templates"));
+    }
+}

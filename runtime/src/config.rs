@@ -1,0 +1,548 @@
+//! Run configuration: one resolved value that says everything a run depends on.
+//!
+//! Layers, the later over the earlier: preset, configuration file, command-line flags. Invariants:
+//! - keys are the flags' names with underscores, under `[model]`, `[train]` and `[data]`; each is declared once below,
+//!   and its struct field, its file key and its override come from that declaration;
+//! - an unknown key or preset is an error that names the nearest known one; nothing is ignored;
+//! - a resolved configuration has passed [`RunConfig::validate`], names its data by absolute path, prints as TOML and
+//!   reads back equal.
+//!
+//! Two values follow from others unless they are set: `d_mlp` is 4 `d_model` where a layer sets `d_model`, and `warmup`
+//! is at most a tenth of `steps` where a layer sets `steps`.
+
+use crate::error::{did_you_mean, one_line};
+use crate::schedule::{Schedule, ScheduleKind};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The word that names the corpus compiled into the binary.
+pub const BUILTIN: &str = "builtin";
+
+/// Largest planned number of steps: checkpoint directories number them with eight digits.
+pub const MAX_STEPS: u64 = 99_999_999;
+
+/// Largest batch: a batch row is 20 bits of the data stream's index.
+pub const MAX_BATCH: usize = 1 << 20;
+
+/// What runs the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// Native code on this machine's processor
+    Cpu,
+    /// The f64 interpreter: slow, the reference
+    Interp,
+}
+
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Interp => "interp",
+        })
+    }
+}
+
+/// Instruction set of the CPU backend's templates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Isa {
+    /// AVX-512F
+    Avx512,
+    /// AVX2 and FMA
+    Avx2,
+    /// What every target has
+    Portable,
+}
+
+/// Form of the GELU in the MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gelu {
+    /// x Phi(x), exact
+    Erf,
+    /// GPT-2's tanh approximation
+    Tanh,
+}
+
+/// Declares a section of the configuration: its struct, its override (every key optional) and the list of its keys.
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident, $override:ident { $($(#[$field_doc:meta])* $field:ident: $ty:ty,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $ty,)+ }
+
+        /// The same section where each key may be left unset.
+        #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $override { $($(#[$field_doc])* pub $field: Option<$ty>,)+ }
+
+        impl $name {
+            /// Keys in the order of declaration.
+            pub const KEYS: &[&str] = &[$(stringify!($field)),+];
+
+            fn apply(&mut self, over: &$override) {
+                $(if let Some(value) = &over.$field { self.$field = value.clone(); })+
+            }
+        }
+    };
+}
+
+section! {
+    /// The model's architecture: `[model]`.
+    ModelConfig, ModelOverride {
+        /// Tokens known; 256 for bytes.
+        vocab: usize,
+        /// Longest context, in tokens.
+        ctx: usize,
+        layers: usize,
+        /// Attention heads; divides `d_model`.
+        heads: usize,
+        d_model: usize,
+        /// Width of the MLP's hidden layer.
+        d_mlp: usize,
+        gelu: Gelu,
+    }
+}
+
+section! {
+    /// Training, and what runs it: `[train]`.
+    TrainConfig, TrainOverride {
+        /// Rows of ctx tokens a step.
+        batch: usize,
+        /// Planned total of steps, which the schedule spans.
+        steps: u64,
+        /// Peak learning rate.
+        lr: f64,
+        schedule: ScheduleKind,
+        /// Steps of linear warm-up.
+        warmup: u64,
+        /// Adam's beta1 and beta2.
+        betas: [f64; 2],
+        eps: f64,
+        /// Decoupled decay, on tensors of two or more dimensions.
+        weight_decay: f64,
+        /// Largest global gradient norm; 0 for no clipping.
+        grad_clip: f64,
+        seed: u64,
+        /// Steps between validations; 0 for the end only.
+        eval_every: u64,
+        /// Batches of a validation.
+        eval_batches: usize,
+        /// Steps between checkpoints; 0 for the end only.
+        save_every: u64,
+        /// Newest checkpoints kept; 0 keeps all.
+        keep: usize,
+        backend: Backend,
+        /// Threads of the CPU backend; unset for one a core.
+        threads: Option<usize>,
+        /// Instruction set of the templates; unset for the best this machine has.
+        isa: Option<Isa>,
+        /// Leave the CPU templates off and run generated code only.
+        no_templates: bool,
+    }
+}
+
+section! {
+    /// Text to train on: `[data]`.
+    DataConfig, DataOverride {
+        /// `builtin` or a file of bytes.
+        data: String,
+        /// A separate validation file; unset for the last tenth of `data`.
+        val_data: Option<String>,
+    }
+}
+
+/// Everything a run depends on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// The preset this started from.
+    pub preset: String,
+    pub model: ModelConfig,
+    pub train: TrainConfig,
+    pub data: DataConfig,
+}
+
+/// One layer over a preset: a configuration file, or the flags.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunOverride {
+    pub preset: Option<String>,
+    pub model: ModelOverride,
+    pub train: TrainOverride,
+    pub data: DataOverride,
+}
+
+/// One row of the preset table.
+#[derive(Debug, Clone, Copy)]
+pub struct Preset {
+    pub name: &'static str,
+    pub ctx: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub d_model: usize,
+    pub batch: usize,
+    pub steps: u64,
+    pub lr: f64,
+    pub warmup: u64,
+}
+
+/// The preset used when none is named.
+pub const DEFAULT_PRESET: &str = "small";
+
+/// The presets. Learning rates fall with width, depth and shrinking batch; all are cosine schedules. `gpt2` is GPT-2
+/// 124M with its vocabulary padded to 50304, for `bench` and `dump`: there is no BPE tokenizer to train it with.
+#[rustfmt::skip]
+pub const PRESETS: &[Preset] = &[
+    Preset { name: "tiny",     ctx: 32,   layers: 2,  heads: 3,  d_model: 48,   batch: 16, steps: 2000, lr: 4e-3, warmup: 50 },
+    Preset { name: "small",    ctx: 64,   layers: 3,  heads: 3,  d_model: 96,   batch: 16, steps: 1500, lr: 3e-3, warmup: 50 },
+    Preset { name: "standard", ctx: 64,   layers: 3,  heads: 3,  d_model: 96,   batch: 16, steps: 600,  lr: 3e-3, warmup: 40 },
+    Preset { name: "capable",  ctx: 96,   layers: 4,  heads: 3,  d_model: 96,   batch: 16, steps: 400,  lr: 3e-3, warmup: 40 },
+    Preset { name: "medium",   ctx: 96,   layers: 4,  heads: 4,  d_model: 128,  batch: 16, steps: 1000, lr: 2e-3, warmup: 50 },
+    Preset { name: "large",    ctx: 128,  layers: 6,  heads: 6,  d_model: 192,  batch: 12, steps: 600,  lr: 1e-3, warmup: 60 },
+    Preset { name: "xl",       ctx: 128,  layers: 8,  heads: 8,  d_model: 256,  batch: 8,  steps: 400,  lr: 1e-3, warmup: 40 },
+    Preset { name: "huge",     ctx: 256,  layers: 12, heads: 8,  d_model: 256,  batch: 8,  steps: 1500, lr: 8e-4, warmup: 100 },
+    Preset { name: "massive",  ctx: 256,  layers: 14, heads: 12, d_model: 384,  batch: 4,  steps: 1000, lr: 6e-4, warmup: 100 },
+    Preset { name: "mega",     ctx: 512,  layers: 14, heads: 12, d_model: 384,  batch: 2,  steps: 800,  lr: 5e-4, warmup: 80 },
+    Preset { name: "behemoth", ctx: 512,  layers: 24, heads: 20, d_model: 1280, batch: 1,  steps: 50,   lr: 3e-4, warmup: 5 },
+    Preset { name: "gpt2",     ctx: 1024, layers: 12, heads: 12, d_model: 768,  batch: 8,  steps: 1000, lr: 6e-4, warmup: 100 },
+];
+
+impl ModelConfig {
+    /// Number of parameters, the tied output head counted once.
+    pub fn params(&self) -> u64 {
+        let [v, t, l, c, m] = [self.vocab, self.ctx, self.layers, self.d_model, self.d_mlp].map(|n| n as u64);
+        let attention = 4 * (c * c + c);
+        let mlp = 2 * c * m + m + c;
+        v * c + t * c + 2 * c + l * (4 * c + attention + mlp)
+    }
+
+    /// Checks sizes, as one sentence an error.
+    pub fn validate(&self) -> Result<()> {
+        let sizes = [
+            ("vocab", self.vocab, 1 << 20),
+            ("ctx", self.ctx, 1 << 20),
+            ("layers", self.layers, 1 << 12),
+            ("heads", self.heads, 1 << 12),
+            ("d_model", self.d_model, 1 << 20),
+            ("d_mlp", self.d_mlp, 1 << 20),
+        ];
+        for (key, value, most) in sizes {
+            require((1..=most).contains(&value), || format!("{key} must be from 1 to {most}, and is {value}"))?;
+        }
+        require(self.d_model.is_multiple_of(self.heads), || {
+            format!("d_model must be a multiple of heads, and {} is not one of {}", self.d_model, self.heads)
+        })
+    }
+}
+
+impl TrainConfig {
+    /// The learning-rate schedule.
+    pub fn lr_schedule(&self) -> Schedule {
+        Schedule { kind: self.schedule, lr: self.lr, warmup: self.warmup, steps: self.steps }
+    }
+
+    /// Checks ranges, as one sentence an error.
+    pub fn validate(&self) -> Result<()> {
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        let not_negative = |x: f64| x.is_finite() && x >= 0.0;
+        require((1..=MAX_BATCH).contains(&self.batch), || {
+            format!("batch must be from 1 to {MAX_BATCH}, and is {}", self.batch)
+        })?;
+        require((1..=MAX_STEPS).contains(&self.steps), || {
+            format!("steps must be from 1 to {MAX_STEPS}, and is {}", self.steps)
+        })?;
+        require(self.warmup <= self.steps, || {
+            format!("warmup must be at most steps, and {} is more than {}", self.warmup, self.steps)
+        })?;
+        require(positive(self.lr), || format!("lr must be a positive number, and is {}", self.lr))?;
+        for beta in self.betas {
+            require((0.0..1.0).contains(&beta), || format!("betas must be from 0 to below 1, and one is {beta}"))?;
+        }
+        require(positive(self.eps), || format!("eps must be a positive number, and is {}", self.eps))?;
+        require(not_negative(self.weight_decay), || {
+            format!("weight_decay must be 0 or more, and is {}", self.weight_decay)
+        })?;
+        require(not_negative(self.grad_clip), || {
+            format!("grad_clip must be 0 (none) or more, and is {}", self.grad_clip)
+        })?;
+        require(self.seed <= i64::MAX as u64, || {
+            format!("seed must be at most {}, and is {}", i64::MAX, self.seed)
+        })?;
+        require((1..=1 << 20).contains(&self.eval_batches), || {
+            format!("eval_batches must be from 1 to {}, and is {}", 1 << 20, self.eval_batches)
+        })?;
+        require(self.threads.is_none_or(|n| (1..=1024).contains(&n)), || {
+            format!("threads must be from 1 to 1024, and is {}", self.threads.unwrap_or_default())
+        })
+    }
+}
+
+impl RunConfig {
+    /// The preset of this name; an error with the nearest name when there is none.
+    pub fn preset(name: &str) -> Result<Self> {
+        let preset = PRESETS.iter().find(|preset| preset.name == name).ok_or_else(|| {
+            let known = || PRESETS.iter().map(|preset| preset.name);
+            let list = known().collect::<Vec<_>>().join(", ");
+            Error::input(format!("there is no preset \"{name}\"{}: choose one of {list}", did_you_mean(name, known())))
+        })?;
+        let gpt2 = preset.name == "gpt2";
+        Ok(Self {
+            preset: preset.name.to_owned(),
+            model: ModelConfig {
+                vocab: if gpt2 { 50304 } else { 256 },
+                ctx: preset.ctx,
+                layers: preset.layers,
+                heads: preset.heads,
+                d_model: preset.d_model,
+                d_mlp: 4 * preset.d_model,
+                gelu: if gpt2 { Gelu::Tanh } else { Gelu::Erf },
+            },
+            train: TrainConfig {
+                batch: preset.batch,
+                steps: preset.steps,
+                lr: preset.lr,
+                schedule: ScheduleKind::Cosine,
+                warmup: preset.warmup,
+                betas: [0.9, 0.95],
+                eps: 1e-8,
+                weight_decay: 0.1,
+                grad_clip: 1.0,
+                seed: 42,
+                eval_every: 100,
+                eval_batches: 8,
+                save_every: 500,
+                keep: 2,
+                backend: Backend::Cpu,
+                threads: None,
+                isa: None,
+                no_templates: false,
+            },
+            data: DataConfig { data: BUILTIN.to_owned(), val_data: None },
+        })
+    }
+
+    /// Flags over file over preset, validated. The preset is `preset`, or the file's, or the default.
+    pub fn resolve(preset: Option<&str>, file: Option<&Path>, flags: &RunOverride) -> Result<Self> {
+        let file = file.map(RunOverride::read).transpose()?.unwrap_or_default();
+        let name = preset.or(flags.preset.as_deref()).or(file.preset.as_deref()).unwrap_or(DEFAULT_PRESET);
+        let mut config = Self::preset(name)?;
+        for layer in [&file, flags] {
+            config.model.apply(&layer.model);
+            config.train.apply(&layer.train);
+            config.data.apply(&layer.data);
+        }
+        let layers = [&file, flags];
+        let set = |is_set: fn(&RunOverride) -> bool| layers.iter().any(|layer| is_set(layer));
+        if set(|layer| layer.model.d_model.is_some()) && !set(|layer| layer.model.d_mlp.is_some()) {
+            config.model.d_mlp = config.model.d_model.saturating_mul(4);
+        }
+        if set(|layer| layer.train.steps.is_some()) && !set(|layer| layer.train.warmup.is_some()) {
+            config.train.warmup = config.train.warmup.min(config.train.steps / 10);
+        }
+        config.data.make_absolute()?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks every section.
+    pub fn validate(&self) -> Result<()> {
+        self.model.validate()?;
+        self.train.validate()
+    }
+
+    /// Checks that bytes can be its tokens, which training, sampling and evaluating need.
+    pub fn check_bytes(&self) -> Result<()> {
+        require(self.model.vocab == 256, || {
+            format!(
+                "text is read as bytes, which need vocab 256, and vocab is {}: such a model can only be benchmarked and dumped",
+                self.model.vocab
+            )
+        })
+    }
+
+    /// The configuration as a TOML file that [`RunOverride::read`] takes.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::failed(format!("cannot print the configuration: {}", one_line(e))))
+    }
+}
+
+impl DataConfig {
+    /// Relative paths become absolute, so that a run can be resumed from another directory.
+    fn make_absolute(&mut self) -> Result<()> {
+        let absolute = |path: &mut String| -> Result<()> {
+            let full = std::path::absolute(&*path).map_err(|e| Error::reading(Path::new(&*path), e))?;
+            *path = full.to_str().map(str::to_owned).ok_or_else(|| {
+                Error::input(format!("the path {} is not UTF-8, which a configuration file must be", full.display()))
+            })?;
+            Ok(())
+        };
+        if self.data != BUILTIN {
+            absolute(&mut self.data)?;
+        }
+        self.val_data.as_mut().map_or(Ok(()), absolute)
+    }
+}
+
+impl RunOverride {
+    /// Reads a configuration file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::reading(path, e))?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// Parses a configuration; `origin` names it in errors.
+    pub fn parse(text: &str, origin: &str) -> Result<Self> {
+        let invalid = |e: toml::de::Error| {
+            let line = e.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let place = line.map(|line| format!(", line {line}")).unwrap_or_default();
+            Error::input(format!("{origin}{place}: {}", one_line(e.message())))
+        };
+        let table: toml::Table = toml::from_str(text).map_err(invalid)?;
+        check_keys(&table, &["preset", "model", "train", "data"], origin, "")?;
+        let sections = [("model", ModelConfig::KEYS), ("train", TrainConfig::KEYS), ("data", DataConfig::KEYS)];
+        for (section, keys) in sections {
+            if let Some(toml::Value::Table(table)) = table.get(section) {
+                check_keys(table, keys, origin, &format!(" in [{section}]"))?;
+            }
+        }
+        toml::from_str(text).map_err(invalid)
+    }
+}
+
+fn check_keys(table: &toml::Table, known: &[&str], origin: &str, place: &str) -> Result<()> {
+    match table.keys().find(|key| !known.contains(&key.as_str())) {
+        None => Ok(()),
+        Some(key) => {
+            let near = did_you_mean(key, known.iter().copied());
+            Err(Error::input(format!("{origin}: there is no key \"{key}\"{place}{near}")))
+        }
+    }
+}
+
+fn require(holds: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::Input(otherwise())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The design's table of presets, column `params`.
+    #[test]
+    fn presets_have_the_stated_parameters() {
+        let expected = [
+            ("tiny", 70_464),
+            ("small", 366_432),
+            ("standard", 366_432),
+            ("capable", 481_344),
+            ("medium", 838_400),
+            ("large", 2_743_296),
+            ("xl", 6_416_896),
+            ("huge", 9_608_704),
+            ("massive", 25_039_872),
+            ("mega", 25_138_176),
+            ("behemoth", 473_244_160),
+            // 124,439,808 of GPT-2 and 47 padded rows of 768.
+            ("gpt2", 124_475_904),
+        ];
+        assert_eq!(expected.len(), PRESETS.len());
+        for (name, params) in expected {
+            let config = RunConfig::preset(name).unwrap();
+            assert_eq!(config.model.params(), params, "{name}");
+            config.validate().unwrap();
+            assert_eq!(config.check_bytes().is_ok(), name != "gpt2");
+        }
+    }
+
+    #[test]
+    fn layers_apply_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("run.toml");
+        std::fs::write(&file, "preset = \"tiny\"\n[model]\nd_model = 60\n[train]\nlr = 1\nsteps = 20\nseed = 5\n").unwrap();
+        let mut flags = RunOverride::default();
+        flags.train.seed = Some(9);
+        flags.data.data = Some("text.txt".into());
+        let config = RunConfig::resolve(None, Some(&file), &flags).unwrap();
+        assert_eq!((config.preset.as_str(), config.model.ctx), ("tiny", 32));
+        assert_eq!((config.model.d_model, config.model.d_mlp), (60, 240));
+        assert_eq!((config.train.lr, config.train.seed, config.train.steps, config.train.warmup), (1.0, 9, 20, 2));
+        assert!(Path::new(&config.data.data).is_absolute() && config.data.data.ends_with("text.txt"));
+        assert_eq!(RunConfig::resolve(None, None, &RunOverride::default()).unwrap(), RunConfig::preset("small").unwrap());
+        // A named preset wins over the file's.
+        assert_eq!(RunConfig::resolve(Some("large"), Some(&file), &flags).unwrap().model.ctx, 128);
+    }
+
+    #[test]
+    fn a_resolved_configuration_reads_back_equal() {
+        let mut config = RunConfig::preset("medium").unwrap();
+        config.train.threads = Some(2);
+        config.train.isa = Some(Isa::Avx2);
+        config.train.seed = i64::MAX as u64;
+        for threads in [None, Some(2)] {
+            config.train.threads = threads;
+            let text = config.to_toml().unwrap();
+            let layer = RunOverride::parse(&text, "x").unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("config.toml");
+            std::fs::write(&file, &text).unwrap();
+            assert_eq!(RunConfig::resolve(None, Some(&file), &RunOverride::default()).unwrap(), config);
+            assert_eq!(layer.train.lr, Some(2e-3));
+            let json = serde_json::to_string(&config).unwrap();
+            assert_eq!(serde_json::from_str::<RunConfig>(&json).unwrap(), config);
+        }
+    }
+
+    fn parse_error(text: &str) -> String {
+        RunOverride::parse(text, "f.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn unknown_names_come_with_the_nearest() {
+        assert_eq!(
+            RunConfig::preset("lage").unwrap_err().to_string(),
+            "there is no preset \"lage\" (did you mean \"large\"?): choose one of tiny, small, standard, capable, \
+             medium, large, xl, huge, massive, mega, behemoth, gpt2"
+        );
+        assert_eq!(
+            parse_error("[train]\nbatchs = 3\n"),
+            "f.toml: there is no key \"batchs\" in [train] (did you mean \"batch\"?)"
+        );
+        assert_eq!(parse_error("[trian]\n"), "f.toml: there is no key \"trian\" (did you mean \"train\"?)");
+    }
+
+    #[test]
+    fn malformed_files_name_the_line() {
+        let error = parse_error("[train]\nlr = 1\nbatch = \"many\"\n");
+        assert!(error.starts_with("f.toml, line 3: invalid type: string \"many\""), "{error}");
+        assert!(parse_error("a = = 1").starts_with("f.toml, line 1: "));
+        assert!(parse_error("train = 3").contains("invalid type"));
+        assert!(parse_error("[train]\nbatch = -1\n").contains("line 2"));
+        for text in ["", "[model]", "preset = \"é\""] {
+            RunOverride::parse(text, "x").unwrap();
+        }
+    }
+
+    #[test]
+    fn bad_values_are_one_sentence() {
+        let error = |change: fn(&mut RunConfig)| {
+            let mut config = RunConfig::preset("small").unwrap();
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        assert_eq!(error(|c| c.model.heads = 5), "d_model must be a multiple of heads, and 96 is not one of 5");
+        assert_eq!(error(|c| c.model.heads = 0), "heads must be from 1 to 4096, and is 0");
+        assert_eq!(error(|c| c.model.ctx = usize::MAX), format!("ctx must be from 1 to 1048576, and is {}", usize::MAX));
+        assert_eq!(error(|c| c.train.steps = 0), "steps must be from 1 to 99999999, and is 0");
+        assert_eq!(error(|c| c.train.warmup = 1501), "warmup must be at most steps, and 1501 is more than 1500");
+        assert_eq!(error(|c| c.train.lr = f64::NAN), "lr must be a positive number, and is NaN");
+        assert_eq!(error(|c| c.train.lr = 0.0), "lr must be a positive number, and is 0");
+        assert_eq!(error(|c| c.train.betas[1] = 1.0), "betas must be from 0 to below 1, and one is 1");
+        assert_eq!(error(|c| c.train.grad_clip = -1.0), "grad_clip must be 0 (none) or more, and is -1");
+        assert_eq!(error(|c| c.train.threads = Some(0)), "threads must be from 1 to 1024, and is 0");
+        assert_eq!(error(|c| c.train.batch = 0), "batch must be from 1 to 1048576, and is 0");
+    }
+}
