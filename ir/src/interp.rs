@@ -11,10 +11,10 @@ use std::fmt;
 
 use crate::composite;
 use crate::dsl::Builder;
-use crate::eval::cast;
 use crate::graph::{Graph, NodeId, ParamId};
 use crate::op::{Composite, Op};
-use crate::tensor::{self, Tensor};
+use crate::spec;
+use crate::tensor::Tensor;
 use crate::types::TensorType;
 
 /// Which node values [`eval_keeping`] returns.
@@ -128,39 +128,11 @@ fn check_params<P: Borrow<Tensor>>(graph: &Graph, params: &[P]) -> Result<(), Ev
 /// # Panics
 /// On `Op::Param`, whose value is not a function of operands, and on operands that the type rules refuse.
 pub fn eval_node(op: &Op, inputs: &[&Tensor], ty: &TensorType) -> Tensor {
-    let x = inputs;
-    let data = match op {
-        Op::Param(p) => panic!("{p} has no value without the step's parameters"),
-        Op::Unary(u) => x[0].data.iter().map(|a| u.eval(ty.dtype, *a)).collect(),
-        Op::Binary(b) => zip(x, |a, c| b.eval(ty.dtype, a, c)),
-        Op::Compare(c) => zip(x, |a, b| f64::from(u8::from(c.eval(a, b)))),
-        Op::Select => tensor::select(x),
-        Op::Cast(to) => x[0].data.iter().map(|a| cast(x[0].ty.dtype, *to, *a)).collect(),
-        Op::Iota { shape, dtype, axis } => tensor::iota(shape, *dtype, *axis),
-        Op::Splat { value, .. } => vec![value.value; ty.numel()],
-        Op::Reduce { op, axes } => tensor::reduce(*op, axes, x[0]),
-        Op::Broadcast { shape } => tensor::broadcast(x[0], shape),
-        Op::Reshape { .. } => x[0].data.clone(),
-        Op::Transpose { perm } => tensor::transpose(x[0], perm, &ty.shape),
-        Op::Slice { start, .. } => tensor::slice(x[0], start, &ty.shape),
-        Op::Pad { low, value, .. } => tensor::pad(x[0], low, *value, &ty.shape),
-        Op::Concat { axis } => tensor::concat(*axis, x),
-        Op::Contract(spec) => tensor::contract(spec, x[0], x[1], &ty.shape),
-        Op::Gather => tensor::gather(x[0], x[1]),
-        Op::ScatterAdd => tensor::scatter_add(x[0], x[1], x[2]),
-        Op::DynamicSlice { sizes } => tensor::dynamic_slice(x, sizes),
-        Op::DynamicUpdate => tensor::dynamic_update(x),
-        Op::Random { stream, .. } => tensor::random(x, *stream, &ty.shape),
-        Op::Composite(c) => return eval_composite(c, x),
-    };
-    Tensor { ty: ty.clone(), data }
+    Tensor { ty: ty.clone(), data: spec::value(op, inputs, ty) }
 }
 
-fn zip(x: &[&Tensor], f: impl Fn(f64, f64) -> f64) -> Vec<f64> {
-    x[0].data.iter().zip(&x[1].data).map(|(a, b)| f(*a, *b)).collect()
-}
-
-fn eval_composite(c: &Composite, x: &[&Tensor]) -> Tensor {
+/// The value of `c` on operands that have passed its type rule: that of its expansion.
+pub(crate) fn eval_composite(c: &Composite, x: &[&Tensor]) -> Tensor {
     let b = Builder::new(c.name());
     let inputs: Vec<_> = x.iter().enumerate().map(|(i, t)| b.input(format!("x{i}"), t.ty.clone())).collect();
     b.output("y", composite::expand(c, &b, &inputs));

@@ -12,6 +12,7 @@ pub mod infer;
 pub mod interp;
 pub mod op;
 pub mod program;
+pub mod spec;
 pub mod tensor;
 pub mod types;
 

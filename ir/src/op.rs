@@ -25,8 +25,8 @@ macro_rules! family {
         pub enum $Name { $(#[doc = $doc] $Var),* }
         impl $Name {
             pub const ALL: &'static [$Name] = &[$($Name::$Var),*];
-            pub fn name(self) -> &'static str { match self { $($Name::$Var => $name),* } }
-            pub fn doc(self) -> &'static str { match self { $($Name::$Var => $doc),* } }
+            pub const fn name(self) -> &'static str { match self { $($Name::$Var => $name),* } }
+            pub const fn doc(self) -> &'static str { match self { $($Name::$Var => $doc),* } }
         }
     };
 }
@@ -127,7 +127,7 @@ impl ContractSpec {
         Some(ContractSpec { lhs: labels(lhs)?, rhs: labels(rhs)?, out: labels(out)? }.canonical())
     }
 
-    /// The same contraction with labels renamed a, b, c... in order of first appearance, so that equal contractions
+    /// The same contraction with labels renamed a, b, c.. z, A.. Z in order of first appearance, so that equal contractions
     /// compare equal.
     pub fn canonical(&self) -> ContractSpec {
         let mut seen: Vec<Label> = Vec::new();
@@ -139,7 +139,8 @@ impl ContractSpec {
                         seen.push(*l);
                         seen.len() - 1
                     });
-                    b'a' + i as u8
+                    // Past 52 labels comes no letter, which the type rule refuses.
+                    if i < 26 { b'a' + i as u8 } else { b'A'.saturating_add((i - 26).min(255) as u8) }
                 })
                 .collect()
         };
@@ -310,24 +311,9 @@ pub enum Composite {
 }
 
 impl Composite {
+    /// Text name of the composite, without attributes.
     pub fn name(&self) -> &'static str {
-        match self {
-            Composite::Softmax { .. } => "softmax",
-            Composite::LogSoftmax { .. } => "log_softmax",
-            Composite::LayerNorm { .. } => "layer_norm",
-            Composite::RmsNorm { .. } => "rms_norm",
-            Composite::Gelu { .. } => "gelu",
-            Composite::Silu => "silu",
-            Composite::Linear => "linear",
-            Composite::Attention { .. } => "attention",
-            Composite::AttentionLse { .. } => "attention_lse",
-            Composite::AttentionGrad { .. } => "attention_grad",
-            Composite::Rope { .. } => "rope",
-            Composite::CrossEntropy => "cross_entropy",
-            Composite::GlobalNorm => "global_norm",
-            Composite::ClipByGlobalNorm { .. } => "clip_by_global_norm",
-            Composite::AdamW { .. } => "adamw",
-        }
+        Op::Composite(self.clone()).name()
     }
 
     /// Whether backends have a kernel of its own for it; the others are expanded before fusion.
@@ -339,30 +325,7 @@ impl Composite {
 impl Op {
     /// Text name of the operation, without attributes.
     pub fn name(&self) -> &'static str {
-        match self {
-            Op::Param(_) => "param",
-            Op::Unary(u) => u.name(),
-            Op::Binary(b) => b.name(),
-            Op::Compare(c) => c.name(),
-            Op::Select => "select",
-            Op::Cast(_) => "cast",
-            Op::Iota { .. } => "iota",
-            Op::Splat { .. } => "splat",
-            Op::Reduce { op, .. } => op.name(),
-            Op::Broadcast { .. } => "broadcast",
-            Op::Reshape { .. } => "reshape",
-            Op::Transpose { .. } => "transpose",
-            Op::Slice { .. } => "slice",
-            Op::Pad { .. } => "pad",
-            Op::Concat { .. } => "concat",
-            Op::Contract(_) => "contract",
-            Op::Gather => "gather",
-            Op::ScatterAdd => "scatter_add",
-            Op::DynamicSlice { .. } => "dynamic_slice",
-            Op::DynamicUpdate => "dynamic_update",
-            Op::Random { .. } => "random",
-            Op::Composite(c) => c.name(),
-        }
+        crate::spec::spec(self).name
     }
 
     /// Whether each element of the result depends only on the same element of each operand.

@@ -5,8 +5,8 @@
 //! - Every function here trusts the types: the caller has checked them with the type rules (module `infer`).
 //! - Sums run in index order, so that results do not depend on how a loop is arranged.
 
-use crate::eval::random_unit;
-use crate::op::{Binary, ContractSpec, Label, Reduce};
+use crate::eval::{self, random_unit};
+use crate::op::{Binary, Compare, ContractSpec, Label, Reduce, Unary};
 use crate::types::{DType, Literal, TensorType, numel, row_major};
 
 /// A tensor value, row-major.
@@ -66,6 +66,22 @@ pub(crate) fn offsets(shape: &[usize], strides: &[i64]) -> Vec<usize> {
 
 fn at(data: &[f64], base: usize, offsets: &[usize]) -> Vec<f64> {
     offsets.iter().map(|o| data[base + o]).collect()
+}
+
+pub(crate) fn unary(u: Unary, x: &[&Tensor], ty: &TensorType) -> Vec<f64> {
+    x[0].data.iter().map(|a| u.eval(ty.dtype, *a)).collect()
+}
+
+pub(crate) fn binary(op: Binary, x: &[&Tensor], ty: &TensorType) -> Vec<f64> {
+    x[0].data.iter().zip(&x[1].data).map(|(a, b)| op.eval(ty.dtype, *a, *b)).collect()
+}
+
+pub(crate) fn compare(c: Compare, x: &[&Tensor]) -> Vec<f64> {
+    x[0].data.iter().zip(&x[1].data).map(|(a, b)| f64::from(u8::from(c.eval(*a, *b)))).collect()
+}
+
+pub(crate) fn cast(to: DType, x: &[&Tensor]) -> Vec<f64> {
+    x[0].data.iter().map(|a| eval::cast(x[0].ty.dtype, to, *a)).collect()
 }
 
 pub(crate) fn select(x: &[&Tensor]) -> Vec<f64> {
