@@ -1,1 +1,18 @@
-//! .
+//! The passes: graph to graph (expansion, differentiation, the optimizer, simplification) and graph to program.
+
+pub mod autodiff;
+pub mod expand;
+pub mod optimizer;
+pub mod pass;
+pub mod simplify;
+pub mod split_reduce;
+
+use tinygpt_ir::Builder;
+use tinygpt_ir::error::GraphError;
+
+/// An error of a pass that concerns no particular operands.
+pub(crate) fn error(pass: &str, message: String) -> Box<GraphError> {
+    let b = Builder::new("");
+    b.fail(pass, message, &[]);
+    b.finish().expect_err("the builder has just recorded an error")
+}

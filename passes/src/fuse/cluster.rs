@@ -1,0 +1,464 @@
+//! Grouping computed nodes into clusters, one kernel each.
+//!
+//! Nodes are taken in id order (a topological order). Each joins the latest cluster that makes one of its operands, if it may; otherwise it
+//! starts a cluster. Joining is how a prologue, an epilogue and a second sweep over a row arise:
+//!
+//! - an elementwise node joins a pointwise, reduce or contract cluster whose points its elements are;
+//! - a reduction turns the pointwise cluster of its operand into a reduce cluster, or joins one over the same axes;
+//! - an elementwise node over the rows of a reduce cluster, or over its full space through a broadcast of a row value, joins it;
+//! - attention and its log-sum-exp, and the three gradients of attention, join when their operands are the same.
+//!
+//! Invariants
+//! - Each computed node is in exactly one cluster, with a [`Map`] that gives its index from the cluster's space: onto all points, or, in a reduce
+//!   cluster, onto its rows (coefficients along the reduced axes are zero).
+//! - The clusters form a DAG: a node joins only if none of its other operands depends on the cluster.
+//! - Within a cluster every operand is read at the reader's own point.
+
+use std::collections::BTreeSet;
+
+use tinygpt_ir::{Composite, NodeId, Op, numel};
+
+use super::values::{Class, Values};
+use super::view::{Map, backward, forward, identity};
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClusterKind {
+    Pointwise,
+    Reduce { axes: Vec<usize> },
+    Contract,
+    Attention,
+    AttentionGrad,
+    Scatter,
+}
+
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    pub kind: ClusterKind,
+    /// Extents of the index space; for attention and scatter, of the first node's shape.
+    pub space: Vec<usize>,
+    /// In id order. Empty once merged into another cluster.
+    pub nodes: Vec<NodeId>,
+    /// Clusters whose values this one reads.
+    preds: BTreeSet<usize>,
+}
+
+pub struct Clusters<'a> {
+    pub values: &'a Values<'a>,
+    pub list: Vec<Cluster>,
+    of: Vec<Option<usize>>,
+    maps: Vec<Option<Map>>,
+    /// Values smaller than this gain nothing from fusion that makes a cluster wait.
+    small_bytes: usize,
+    max_args: usize,
+}
+
+impl<'a> Clusters<'a> {
+    /// Clusters of all computed nodes; one a node unless `fuse`.
+    pub fn new(values: &'a Values<'a>, fuse: bool, small_bytes: usize, max_args: usize) -> Clusters<'a> {
+        let n = values.graph.nodes.len();
+        let mut c = Clusters { values, list: Vec::new(), of: vec![None; n], maps: vec![None; n], small_bytes, max_args };
+        for id in values.graph.nodes.ids() {
+            if values.class(id).is_computed() && !(fuse && c.join(id)) {
+                c.start(id);
+            }
+        }
+        if fuse {
+            c.merge_siblings();
+        }
+        c
+    }
+
+    pub fn of(&self, id: NodeId) -> Option<usize> {
+        self.of[id.index()]
+    }
+
+    /// Index of member `id` from its cluster's space.
+    pub fn map(&self, id: NodeId) -> &Map {
+        self.maps[id.index()].as_ref().expect("every computed node has a map")
+    }
+
+    fn start(&mut self, id: NodeId) {
+        let shape = self.values.shape(id).to_vec();
+        let (kind, space, map) = match (self.values.class(id), &self.values.graph.nodes[id].op) {
+            (Class::Reduce, Op::Reduce { axes, .. }) => {
+                let space = self.values.shape(self.values.inputs(id)[0]).to_vec();
+                let map = row_map(&space, axes);
+                (ClusterKind::Reduce { axes: axes.clone() }, space, map)
+            }
+            (Class::Contract, _) => {
+                let t = self.values.terms(id);
+                let order: Vec<usize> = t.batch.iter().chain(&t.m).chain(&t.n).copied().collect();
+                let space: Vec<usize> = order.iter().map(|d| shape[*d]).collect();
+                let axes = identity(&space);
+                let mut map = axes.clone();
+                for (axis, d) in order.iter().enumerate() {
+                    map[*d] = axes[axis].clone();
+                }
+                (ClusterKind::Contract, space, map)
+            }
+            (class, _) => {
+                let kind = match class {
+                    Class::Attention => ClusterKind::Attention,
+                    Class::AttentionGrad => ClusterKind::AttentionGrad,
+                    Class::Scatter => ClusterKind::Scatter,
+                    _ => ClusterKind::Pointwise,
+                };
+                let map = identity(&shape);
+                (kind, shape, map)
+            }
+        };
+        self.list.push(Cluster { kind, space, nodes: Vec::new(), preds: BTreeSet::new() });
+        self.add(self.list.len() - 1, id, map);
+    }
+
+    fn add(&mut self, c: usize, id: NodeId, map: Map) {
+        for p in self.producers(id) {
+            if p != c {
+                self.list[c].preds.insert(p);
+            }
+        }
+        self.of[id.index()] = Some(c);
+        self.maps[id.index()] = Some(map);
+        self.list[c].nodes.push(id);
+    }
+
+    /// Clusters that compute operands of `id`.
+    fn producers(&self, id: NodeId) -> Vec<usize> {
+        let inputs = self.values.inputs(id);
+        let mut out: Vec<usize> = inputs.iter().filter_map(|u| self.of(self.source(*u))).collect();
+        out.sort_unstable();
+        out.dedup();
+        out
+    }
+
+    /// The first node behind `u` that is not a view.
+    pub fn source(&self, u: NodeId) -> NodeId {
+        let mut u = u;
+        while self.values.class(u) == Class::View {
+            u = self.values.graph.nodes[u].inputs[0];
+        }
+        u
+    }
+
+    fn join(&mut self, id: NodeId) -> bool {
+        match self.values.class(id) {
+            Class::Elementwise | Class::Copy => self.join_elementwise(id),
+            Class::Reduce => self.join_reduce(id),
+            Class::Attention | Class::AttentionGrad => self.join_attention(id),
+            _ => false,
+        }
+    }
+
+    /// The views from `from` (exclusive) to `to` (inclusive), first applied first.
+    fn chain(&self, from: NodeId, to: NodeId) -> Vec<NodeId> {
+        let mut chain = Vec::new();
+        let mut u = to;
+        while u != from {
+            chain.push(u);
+            u = self.values.graph.nodes[u].inputs[0];
+        }
+        chain.reverse();
+        chain
+    }
+
+    /// Index of view `to` from the space of the cluster of its source, if its elements are that cluster's points.
+    fn forward_map(&self, source: NodeId, to: NodeId) -> Option<Map> {
+        let cluster = &self.list[self.of(source)?];
+        let mut map = self.map(source).clone();
+        for v in self.chain(source, to) {
+            let node = &self.values.graph.nodes[v];
+            let operand = self.values.shape(node.inputs[0]);
+            map = match (&node.op, &cluster.kind) {
+                // A row value stretched back over its rows: the elements are the cluster's points.
+                (Op::Broadcast { shape }, ClusterKind::Reduce { axes })
+                    if *shape == cluster.space && map == row_map(&cluster.space, axes) =>
+                {
+                    identity(&cluster.space)
+                }
+                (op, _) => forward(op, operand, &node.ty.shape, &map, &cluster.space)?,
+            };
+        }
+        Some(map)
+    }
+
+    fn join_elementwise(&mut self, id: NodeId) -> bool {
+        let is_copy = self.values.class(id) == Class::Copy;
+        let mut candidates: Vec<(usize, Map)> = Vec::new();
+        for u in self.values.inputs(id) {
+            let source = self.source(u);
+            if let Some(c) = self.of(source)
+                && !candidates.iter().any(|(d, _)| *d == c)
+                && matches!(self.list[c].kind, ClusterKind::Pointwise | ClusterKind::Reduce { .. } | ClusterKind::Contract)
+                && let Some(map) = self.forward_map(source, if is_copy { id } else { u })
+            {
+                candidates.push((c, map));
+            }
+        }
+        candidates.sort_by_key(|(c, _)| std::cmp::Reverse(self.list[*c].nodes.last().copied()));
+        let Some((c, map)) = candidates.iter().find(|(c, map)| self.may_join(id, *c, map)).cloned() else { return false };
+        self.add(c, id, map);
+        for (other, _) in candidates {
+            if other != c {
+                self.absorb_producer(c, other, id);
+            }
+        }
+        true
+    }
+
+    /// Whether `id`, indexed by `map`, may be computed in cluster `c`.
+    fn may_join(&self, id: NodeId, c: usize, map: &Map) -> bool {
+        let cluster = &self.list[c];
+        for u in self.values.inputs(id) {
+            let (source, at) = self.read(id, u, map, &cluster.space);
+            match self.of(source) {
+                Some(d) if d == c => {
+                    if at.as_ref() != Some(self.map(source)) {
+                        return false;
+                    }
+                }
+                Some(d) => {
+                    if self.depends_on(d, c) {
+                        return false;
+                    }
+                    // A small value is no reason to make a large kernel wait for another one.
+                    let small = self.values.graph.nodes[id].ty.bytes() < self.small_bytes;
+                    if small && cluster.kind != ClusterKind::Pointwise && !cluster.preds.contains(&d) {
+                        return false;
+                    }
+                }
+                None => {}
+            }
+        }
+        self.args_with(c, &[id]) <= self.max_args
+    }
+
+    /// The node behind operand `u` of `id`, and its index where `id` has index `map`; None where that is not affine.
+    pub fn read(&self, id: NodeId, u: NodeId, map: &Map, space: &[usize]) -> (NodeId, Option<Map>) {
+        let node = &self.values.graph.nodes[id];
+        let mut at = Some(map.clone());
+        if self.values.class(id) == Class::Copy {
+            at = backward(&node.op, self.values.shape(u), &node.ty.shape, map, space);
+        }
+        let mut u = u;
+        while self.values.class(u) == Class::View {
+            let view = &self.values.graph.nodes[u];
+            let input = view.inputs[0];
+            at = at.and_then(|m| backward(&view.op, self.values.shape(input), &view.ty.shape, &m, space));
+            u = input;
+        }
+        (u, at)
+    }
+
+    /// Upper bound on the buffers that cluster `c` with `more` touches: every outside operand and every member used outside.
+    fn args_with(&self, c: usize, more: &[NodeId]) -> usize {
+        let mut touched = BTreeSet::new();
+        for id in self.list[c].nodes.iter().chain(more) {
+            for u in self.values.inputs(*id) {
+                let s = self.source(u);
+                if self.of(s) != Some(c) && self.values.class(s) != Class::Free {
+                    touched.insert(s);
+                }
+            }
+            let outside = |u: &NodeId| self.of(*u).is_none_or(|d| d != c);
+            if self.values.is_root(*id) || self.values.users[id.index()].iter().any(outside) {
+                touched.insert(*id);
+            }
+        }
+        touched.len()
+    }
+
+    /// Whether cluster `x` is `on`, or reads (through any others) what `on` computes.
+    pub fn depends_on(&self, x: usize, on: usize) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut todo = vec![x];
+        // Nothing that ended before `on` began can depend on it.
+        let first = self.list[on].nodes.first().copied();
+        while let Some(c) = todo.pop() {
+            if c == on {
+                return true;
+            }
+            if seen.insert(c) && self.list[c].nodes.last().copied() > first {
+                todo.extend(self.list[c].preds.iter().copied());
+            }
+        }
+        false
+    }
+
+    /// Moves pointwise cluster `other` into `c`, whose new member `id` reads it, if both then still form one kernel.
+    fn absorb_producer(&mut self, c: usize, other: usize, id: NodeId) {
+        if self.list[other].kind != ClusterKind::Pointwise || self.list[other].nodes.is_empty() {
+            return;
+        }
+        let space = self.list[c].space.clone();
+        // What one point of `other` is, seen from the space of `c`.
+        let mut seen: Option<Map> = None;
+        for u in self.values.inputs(id) {
+            let (source, at) = self.read(id, u, self.map(id), &space);
+            if self.of(source) == Some(other) && *self.map(source) == identity(&self.list[other].space) {
+                seen = at;
+            }
+        }
+        let Some(seen) = seen else { return };
+        if numel(&space) != numel(&self.list[other].space) || !self.is_bijection(&seen, &space) {
+            return;
+        }
+        // Every value of `other` that `c` reads must be read at that same point.
+        let moved = |clusters: &Self, n: NodeId| -> Map {
+            clusters.map(n).iter().map(|a| compose(a, &seen, space.len())).collect()
+        };
+        for member in self.list[c].nodes.clone() {
+            for u in self.values.inputs(member) {
+                let (source, at) = self.read(member, u, self.map(member), &space);
+                if self.of(source) == Some(other) && at != Some(moved(self, source)) {
+                    return;
+                }
+            }
+        }
+        if self.independent(c, other) && self.args_with(c, &self.list[other].nodes) <= self.max_args {
+            let nodes = self.list[other].nodes.clone();
+            let maps = nodes.iter().map(|n| moved(self, *n)).collect();
+            self.merge(c, other, maps);
+        }
+    }
+
+    /// Whether distinct points have distinct images: each axis of the space with its own coefficient range.
+    fn is_bijection(&self, map: &Map, space: &[usize]) -> bool {
+        (0..space.len()).all(|a| space[a] == 1 || map.iter().any(|m| m.coeffs[a] != 0))
+    }
+
+    /// Whether no path leads from one cluster to the other through a third.
+    fn independent(&self, a: usize, b: usize) -> bool {
+        let clear = |x: usize, y: usize| self.list[x].preds.iter().filter(|p| **p != y).all(|p| !self.depends_on(*p, y));
+        clear(a, b) && clear(b, a)
+    }
+
+    /// Moves the nodes of `from` into `into` with the given maps.
+    fn merge(&mut self, into: usize, from: usize, maps: Vec<Map>) {
+        let nodes = std::mem::take(&mut self.list[from].nodes);
+        let preds = std::mem::take(&mut self.list[from].preds);
+        for (n, map) in nodes.iter().zip(maps) {
+            self.of[n.index()] = Some(into);
+            self.maps[n.index()] = Some(map);
+        }
+        self.list[into].nodes.extend(nodes);
+        self.list[into].nodes.sort_unstable();
+        self.list[into].preds.extend(preds);
+        for c in &mut self.list {
+            if c.preds.remove(&from) {
+                c.preds.insert(into);
+            }
+        }
+        self.list[into].preds.remove(&into);
+    }
+
+    fn join_reduce(&mut self, id: NodeId) -> bool {
+        let Op::Reduce { axes, .. } = &self.values.graph.nodes[id].op else { return false };
+        let u = self.values.inputs(id)[0];
+        let source = self.source(u);
+        let Some(c) = self.of(source) else { return false };
+        let cluster = &self.list[c];
+        let compatible = match &cluster.kind {
+            ClusterKind::Pointwise => true,
+            ClusterKind::Reduce { axes: own } => own == axes,
+            _ => false,
+        };
+        let in_place = cluster.space == self.values.shape(u)
+            && self.forward_map(source, u).is_some_and(|m| m == identity(&cluster.space));
+        if !compatible || !in_place || self.args_with(c, &[id]) > self.max_args {
+            return false;
+        }
+        let map = row_map(&cluster.space, axes);
+        self.list[c].kind = ClusterKind::Reduce { axes: axes.clone() };
+        self.add(c, id, map);
+        true
+    }
+
+    /// Siblings share a kernel: same operands, same attributes but for what is asked of them.
+    fn join_attention(&mut self, id: NodeId) -> bool {
+        let graph = self.values.graph;
+        let node = &graph.nodes[id];
+        let key = |op: &Op| match op {
+            Op::Composite(Composite::Attention { causal, scale } | Composite::AttentionLse { causal, scale }) => {
+                Some((false, *causal, *scale, 2))
+            }
+            Op::Composite(Composite::AttentionGrad { causal, scale, .. }) => Some((true, *causal, *scale, 6)),
+            _ => None,
+        };
+        let Some((grad, causal, scale, operands)) = key(&node.op) else { return false };
+        let sibling = graph.users()[node.inputs[0].index()].iter().copied().find(|s| {
+            *s < id
+                && self.of(*s).is_some()
+                && key(&graph.nodes[*s].op) == Some((grad, causal, scale, operands))
+                && graph.nodes[*s].inputs[..operands] == node.inputs[..operands]
+                && !self.list[self.of(*s).unwrap_or(0)].nodes.iter().any(|n| graph.nodes[*n].op == node.op)
+        });
+        let Some(c) = sibling.and_then(|s| self.of(s)) else { return false };
+        let extra_depends = self.producers(id).into_iter().any(|p| p != c && self.depends_on(p, c));
+        if extra_depends || self.producers(id).contains(&c) {
+            return false;
+        }
+        self.add(c, id, identity(self.values.shape(id)));
+        true
+    }
+
+    /// Merges reduce clusters over one space and axes that read a common large value, and pointwise clusters of scalars.
+    fn merge_siblings(&mut self) {
+        for a in 0..self.list.len() {
+            for b in a + 1..self.list.len() {
+                if self.list[a].nodes.is_empty() || self.list[b].nodes.is_empty() || self.list[a].kind != self.list[b].kind {
+                    continue;
+                }
+                let scalars = self.list[a].kind == ClusterKind::Pointwise
+                    && numel(&self.list[a].space) == 1
+                    && self.list[a].space == self.list[b].space;
+                let reduces = matches!(self.list[a].kind, ClusterKind::Reduce { .. })
+                    && self.list[a].space == self.list[b].space
+                    && self.share_operand(a, b);
+                if (scalars || reduces)
+                    && self.independent(a, b)
+                    && self.no_direct_edge(a, b)
+                    && self.args_with(a, &self.list[b].nodes) <= self.max_args
+                {
+                    let maps = self.list[b].nodes.iter().map(|n| self.map(*n).clone()).collect();
+                    self.merge(a, b, maps);
+                }
+            }
+        }
+    }
+
+    fn no_direct_edge(&self, a: usize, b: usize) -> bool {
+        !self.list[a].preds.contains(&b) && !self.list[b].preds.contains(&a)
+    }
+
+    fn share_operand(&self, a: usize, b: usize) -> bool {
+        let full = numel(&self.list[a].space);
+        let operands = |c: usize| -> BTreeSet<NodeId> {
+            self.list[c]
+                .nodes
+                .iter()
+                .flat_map(|n| self.values.inputs(*n))
+                .map(|u| self.source(u))
+                .filter(|s| self.of(*s) != Some(c) && numel(self.values.shape(*s)) == full)
+                .collect()
+        };
+        !operands(a).is_disjoint(&operands(b))
+    }
+}
+
+/// Index of a row value (extent 1 along `axes`) from a space.
+pub fn row_map(space: &[usize], axes: &[usize]) -> Map {
+    let mut map = identity(space);
+    for a in axes {
+        map[*a] = tinygpt_ir::program::Affine::constant(space.len(), 0);
+    }
+    map
+}
+
+/// `outer` over a space whose axes are given by `inner` over another of `rank` axes.
+fn compose(outer: &tinygpt_ir::program::Affine, inner: &Map, rank: usize) -> tinygpt_ir::program::Affine {
+    let mut out = tinygpt_ir::program::Affine::constant(rank, outer.offset);
+    for (c, a) in outer.coeffs.iter().zip(inner) {
+        out = out.plus(a, *c);
+    }
+    out
+}

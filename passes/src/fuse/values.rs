@@ -1,0 +1,303 @@
+//! What each live node is to fusion, and where a stored node's elements lie.
+//!
+//! Invariants
+//! - Every live node has a [`Class`]. Views, splats and iotas never have a kernel of their own, unless promoted to [`Class::Copy`].
+//! - Every live node that is not free has a strided view of its *base*: the leaf or computed node whose buffer holds its
+//!   elements, if that is stored. A view that strides cannot express has its operand promoted to a copy, whose buffer is row-major.
+//! - A base is laid out row-major in its own axes, or, if every use is one and the same transpose, in the transposed axes.
+
+use std::collections::HashMap;
+
+use tinygpt_ir::op::{Binary, ContractSpec};
+use tinygpt_ir::{Composite, Graph, NodeId, Op, row_major};
+
+use super::view::Strided;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Not needed by any root.
+    Dead,
+    /// A parameter: stored from the start.
+    Leaf,
+    /// Splat or iota: written into every body that needs it.
+    Free,
+    /// Re-indexes its operand.
+    View,
+    /// A view that is computed and stored, because a later reshape needs it contiguous or it is a root.
+    Copy,
+    /// One element from the same element of each operand.
+    Elementwise,
+    /// One element from computed positions of stored operands: gather, pad, concat, dynamic slice and update; random.
+    Indexed,
+    Reduce,
+    Contract,
+    Attention,
+    AttentionGrad,
+    Scatter,
+}
+
+impl Class {
+    /// Whether the node is computed by some kernel.
+    pub fn is_computed(self) -> bool {
+        !matches!(self, Class::Dead | Class::Leaf | Class::Free | Class::View)
+    }
+}
+
+/// A contraction of one or more products that are summed: each term's node, and how its operands are named.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Axes of the result that are batch, rows (m) and columns (n).
+    pub batch: Vec<usize>,
+    pub m: Vec<usize>,
+    pub n: Vec<usize>,
+    /// Contraction nodes in summation order; true where rhs gives the rows.
+    pub nodes: Vec<(NodeId, bool)>,
+}
+
+/// Classes and storage of the nodes of one graph.
+pub struct Values<'a> {
+    pub graph: &'a Graph,
+    /// Live users of each node, absorbed sums looked through.
+    pub users: Vec<Vec<NodeId>>,
+    class: Vec<Class>,
+    strided: Vec<Option<Strided>>,
+    is_root: Vec<bool>,
+    terms: HashMap<NodeId, Terms>,
+}
+
+impl<'a> Values<'a> {
+    /// `merge` sums of products into one contraction each.
+    pub fn new(graph: &'a Graph, merge: bool) -> Result<Values<'a>, String> {
+        let live = graph.live();
+        let mut is_root = vec![false; graph.nodes.len()];
+        for r in graph.roots() {
+            is_root[r.index()] = true;
+        }
+        let mut class = Vec::with_capacity(graph.nodes.len());
+        for (id, node) in graph.nodes.iter() {
+            let c = if live[id.index()] { classify(&node.op)? } else { Class::Dead };
+            let promote = is_root[id.index()] && matches!(c, Class::View | Class::Free);
+            class.push(if promote { Class::Copy } else { c });
+        }
+        let n = graph.nodes.len();
+        let mut values =
+            Values { graph, users: vec![Vec::new(); n], class, strided: vec![None; n], is_root, terms: HashMap::new() };
+        values.find_users();
+        values.find_terms(merge);
+        values.find_users();
+        values.place();
+        Ok(values)
+    }
+
+    fn find_users(&mut self) {
+        for u in &mut self.users {
+            u.clear();
+        }
+        for id in self.graph.nodes.ids() {
+            if self.class[id.index()] != Class::Dead {
+                for input in self.inputs(id) {
+                    self.users[input.index()].push(id);
+                }
+            }
+        }
+    }
+
+    /// Finds the terms of each contraction; with `merge`, an addition of contractions that nothing else uses becomes one.
+    fn find_terms(&mut self, merge: bool) {
+        for id in self.graph.nodes.ids() {
+            match (&self.graph.nodes[id].op, self.class[id.index()]) {
+                (Op::Contract(spec), Class::Contract) => {
+                    let terms = one_term(id, spec);
+                    self.terms.insert(id, terms);
+                }
+                (Op::Binary(Binary::Add), Class::Elementwise) if merge => {
+                    let [a, b] = [self.graph.nodes[id].inputs[0], self.graph.nodes[id].inputs[1]];
+                    let lone = |x: NodeId| a != b && self.users[x.index()].len() == 1 && !self.is_root[x.index()];
+                    if let (Some(x), Some(y)) = (self.terms.get(&a), self.terms.get(&b))
+                        && lone(a)
+                        && lone(b)
+                        && let Some(sum) = add_terms(x, y)
+                    {
+                        for absorbed in [a, b] {
+                            self.terms.remove(&absorbed);
+                            self.class[absorbed.index()] = Class::Dead;
+                        }
+                        self.terms.insert(id, sum);
+                        self.class[id.index()] = Class::Contract;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Gives every node its strided view; promotes what must be stored but is not a computed node.
+    fn place(&mut self) {
+        for id in self.graph.nodes.ids() {
+            for u in self.stored_operands(id) {
+                if self.strided[u.index()].is_none() {
+                    self.promote(u);
+                }
+            }
+            match self.class[id.index()] {
+                Class::Dead | Class::Free => {}
+                Class::View => self.place_view(id),
+                _ => self.strided[id.index()] = Some(self.base(id)),
+            }
+        }
+    }
+
+    fn promote(&mut self, id: NodeId) {
+        self.class[id.index()] = Class::Copy;
+        self.strided[id.index()] = Some(self.base(id));
+    }
+
+    fn place_view(&mut self, id: NodeId) {
+        let node = &self.graph.nodes[id];
+        let source = node.inputs[0];
+        let operand = &self.graph.nodes[source].ty.shape;
+        let through = |s: &Option<Strided>| s.as_ref().and_then(|s| s.through(&node.op, operand, &node.ty.shape));
+        let mut view = through(&self.strided[source.index()]);
+        let reshape = matches!(node.op, Op::Reshape { .. });
+        if view.is_none() && reshape && !self.is_constant(source) {
+            // Strides cannot say it, so the operand becomes a row-major copy, which every reshape can view.
+            self.promote(source);
+            view = through(&self.strided[source.index()]);
+        }
+        self.strided[id.index()] = view;
+    }
+
+    /// Whether `id` is a splat, perhaps behind views.
+    fn is_constant(&self, id: NodeId) -> bool {
+        let node = &self.graph.nodes[id];
+        match self.class[id.index()] {
+            Class::Free => matches!(node.op, Op::Splat { .. }),
+            Class::View => self.is_constant(node.inputs[0]),
+            _ => false,
+        }
+    }
+
+    /// The stored layout of a base.
+    fn base(&self, id: NodeId) -> Strided {
+        let shape = &self.graph.nodes[id].ty.shape;
+        let mut strides = row_major(shape);
+        if self.class[id.index()].is_computed()
+            && self.class[id.index()] != Class::Copy
+            && !self.is_root[id.index()]
+            && let Some(perm) = self.common_transpose(id)
+        {
+            let result: Vec<usize> = perm.iter().map(|p| shape[*p]).collect();
+            for (p, s) in perm.iter().zip(row_major(&result)) {
+                strides[*p] = s;
+            }
+        }
+        Strided { base: id, offset: 0, strides }
+    }
+
+    /// The permutation, if every use of `id` is a transpose by it.
+    fn common_transpose(&self, id: NodeId) -> Option<&'a [usize]> {
+        let mut uses = self.users[id.index()].iter().map(|u| match &self.graph.nodes[*u].op {
+            Op::Transpose { perm } => Some(perm.as_slice()),
+            _ => None,
+        });
+        let first = uses.next()??;
+        uses.all(|p| p == Some(first)).then_some(first)
+    }
+
+    pub fn class(&self, id: NodeId) -> Class {
+        self.class[id.index()]
+    }
+
+    pub fn is_root(&self, id: NodeId) -> bool {
+        self.is_root[id.index()]
+    }
+
+    pub fn shape(&self, id: NodeId) -> &'a [usize] {
+        &self.graph.nodes[id].ty.shape
+    }
+
+    /// The node as a window into the buffer of its base; None for free nodes and views of them.
+    pub fn strided(&self, id: NodeId) -> Option<&Strided> {
+        self.strided[id.index()].as_ref()
+    }
+
+    /// The leaf or computed node whose elements `id` shows; `id` itself if it is free.
+    pub fn base_of(&self, id: NodeId) -> NodeId {
+        self.strided(id).map_or(id, |s| s.base)
+    }
+
+    /// Terms of a contraction.
+    pub fn terms(&self, id: NodeId) -> &Terms {
+        &self.terms[&id]
+    }
+
+    /// Operands of the node as a kernel computes it: those of all terms for a sum of products.
+    pub fn inputs(&self, id: NodeId) -> Vec<NodeId> {
+        match self.terms.get(&id) {
+            Some(t) => t.nodes.iter().flat_map(|(n, _)| self.graph.nodes[*n].inputs.iter().copied()).collect(),
+            None => self.graph.nodes[id].inputs.clone(),
+        }
+    }
+
+    /// Operands that a kernel of this node must find stored, because it reads them at other points than its own.
+    pub fn stored_operands(&self, id: NodeId) -> Vec<NodeId> {
+        match self.class(id) {
+            Class::Contract | Class::Attention | Class::AttentionGrad | Class::Indexed => self.inputs(id),
+            Class::Scatter => {
+                let inputs = self.inputs(id);
+                // A scatter into a constant needs no stored base.
+                let skip = usize::from(self.is_constant(inputs[0]));
+                inputs[skip..].to_vec()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn one_term(id: NodeId, spec: &ContractSpec) -> Terms {
+    let axes = |labels: Vec<u8>| -> Vec<usize> {
+        labels.iter().filter_map(|l| spec.out.iter().position(|o| o == l)).collect()
+    };
+    let (batch, lhs, rhs) = (axes(spec.batch()), axes(spec.lhs_free()), axes(spec.rhs_free()));
+    // Columns are the axes stored contiguously: the side that owns the last axis of the result.
+    let swap = lhs.contains(&(spec.out.len().wrapping_sub(1)));
+    let (m, n) = if swap { (rhs, lhs) } else { (lhs, rhs) };
+    Terms { batch, m, n, nodes: vec![(id, swap)] }
+}
+
+/// The sum of two contractions whose results agree on what is batch, row and column.
+fn add_terms(x: &Terms, y: &Terms) -> Option<Terms> {
+    let flip = if (&x.m, &x.n) == (&y.m, &y.n) {
+        false
+    } else if (&x.m, &x.n) == (&y.n, &y.m) {
+        true
+    } else {
+        return None;
+    };
+    if x.batch != y.batch {
+        return None;
+    }
+    let mut sum = x.clone();
+    sum.nodes.extend(y.nodes.iter().map(|(n, s)| (*n, s ^ flip)));
+    Some(sum)
+}
+
+fn classify(op: &Op) -> Result<Class, String> {
+    Ok(match op {
+        Op::Param(_) => Class::Leaf,
+        Op::Splat { .. } | Op::Iota { .. } => Class::Free,
+        Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select | Op::Cast(_) => Class::Elementwise,
+        Op::Broadcast { .. } | Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } => Class::View,
+        Op::Gather | Op::Pad { .. } | Op::Concat { .. } | Op::DynamicSlice { .. } | Op::DynamicUpdate | Op::Random { .. } => {
+            Class::Indexed
+        }
+        Op::Reduce { .. } => Class::Reduce,
+        Op::Contract(_) => Class::Contract,
+        Op::ScatterAdd => Class::Scatter,
+        Op::Composite(Composite::Attention { .. } | Composite::AttentionLse { .. }) => Class::Attention,
+        Op::Composite(Composite::AttentionGrad { .. }) => Class::AttentionGrad,
+        Op::Composite(c) => {
+            return Err(format!("fuse found the composite {}, which has no kernel; run the expand pass before it", c.name()));
+        }
+    })
+}
