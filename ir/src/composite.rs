@@ -124,7 +124,7 @@ pub(crate) fn linear<'g>(b: &'g Builder, x: &[T<'g>]) -> T<'g> {
         rhs: vec![o, i],
         out: lead.iter().copied().chain([o]).collect(),
     };
-    let y = b.node(Op::Contract(labels.canonical()), &x[..2]);
+    let y = b.node(Op::Contract(labels), &x[..2]);
     match x.get(2) {
         Some(bias) => y + *bias,
         None => y,

@@ -199,9 +199,13 @@ impl Builder {
         }
     }
 
-    /// Adds a node; the type rule of `op` decides its type.
+    /// Adds a node; the type rule of `op` decides its type. Labels of contractions are made canonical.
     #[track_caller]
     pub fn node<'g>(&'g self, op: Op, inputs: &[T<'g>]) -> T<'g> {
+        let op = match op {
+            Op::Contract(labels) => Op::Contract(labels.canonical()),
+            op => op,
+        };
         let caller = Loc::caller();
         let Some(ids) = inputs.iter().map(|t| t.id).collect::<Option<Vec<_>>>() else {
             return T { builder: self, id: None };

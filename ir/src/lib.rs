@@ -1,9 +1,10 @@
 //! The intermediate representations of tinygpt: the tensor [`Graph`] (what is computed) and the
 //! [`Program`](program::Program) (how, where and in which bytes), with their text forms, verifiers and interpreters.
 //!
-//! This crate knows no pass and no backend, does no I/O and needs no native code.
+//! This crate knows no pass and no backend, needs no native code and does no I/O, except to quote source lines in errors.
 
 pub mod composite;
+pub mod dot;
 pub mod dsl;
 pub mod error;
 pub mod eval;
@@ -12,9 +13,12 @@ pub mod infer;
 pub mod interp;
 pub mod op;
 pub mod program;
+pub mod random;
 pub mod spec;
 pub mod tensor;
+pub mod text;
 pub mod types;
+pub mod verify;
 
 pub use dsl::{Builder, T};
 pub use graph::{Graph, Init, Loc, Node, NodeId, Param, ParamId, ParamKind, ScopeId, StateRole};
