@@ -10,9 +10,11 @@
 //! - Backends read only the program; they never see the graph.
 
 pub mod body;
+pub mod interp;
 pub mod kernel;
 
 pub use body::{Access, Affine, ArgId, Body, Indirect, Scalar, ScalarId, ScalarOp, Store};
+pub use interp::{InterpError, ProgramInterp, run_kernel};
 pub use kernel::{
     Arg, ArgMode, Attention, AttentionGrad, AttentionShape, Contract, ContractPart, Kernel, KernelKind, Pointwise,
     Provenance, ReduceKernel, Reduction, Scatter, ScatterBase, Term, Update,
