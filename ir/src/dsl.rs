@@ -116,7 +116,10 @@ impl Builder {
                     let n = &s.graph.nodes[id];
                     Operand {
                         node: id,
-                        op: n.op.name().to_string(),
+                        op: match n.op {
+                            Op::Param(p) => format!("param {}", s.graph.params[p].name),
+                            _ => n.op.name().to_string(),
+                        },
                         ty: n.ty.clone(),
                         scope: s.graph.scope(id).to_string(),
                         loc: n.loc,
@@ -202,10 +205,6 @@ impl Builder {
     /// Adds a node; the type rule of `op` decides its type. Labels of contractions are made canonical.
     #[track_caller]
     pub fn node<'g>(&'g self, op: Op, inputs: &[T<'g>]) -> T<'g> {
-        let op = match op {
-            Op::Contract(labels) => Op::Contract(labels.canonical()),
-            op => op,
-        };
         let caller = Loc::caller();
         let Some(ids) = inputs.iter().map(|t| t.id).collect::<Option<Vec<_>>>() else {
             return T { builder: self, id: None };
@@ -219,6 +218,10 @@ impl Builder {
         };
         match inferred {
             Ok(ty) => {
+                let op = match op {
+                    Op::Contract(labels) => Op::Contract(labels.canonical()),
+                    op => op,
+                };
                 let node = Node { op, inputs: ids, ty, scope: origin.0, loc: origin.1 };
                 T { builder: self, id: Some(self.state.borrow_mut().graph.nodes.push(node)) }
             }
@@ -453,7 +456,7 @@ impl<'g> T<'g> {
     /// Contraction by labels, as einsum: `x.contract("bti,oi->bto", w)`.
     #[track_caller]
     pub fn contract(self, spec: &str, other: T<'g>) -> T<'g> {
-        match ContractSpec::parse(spec) {
+        match ContractSpec::parse_as_written(spec) {
             Some(spec) => self.apply(Op::Contract(spec), &[other]),
             None => self.builder.fail("contract", format!("`{spec}` is not of the form `ab,bc->ac`"), &[self, other]),
         }

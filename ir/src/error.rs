@@ -21,6 +21,7 @@ use crate::types::TensorType;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Operand {
     pub node: NodeId,
+    /// Name of the operation that makes it; of a parameter `param` and its name.
     pub op: String,
     pub ty: TensorType,
     pub scope: String,
@@ -92,7 +93,7 @@ impl GraphError {
         if self.message.starts_with(&self.op) { self.message.clone() } else { format!("{}: {}", self.op, self.message) }
     }
 
-    /// Name, type and origin of operand `i`: ``weight: f32[8,4] from `param` ``.
+    /// Name, type and origin of operand `i`: ``weight: f32[8,4] from `param w` ``.
     fn operand_label(&self, i: usize) -> String {
         let name = spec::named(&self.op).map_or_else(|| format!("operand {i}"), |s| s.operand_name(i));
         let Operand { ty, op, scope, .. } = &self.operands[i];

@@ -118,13 +118,18 @@ pub struct ContractSpec {
 }
 
 impl ContractSpec {
-    /// Parses `lhs,rhs->out`; None if it is not of that form.
+    /// Parses `lhs,rhs->out` and makes the labels canonical; None if it is not of that form.
     pub fn parse(text: &str) -> Option<ContractSpec> {
+        ContractSpec::parse_as_written(text).map(|spec| spec.canonical())
+    }
+
+    /// [`ContractSpec::parse`] with the labels as they are, for messages.
+    pub fn parse_as_written(text: &str) -> Option<ContractSpec> {
         let (ins, out) = text.split_once("->")?;
         let (lhs, rhs) = ins.split_once(',')?;
         let labels =
             |s: &str| -> Option<Vec<Label>> { s.bytes().map(|c| c.is_ascii_alphabetic().then_some(c)).collect() };
-        Some(ContractSpec { lhs: labels(lhs)?, rhs: labels(rhs)?, out: labels(out)? }.canonical())
+        Some(ContractSpec { lhs: labels(lhs)?, rhs: labels(rhs)?, out: labels(out)? })
     }
 
     /// The same contraction with labels renamed a, b, c.. z, A.. Z in order of first appearance, so that equal contractions
