@@ -262,6 +262,9 @@ impl<I: Entity, T> Arena<I, T> {
     pub fn ids(&self) -> impl ExactSizeIterator<Item = I> + DoubleEndedIterator + use<I, T> {
         (0..self.items.len()).map(I::of_usize)
     }
+    pub fn values_mut(&mut self) -> std::slice::IterMut<'_, T> {
+        self.items.iter_mut()
+    }
     pub fn values(&self) -> std::slice::Iter<'_, T> {
         self.items.iter()
     }

@@ -292,3 +292,58 @@ impl KernelKind {
         }
     }
 }
+
+impl KernelKind {
+    /// Calls `f` on every argument id in the kernel: loads, stores and operands.
+    pub fn for_each_arg(&mut self, f: &mut dyn FnMut(&mut super::ArgId)) {
+        fn body(b: &mut Body, f: &mut dyn FnMut(&mut super::ArgId)) {
+            for s in b.scalars.values_mut() {
+                if let ScalarOp::Load(a) = &mut s.op {
+                    f(&mut a.arg);
+                }
+            }
+        }
+        let mut accesses: Vec<&mut Access> = Vec::new();
+        match self {
+            KernelKind::Pointwise(k) => {
+                body(&mut k.body, f);
+                accesses.extend(k.stores.iter_mut().map(|s| &mut s.access));
+            }
+            KernelKind::Update(k) => {
+                body(&mut k.body, f);
+                accesses.extend(k.stores.iter_mut().map(|s| &mut s.access));
+            }
+            KernelKind::Reduce(k) => {
+                body(&mut k.body, f);
+                accesses.extend(k.stores.iter_mut().map(|s| &mut s.access));
+            }
+            KernelKind::Contract(k) => {
+                for p in &mut k.parts {
+                    body(&mut p.body, f);
+                    accesses.extend(p.stores.iter_mut().map(|s| &mut s.access));
+                    for t in &mut p.terms {
+                        accesses.extend([&mut t.lhs, &mut t.rhs]);
+                    }
+                }
+            }
+            KernelKind::Attention(k) => {
+                accesses.extend([&mut k.q, &mut k.k]);
+                accesses.extend([&mut k.v, &mut k.out, &mut k.lse].into_iter().flatten());
+            }
+            KernelKind::AttentionGrad(k) => {
+                accesses.extend([&mut k.q, &mut k.k, &mut k.v, &mut k.out, &mut k.lse, &mut k.dout]);
+                accesses.extend([&mut k.dq, &mut k.dk, &mut k.dv].into_iter().flatten());
+            }
+            KernelKind::Scatter(k) => {
+                body(&mut k.body, f);
+                accesses.push(&mut k.out);
+                if let ScatterBase::Load(a) = &mut k.base {
+                    accesses.push(a);
+                }
+            }
+        }
+        for a in accesses {
+            f(&mut a.arg);
+        }
+    }
+}
