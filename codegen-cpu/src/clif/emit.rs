@@ -5,9 +5,10 @@
 //! - Truth values are i8 (0 or 1), masks are i32x4 (all ones or zero), as Cranelift's comparisons give them.
 //! - A loop is `if from < to { do { body; var += step } while (var < to) }`; the test before it goes away if
 //!   both bounds are constants.
-//! - An address adds its terms outermost loop first, so that the part which does not change in the inner loop
-//!   is a value of its own, which Cranelift hoists; the last term and the constant go into the x86 address.
+//! - Address arithmetic is the emitter's: see [`super::pointers`]. Everything else stands where the function has
+//!   it, because Cranelift runs without its mid-end (see [`super::build_isa`]).
 
+use super::pointers::{Key, Pointers};
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::{
     Block, BlockArg, ConstantData, Endianness, FuncRef, Function, InstBuilder, MemFlagsData, Type, Value, types,
@@ -35,9 +36,7 @@ pub fn emit(
     clif: &mut Function,
     frontend: &mut FunctionBuilderContext,
 ) {
-    let mut uses = RegUses { sets: vec![0; func.regs.len()], depth: vec![0; func.regs.len()] };
-    uses.block(&func.body, 0);
-
+    let pointers = Pointers::new(func);
     let index = target.config.pointer_type();
     let mut b = FunctionBuilder::new(clif, frontend);
     let entry = b.create_block();
@@ -58,48 +57,16 @@ pub fn emit(
         })
         .collect();
     let regs = (0..func.regs.len())
-        .map(|r| match uses.sets[r] {
+        .map(|r| match pointers.sets(Reg(r as u32)) {
             0 | 1 => Slot::Value(None),
             _ => Slot::Variable(b.declare_var(clif_type(func.regs[r].ty, index))),
         })
         .collect();
     let (scratch_offsets, _) = func.scratch_layout();
-    let mut e =
-        Emit { func, target, rows, index, b, buf_ptrs, scratch, scratch_offsets, params, regs, depth: uses.depth };
+    let mut e = Emit { func, target, rows, index, b, buf_ptrs, scratch, scratch_offsets, params, regs, pointers };
     e.block(&func.body);
     e.b.ins().return_(&[]);
     e.b.finalize(target.config);
-}
-
-/// How often each register is set, and the deepest loop that sets it.
-struct RegUses {
-    sets: Vec<u32>,
-    depth: Vec<u32>,
-}
-
-impl RegUses {
-    fn block(&mut self, body: &[Stmt], depth: u32) {
-        for s in body {
-            match s {
-                Stmt::Set(r, _) => self.set(*r, 1, depth),
-                Stmt::For { var, body, .. } => {
-                    self.set(*var, 2, depth + 1); // at entry and at the bottom
-                    self.block(body, depth + 1);
-                }
-                Stmt::If { then, els, .. } => {
-                    self.block(then, depth);
-                    self.block(els, depth);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn set(&mut self, r: Reg, times: u32, depth: u32) {
-        let r = r.0 as usize;
-        self.sets[r] += times;
-        self.depth[r] = self.depth[r].max(depth);
-    }
 }
 
 /// Where a register lives.
@@ -137,8 +104,7 @@ struct Emit<'a> {
     scratch_offsets: Vec<usize>,
     params: Vec<Value>,
     regs: Vec<Slot>,
-    /// Loop depth of each register.
-    depth: Vec<u32>,
+    pointers: Pointers,
 }
 
 impl Emit<'_> {
@@ -178,6 +144,9 @@ impl Emit<'_> {
 
     fn for_(&mut self, var: Reg, from: Idx, to: Idx, step: i64, body: &[Stmt]) {
         let (first, end) = (self.idx(from), self.idx(to));
+        for (base, terms) in self.pointers.enter_loop(body) {
+            self.pointer(base, &terms);
+        }
         let [header, exit] = [self.b.create_block(), self.b.create_block()];
         self.set(var, first);
         match (from, to) {
@@ -188,7 +157,10 @@ impl Emit<'_> {
             }
         }
         self.b.switch_to_block(header); // sealed after the jump back
+        self.pointers.open_scope();
         self.block(body);
+        self.pointers.close_scope();
+        self.pointers.leave_loop();
         let i = self.get(var);
         let next = self.plus_const(i, step);
         self.set(var, next);
@@ -206,7 +178,9 @@ impl Emit<'_> {
         for (block, body) in [(then_block, then), (else_block, els)] {
             self.b.switch_to_block(block);
             self.b.seal_block(block);
+            self.pointers.open_scope();
             self.block(body);
+            self.pointers.close_scope();
             self.jump(join);
         }
         self.b.switch_to_block(join);
@@ -234,7 +208,10 @@ impl Emit<'_> {
     fn set(&mut self, r: Reg, value: Value) {
         match &mut self.regs[r.0 as usize] {
             Slot::Value(v) => *v = Some(value),
-            Slot::Variable(v) => self.b.def_var(*v, value),
+            Slot::Variable(v) => {
+                self.b.def_var(*v, value);
+                self.pointers.forget(r);
+            }
         }
     }
 
@@ -254,23 +231,47 @@ impl Emit<'_> {
 
     /// A pointer and a constant byte offset to it.
     fn addr(&mut self, a: &Addr) -> (Value, i32) {
-        let (mut p, base_offset) = match a.base {
-            Base::Buf(b) => (self.buf_ptrs[b.0 as usize], 0),
-            Base::Scratch(s) => (self.scratch, self.scratch_offsets[s.0 as usize] as i64),
-        };
         let size = self.func.elem(a.base).size() as i64;
-        let mut terms = a.terms.clone();
-        terms.sort_by_key(|&(r, _)| self.depth[r.0 as usize]); // stable: equal depths keep their order
-        for (r, stride) in terms {
-            let i = self.get(r);
-            let bytes = self.times_const(i, stride * size);
-            p = self.b.ins().iadd(p, bytes);
-        }
+        let terms = self.pointers.sorted(a);
+        let p = self.pointer(a.base, &terms);
+        let base_offset = match a.base {
+            Base::Buf(_) => 0,
+            Base::Scratch(s) => self.scratch_offsets[s.0 as usize] as i64,
+        };
         let offset = base_offset + a.offset * size;
         match i32::try_from(offset) {
             Ok(offset) => (p, offset),
             Err(_) => (self.plus_const(p, offset), 0),
         }
+    }
+
+    /// The start of a buffer, or of all scratch, plus terms (sorted); computed already or now.
+    fn pointer(&mut self, base: Base, terms: &[(Reg, i64)]) -> Value {
+        let Some((&(r, stride), outer)) = terms.split_last() else {
+            return match base {
+                Base::Buf(b) => self.buf_ptrs[b.0 as usize],
+                Base::Scratch(_) => self.scratch,
+            };
+        };
+        let key = Key::Pointer(base, terms.to_vec());
+        if let Some(p) = self.pointers.find(&key) {
+            return p;
+        }
+        let p = self.pointer(base, outer);
+        let bytes = stride * self.func.elem(base).size() as i64;
+        let scaled_key = Key::Scaled(r, bytes);
+        let scaled = match self.pointers.find(&scaled_key) {
+            Some(scaled) => scaled,
+            None => {
+                let i = self.get(r);
+                let scaled = self.times_const(i, bytes);
+                self.pointers.remember(scaled_key, scaled);
+                scaled
+            }
+        };
+        let p = self.b.ins().iadd(p, scaled);
+        self.pointers.remember(key, p);
+        p
     }
 
     fn plus_const(&mut self, x: Value, c: i64) -> Value {
@@ -290,6 +291,23 @@ impl Emit<'_> {
         self.b.ins().imul(x, c)
     }
 
+    /// `a / d` for `a >= 0`. Granlund and Montgomery, "Division by invariant integers using multiplication"
+    /// (1994): for a of N bits and 2^(s-1) < d <= 2^s, a / d is the product of a and m >> (N + s), where
+    /// m = floor(2^(N + s) / d) + 1. An index has one bit less than its type, so m fits the type.
+    fn div_const(&mut self, a: Value, d: u64) -> Value {
+        let s = d.next_power_of_two().trailing_zeros();
+        if d.is_power_of_two() {
+            let shift = self.b.ins().iconst(self.index, s as i64);
+            return self.b.ins().ushr(a, shift);
+        }
+        let n = self.index.bits() - 1;
+        let m = (1u128 << (n + s)) / d as u128 + 1;
+        let m = self.b.ins().iconst(self.index, m as u64 as i64);
+        let high = self.b.ins().umulhi(a, m); // a * m >> (n + 1)
+        let shift = self.b.ins().iconst(self.index, s as i64 - 1);
+        self.b.ins().ushr(high, shift)
+    }
+
     // ---- operations
 
     fn op(&mut self, dst: Ty, op: &Op) -> Value {
@@ -307,12 +325,18 @@ impl Emit<'_> {
                 self.binary(*op, dst, a, b)
             }
             Op::DivConst(a, c) => {
-                let (a, c) = (self.get(*a), self.b.ins().iconst(self.index, *c));
-                self.b.ins().udiv(a, c)
+                let a = self.get(*a);
+                self.div_const(a, *c as u64)
             }
             Op::RemConst(a, c) => {
-                let (a, c) = (self.get(*a), self.b.ins().iconst(self.index, *c));
-                self.b.ins().urem(a, c)
+                let a = self.get(*a);
+                if (*c as u64).is_power_of_two() {
+                    let mask = self.b.ins().iconst(self.index, c - 1);
+                    return self.b.ins().band(a, mask);
+                }
+                let quotient = self.div_const(a, *c as u64);
+                let multiple = self.times_const(quotient, *c);
+                self.b.ins().isub(a, multiple)
             }
             Op::Fma(a, b, c) => {
                 let (a, b, c) = (self.get(*a), self.get(*b), self.get(*c));
