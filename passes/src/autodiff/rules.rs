@@ -49,7 +49,8 @@ pub(super) fn pull<'g>(op: &Op, s: &Site<'g>) -> Cotangents<'g> {
     use Cotangents::{None as No, Of};
     let (x, g) = (&s.x, s.g);
     match op {
-        Op::Param(_) => No("it is where gradients end"),
+        // Its cotangent is the gradient asked for.
+        Op::Param(_) => Of(Vec::new()),
         Op::Unary(u) => Of(vec![s.to(0, || unary(*u, s))]),
         Op::Binary(op) => binary(*op, s),
         Op::Compare(_) => No("its result is a truth value"),

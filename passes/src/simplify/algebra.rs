@@ -11,20 +11,20 @@ rule_table! {
             let Op::Binary(op @ (Binary::Add | Binary::Mul)) = op else { return None };
             (r.constant(x[0]).is_some() && r.constant(x[1]).is_none()).then(|| r.binary(*op, x[1], x[0]))
         };
-        "x + 0 = x" => |r, op, x| (*op == ADD && r.is_constant(x[1], 0.0)).then_some(x[0]);
-        "x - 0 = x" => |r, op, x| (*op == SUB && r.is_constant(x[1], 0.0)).then_some(x[0]);
+        "x + 0 = x" => |r, op, x| (*op == ADD && r.is_constant(x[1], 0.0)).then(|| x[0]);
+        "x - 0 = x" => |r, op, x| (*op == SUB && r.is_constant(x[1], 0.0)).then(|| x[0]);
         "0 - x = -x" => |r, op, x| {
             let negatable = r.dtype(*x.first()?) != DType::U32;
             (*op == SUB && negatable && r.is_constant(x[0], 0.0)).then(|| r.unary(Unary::Neg, x[1]))
         };
-        "x * 1 = x" => |r, op, x| (*op == MUL && r.is_constant(x[1], 1.0)).then_some(x[0]);
+        "x * 1 = x" => |r, op, x| (*op == MUL && r.is_constant(x[1], 1.0)).then(|| x[0]);
         "x * -1 = -x" => |r, op, x| {
             (*op == MUL && r.is_constant(x[1], -1.0)).then(|| r.unary(Unary::Neg, x[0]))
         };
         "x * 0 = 0 (integers)" => |r, op, x| {
-            (*op == MUL && r.is_constant(x[1], 0.0) && r.dtype(x[1]).is_int()).then_some(x[1])
+            (*op == MUL && r.is_constant(x[1], 0.0) && r.dtype(x[1]).is_int()).then(|| x[1])
         };
-        "x / 1 = x" => |r, op, x| (*op == DIV && r.is_constant(x[1], 1.0)).then_some(x[0]);
+        "x / 1 = x" => |r, op, x| (*op == DIV && r.is_constant(x[1], 1.0)).then(|| x[0]);
         "x / c = x * (1/c)" => |r, op, x| {
             let c = if *op == DIV { r.constant(x[1])? } else { return None };
             let dtype = r.dtype(x[0]);
@@ -102,14 +102,15 @@ rule_table! {
             Some(r.binary(Binary::Add, a, sum))
         };
         "max(x, x) = min(x, x) = x" => |_r, op, x| {
-            (matches!(op, Op::Binary(Binary::Max | Binary::Min)) && x[0] == x[1]).then_some(x[0])
+            (matches!(op, Op::Binary(Binary::Max | Binary::Min)) && x[0] == x[1]).then(|| x[0])
         };
         "cast to the own type = x" => |r, op, x| {
             let Op::Cast(to) = op else { return None };
-            (r.dtype(x[0]) == *to).then_some(x[0])
+            (r.dtype(x[0]) == *to).then(|| x[0])
         };
         "cast(cast(x)) = x where the inner loses nothing" => |r, op, x| {
-            let (Op::Cast(to), Op::Cast(middle)) = (op, r.op(x[0])) else { return None };
+            let Op::Cast(to) = op else { return None };
+            let Op::Cast(middle) = r.op(x[0]) else { return None };
             let inner = r.input(x[0], 0);
             let lossless = matches!((to, middle), (DType::Bool, _) | (DType::F16, DType::F32));
             (lossless && r.dtype(inner) == *to).then_some(inner)
@@ -118,7 +119,7 @@ rule_table! {
             let c = if *op == Op::Select { r.constant(x[0])? } else { return None };
             Some(if c != 0.0 { x[1] } else { x[2] })
         };
-        "select(c, x, x) = x" => |_r, op, x| (*op == Op::Select && x[1] == x[2]).then_some(x[1]);
+        "select(c, x, x) = x" => |_r, op, x| (*op == Op::Select && x[1] == x[2]).then(|| x[1]);
         "scatter_add(0, i, u) + y = scatter_add(y, i, u)" => |r, op, x| {
             if *op != ADD {
                 return None;

@@ -32,7 +32,8 @@ pub use dce::dce;
 pub struct Rule {
     /// The equation, which also names the rule in statistics and tests.
     pub equation: &'static str,
-    /// The value of `op` on the operands by the equation's right-hand side; None if its left-hand side does not match.
+    /// The value of `op` on the operands by the equation's right-hand side; None if its left-hand side does not match. The
+    /// operands may be none: a rule looks at the operation before it looks at an operand.
     apply: fn(&mut Rewriter, &Op, &[NodeId]) -> Option<NodeId>,
 }
 
