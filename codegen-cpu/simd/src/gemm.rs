@@ -17,8 +17,10 @@
 //!   the packed buffer, compute tasks disjoint parts of the output.
 //! - Nothing beyond an operand's elements is read and nothing but the output's elements written.
 
-mod kernel;
-mod pack;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod kernel;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod pack;
 mod plan;
 
 use crate::{Axis, Isa, PlanError};

@@ -15,8 +15,8 @@
 //! - An [`Isa`] is used only where the processor has it: every constructor checks.
 //! - On other architectures than x86-64 [`Isa`] has no values, so that the crate builds and never runs.
 
+pub mod attention;
 mod axis;
-//ATT
 pub mod gemm;
 pub mod rows;
 #[cfg(target_arch = "x86_64")]

@@ -39,8 +39,6 @@ pub(crate) trait Simd: Lanes + Copy + Default {
     fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// Sum of all lanes, by halves.
     fn sum(v: Self::F) -> f32;
-    /// Largest lane; lanes must not be NaN.
-    fn largest(v: Self::F) -> f32;
 
     /// Transposes the square of the first `LANES` vectors.
     fn transpose(rows: &mut [Self::F; MAX_LANES]);

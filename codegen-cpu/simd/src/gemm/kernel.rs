@@ -10,8 +10,9 @@ use crate::vector::{Avx2, Avx512, Simd};
 #[derive(Clone, Copy)]
 pub(crate) struct Call {
     pub k: usize,
-    /// A[i, p] at `a[p * rows + i]`: a packed panel.
+    /// A[i, p] at `a[p * lda + i]` or, for kernels that read A by rows, at `a[i * lda + p]`.
     pub a: *const f32,
+    pub lda: isize,
     /// B[p, j] at `b[p * ldb + j]`.
     pub b: *const f32,
     pub ldb: isize,
@@ -30,7 +31,7 @@ pub(crate) type Kernel = unsafe fn(&Call);
 /// The processor has the instruction set; the pointers hold what [`Call`] says, and with `!PARTIAL` so do they
 /// for a whole last vector (`cols == NV * LANES`).
 #[inline(always)]
-unsafe fn multiply<S: Simd, const MR: usize, const NV: usize, const PARTIAL: bool>(call: &Call) {
+unsafe fn multiply<S: Simd, const MR: usize, const NV: usize, const PARTIAL: bool, const BY_ROWS: bool>(call: &Call) {
     let tail = S::tail(if PARTIAL { call.cols - (NV - 1) * S::LANES } else { S::LANES });
     let mut acc = [[S::set(0.0); NV]; MR];
     let (mut a, mut b) = (call.a, call.b);
@@ -43,12 +44,13 @@ unsafe fn multiply<S: Simd, const MR: usize, const NV: usize, const PARTIAL: boo
                 *column = if PARTIAL && v == NV - 1 { S::load_tail(from, tail) } else { S::load(from) };
             }
             for (i, row) in acc.iter_mut().enumerate() {
-                let factor = S::set(*a.add(i));
+                let at = if BY_ROWS { a.offset(i as isize * call.lda) } else { a.add(i) };
+                let factor = S::set(*at);
                 for (sum, column) in row.iter_mut().zip(columns) {
                     *sum = S::fma(factor, column, *sum);
                 }
             }
-            a = a.add(MR);
+            a = a.offset(if BY_ROWS { 1 } else { call.lda });
             b = b.offset(call.ldb);
         }
         let mut s = S::default();
@@ -68,23 +70,29 @@ unsafe fn multiply<S: Simd, const MR: usize, const NV: usize, const PARTIAL: boo
     }
 }
 
-/// A module with a table of kernels, `KERNELS[rows - 1][2 * (vectors - 1) + partial]`.
+/// A module with the kernels of one instruction set, see [`Table`].
 macro_rules! kernels {
     ($module:ident, $simd:ident, $features:literal, $($rows:literal)*) => {
         mod $module {
-            use super::{Call, Kernel, $simd, multiply};
+            use super::{Call, $simd, Table, multiply};
 
             #[target_feature(enable = $features)]
-            unsafe fn kernel<const MR: usize, const NV: usize, const PARTIAL: bool>(call: &Call) {
+            unsafe fn kernel<const MR: usize, const NV: usize, const PARTIAL: bool, const BY_ROWS: bool>(call: &Call) {
                 // SAFETY: passed on.
-                unsafe { multiply::<$simd, MR, NV, PARTIAL>(call) }
+                unsafe { multiply::<$simd, MR, NV, PARTIAL, BY_ROWS>(call) }
             }
 
-            pub(super) const KERNELS: &[[Kernel; 4]] = &[$([
-                kernel::<$rows, 1, false>,
-                kernel::<$rows, 1, true>,
-                kernel::<$rows, 2, false>,
-                kernel::<$rows, 2, true>,
+            pub(super) const BY_COLUMNS: Table = &[$([
+                kernel::<$rows, 1, false, false>,
+                kernel::<$rows, 1, true, false>,
+                kernel::<$rows, 2, false, false>,
+                kernel::<$rows, 2, true, false>,
+            ]),*];
+            pub(super) const BY_ROWS: Table = &[$([
+                kernel::<$rows, 1, false, true>,
+                kernel::<$rows, 1, true, true>,
+                kernel::<$rows, 2, false, true>,
+                kernel::<$rows, 2, true, true>,
             ]),*];
         }
     };
@@ -93,22 +101,34 @@ macro_rules! kernels {
 kernels!(avx512, Avx512, "avx512f", 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
 kernels!(avx2, Avx2, "avx2,fma", 1 2 3 4 5 6);
 
+/// Kernels at `[rows - 1][2 * (vectors - 1) + partial]`.
+pub(crate) type Table = &'static [[Kernel; 4]];
+
 /// The kernels of one instruction set.
 pub(crate) trait Kernels: Simd {
-    const KERNELS: &'static [[Kernel; 4]];
+    /// Kernels that read A by columns.
+    const BY_COLUMNS: Table;
+    /// Kernels that read A by rows.
+    const BY_ROWS: Table;
+    /// Rows of the largest kernel.
+    const ROWS: usize = Self::BY_COLUMNS.len();
+    /// Columns of the largest kernel.
+    const COLS: usize = 2 * Self::LANES;
 
-    /// The kernel for `rows` rows and `cols` columns, both from 1 to the tile's size.
+    /// The kernel of `table` for `rows` from 1 to `ROWS` and `cols` from 1 to `COLS`.
     #[inline(always)]
-    fn kernel(rows: usize, cols: usize) -> Kernel {
+    fn kernel(table: Table, rows: usize, cols: usize) -> Kernel {
         let vectors = cols.div_ceil(Self::LANES);
-        Self::KERNELS[rows - 1][2 * (vectors - 1) + usize::from(cols != vectors * Self::LANES)]
+        table[rows - 1][2 * (vectors - 1) + usize::from(cols != vectors * Self::LANES)]
     }
 }
 
 impl Kernels for Avx512 {
-    const KERNELS: &'static [[Kernel; 4]] = avx512::KERNELS;
+    const BY_COLUMNS: Table = avx512::BY_COLUMNS;
+    const BY_ROWS: Table = avx512::BY_ROWS;
 }
 
 impl Kernels for Avx2 {
-    const KERNELS: &'static [[Kernel; 4]] = avx2::KERNELS;
+    const BY_COLUMNS: Table = avx2::BY_COLUMNS;
+    const BY_ROWS: Table = avx2::BY_ROWS;
 }

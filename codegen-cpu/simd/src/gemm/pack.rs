@@ -5,7 +5,7 @@ use crate::vector::{MAX_LANES, Simd};
 
 /// One operand of one term, seen as k by w: element (p, i) at `data[k.offset(p) + w.offset(i)]`.
 #[derive(Clone, Copy)]
-pub(super) struct Operand<'a> {
+pub(crate) struct Operand<'a> {
     pub data: *const f32,
     pub k: &'a Axis,
     pub w: &'a Axis,
@@ -19,7 +19,7 @@ pub(super) struct Operand<'a> {
 /// `(k1 - k0) * width + LANES` elements; what lies behind the panel is overwritten where `width` is no multiple of
 /// `LANES` (then it must be less), so that panels are written front to back.
 #[inline(always)]
-pub(super) unsafe fn pack_panel<S: Simd>(
+pub(crate) unsafe fn pack_panel<S: Simd>(
     operand: Operand,
     (k0, k1): (usize, usize),
     (w0, count): (usize, usize),
@@ -120,13 +120,13 @@ unsafe fn transpose_columns<S: Simd>(
                 }
                 S::transpose(&mut block);
             } else {
-                for q in 0..depth {
+                for (q, row) in block.iter_mut().enumerate().take(depth) {
                     let at = k.offset(p + q);
                     let mut gathered = [0.0f32; MAX_LANES];
                     for i in 0..lanes {
                         gathered[i] = *columns[i].offset(at);
                     }
-                    block[q] = S::load(gathered.as_ptr());
+                    *row = S::load(gathered.as_ptr());
                 }
             }
             if depth == S::LANES {

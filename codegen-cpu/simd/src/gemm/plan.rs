@@ -84,7 +84,7 @@ impl Blocking {
         let in_place = |term: &super::Term| term.b_n.stride() == Some(1) && term.b_k.stride().is_some();
         let direct = panels <= DIRECT_PANELS && problem.terms.iter().all(in_place);
 
-        let depths = if direct {
+        let mut depths: Vec<Range<usize>> = if direct {
             let ends = problem.terms.iter().scan(0, |end, term| {
                 *end += term.a_k.len();
                 Some(*end - term.a_k.len()..*end)
@@ -94,7 +94,9 @@ impl Blocking {
             depths(0..k, MAX_DEPTH)
         };
         // With no k at all one empty block still writes the zeros.
-        let depths = if depths.is_empty() { vec![0..0] } else { depths };
+        if depths.is_empty() {
+            depths.push(0..0);
+        }
         let depth = depths.iter().map(|range| range.len()).max().unwrap_or(0);
 
         let mut copies = Vec::new();
@@ -326,9 +328,10 @@ unsafe fn run<S: Kernels>(
                         let rows = part(problem.m, panels, panel);
                         // SAFETY: packed A and B hold the panels; C is the task's own block.
                         unsafe {
-                            S::kernel(rows.len(), cols)(&Call {
+                            S::kernel(S::BY_COLUMNS, rows.len(), cols)(&Call {
                                 k: depth,
                                 a: packed_a.add((rows.start - first_row) * depth),
+                                lda: rows.len() as isize,
                                 b,
                                 ldb,
                                 c: c.offset((rows.start - group_rows.start) as isize * ldc).add(first - columns.start),

@@ -163,16 +163,6 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn largest(v: __m256) -> f32 {
-        // SAFETY: the processor has AVX2, by the contract of `Simd`.
-        unsafe {
-            let half = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-            let quarter = _mm_max_ps(half, _mm_movehl_ps(half, half));
-            _mm_cvtss_f32(_mm_max_ss(quarter, _mm_movehdup_ps(quarter)))
-        }
-    }
-
-    #[inline(always)]
     fn transpose(rows: &mut [__m256; MAX_LANES]) {
         // SAFETY: the processor has AVX2, by the contract of `Simd`.
         unsafe {

@@ -158,10 +158,6 @@ impl Simd for Avx512 {
     fn sum(v: __m512) -> f32 {
         op!(_mm512_reduce_add_ps(v))
     }
-    #[inline(always)]
-    fn largest(v: __m512) -> f32 {
-        op!(_mm512_reduce_max_ps(v))
-    }
 
     #[inline(always)]
     fn transpose(rows: &mut [__m512; MAX_LANES]) {
