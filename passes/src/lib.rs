@@ -1,9 +1,13 @@
 //! The passes: graph to graph (expansion, differentiation, the optimizer, simplification) and graph to program.
 
 pub mod autodiff;
+pub mod compile;
 pub mod expand;
+pub mod fuse;
+pub mod memory;
 pub mod optimizer;
 pub mod pass;
+pub mod schedule;
 pub mod simplify;
 pub mod split_reduce;
 

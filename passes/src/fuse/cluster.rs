@@ -56,7 +56,8 @@ impl<'a> Clusters<'a> {
     /// Clusters of all computed nodes; one a node unless `fuse`.
     pub fn new(values: &'a Values<'a>, fuse: bool, small_bytes: usize, max_args: usize) -> Clusters<'a> {
         let n = values.graph.nodes.len();
-        let mut c = Clusters { values, list: Vec::new(), of: vec![None; n], maps: vec![None; n], small_bytes, max_args };
+        let mut c =
+            Clusters { values, list: Vec::new(), of: vec![None; n], maps: vec![None; n], small_bytes, max_args };
         for id in values.graph.nodes.ids() {
             if values.class(id).is_computed() && !(fuse && c.join(id)) {
                 c.start(id);
@@ -188,14 +189,19 @@ impl<'a> Clusters<'a> {
             let source = self.source(u);
             if let Some(c) = self.of(source)
                 && !candidates.iter().any(|(d, _)| *d == c)
-                && matches!(self.list[c].kind, ClusterKind::Pointwise | ClusterKind::Reduce { .. } | ClusterKind::Contract)
+                && matches!(
+                    self.list[c].kind,
+                    ClusterKind::Pointwise | ClusterKind::Reduce { .. } | ClusterKind::Contract
+                )
                 && let Some(map) = self.forward_map(source, if is_copy { id } else { u })
             {
                 candidates.push((c, map));
             }
         }
         candidates.sort_by_key(|(c, _)| std::cmp::Reverse(self.list[*c].nodes.last().copied()));
-        let Some((c, map)) = candidates.iter().find(|(c, map)| self.may_join(id, *c, map)).cloned() else { return false };
+        let Some((c, map)) = candidates.iter().find(|(c, map)| self.may_join(id, *c, map)).cloned() else {
+            return false;
+        };
         self.add(c, id, map);
         for (other, _) in candidates {
             if other != c {
@@ -307,6 +313,9 @@ impl<'a> Clusters<'a> {
             clusters.map(n).iter().map(|a| compose(a, &seen, space.len())).collect()
         };
         for member in self.list[c].nodes.clone() {
+            if self.values.stored_operands(member).iter().any(|u| self.of(self.source(*u)) == Some(other)) {
+                return;
+            }
             for u in self.values.inputs(member) {
                 let (source, at) = self.read(member, u, self.map(member), &space);
                 if self.of(source) == Some(other) && at != Some(moved(self, source)) {
@@ -328,7 +337,8 @@ impl<'a> Clusters<'a> {
 
     /// Whether no path leads from one cluster to the other through a third.
     fn independent(&self, a: usize, b: usize) -> bool {
-        let clear = |x: usize, y: usize| self.list[x].preds.iter().filter(|p| **p != y).all(|p| !self.depends_on(*p, y));
+        let clear =
+            |x: usize, y: usize| self.list[x].preds.iter().filter(|p| **p != y).all(|p| !self.depends_on(*p, y));
         clear(a, b) && clear(b, a)
     }
 
@@ -405,7 +415,10 @@ impl<'a> Clusters<'a> {
     fn merge_siblings(&mut self) {
         for a in 0..self.list.len() {
             for b in a + 1..self.list.len() {
-                if self.list[a].nodes.is_empty() || self.list[b].nodes.is_empty() || self.list[a].kind != self.list[b].kind {
+                if self.list[a].nodes.is_empty()
+                    || self.list[b].nodes.is_empty()
+                    || self.list[a].kind != self.list[b].kind
+                {
                     continue;
                 }
                 let scalars = self.list[a].kind == ClusterKind::Pointwise

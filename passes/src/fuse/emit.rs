@@ -277,7 +277,10 @@ impl<'a, 'b> BodyWriter<'a, 'b> {
     fn window(&self, u: NodeId) -> Result<Strided, Retry> {
         let values = self.buffers.clusters.values;
         values.strided(u).cloned().ok_or_else(|| {
-            Retry::Unsupported(format!("operand {u} of an indexed read has no buffer ({})", values.graph.nodes[u].op.name()))
+            Retry::Unsupported(format!(
+                "operand {u} of an indexed read has no buffer ({})",
+                values.graph.nodes[u].op.name()
+            ))
         })
     }
 

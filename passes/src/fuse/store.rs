@@ -138,7 +138,16 @@ fn readers(clusters: &Clusters<'_>, id: NodeId) -> Vec<usize> {
 fn is_costly(op: &Op) -> bool {
     matches!(
         op,
-        Op::Unary(Unary::Exp | Unary::Log | Unary::Tanh | Unary::Erf | Unary::Sin | Unary::Cos | Unary::Sqrt | Unary::Rsqrt | Unary::Recip)
-            | Op::Binary(tinygpt_ir::op::Binary::Div)
+        Op::Unary(
+            Unary::Exp
+                | Unary::Log
+                | Unary::Tanh
+                | Unary::Erf
+                | Unary::Sin
+                | Unary::Cos
+                | Unary::Sqrt
+                | Unary::Rsqrt
+                | Unary::Recip
+        ) | Op::Binary(tinygpt_ir::op::Binary::Div)
     )
 }

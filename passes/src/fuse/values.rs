@@ -288,16 +288,22 @@ fn classify(op: &Op) -> Result<Class, String> {
         Op::Splat { .. } | Op::Iota { .. } => Class::Free,
         Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select | Op::Cast(_) => Class::Elementwise,
         Op::Broadcast { .. } | Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } => Class::View,
-        Op::Gather | Op::Pad { .. } | Op::Concat { .. } | Op::DynamicSlice { .. } | Op::DynamicUpdate | Op::Random { .. } => {
-            Class::Indexed
-        }
+        Op::Gather
+        | Op::Pad { .. }
+        | Op::Concat { .. }
+        | Op::DynamicSlice { .. }
+        | Op::DynamicUpdate
+        | Op::Random { .. } => Class::Indexed,
         Op::Reduce { .. } => Class::Reduce,
         Op::Contract(_) => Class::Contract,
         Op::ScatterAdd => Class::Scatter,
         Op::Composite(Composite::Attention { .. } | Composite::AttentionLse { .. }) => Class::Attention,
         Op::Composite(Composite::AttentionGrad { .. }) => Class::AttentionGrad,
         Op::Composite(c) => {
-            return Err(format!("fuse found the composite {}, which has no kernel; run the expand pass before it", c.name()));
+            return Err(format!(
+                "fuse found the composite {}, which has no kernel; run the expand pass before it",
+                c.name()
+            ));
         }
     })
 }

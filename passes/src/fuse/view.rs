@@ -38,7 +38,10 @@ pub fn backward(op: &Op, operand: &[usize], result: &[usize], map: &Map, space: 
                 .collect(),
         ),
         Op::Slice { start, .. } => Some(
-            map.iter().zip(start).map(|(a, s)| Affine { offset: a.offset + *s as i64, coeffs: a.coeffs.clone() }).collect(),
+            map.iter()
+                .zip(start)
+                .map(|(a, s)| Affine { offset: a.offset + *s as i64, coeffs: a.coeffs.clone() })
+                .collect(),
         ),
         Op::Reshape { .. } => reshape(result, operand, map, space),
         _ => None,
@@ -82,10 +85,7 @@ fn reshape(from: &[usize], to: &[usize], map: &Map, space: &[usize]) -> Option<M
     let mut out: Map = vec![Affine::constant(space.len(), 0); to.len()];
     for (f, t) in groups(from, to) {
         let strides = row_major(&from[f.clone()]);
-        let linear = f
-            .clone()
-            .zip(strides)
-            .fold(Affine::constant(space.len(), 0), |acc, (d, s)| acc.plus(&map[d], s));
+        let linear = f.clone().zip(strides).fold(Affine::constant(space.len(), 0), |acc, (d, s)| acc.plus(&map[d], s));
         let parts = split(&linear, &to[t.clone()], space)?;
         for (d, part) in t.zip(parts) {
             out[d] = part;
