@@ -53,8 +53,8 @@ fn close(got: &Tensor, shape: &[usize], want: &[f64], tolerance: f64) {
 #[test]
 fn elementwise_ops_act_on_each_element() {
     let x = f(&[2, 2], &[1.0, 4.0, 0.25, 16.0]);
-    assert_eq!(run(&[x.clone()], |_, x| x[0].sqrt()).data, [1.0, 2.0, 0.5, 4.0]);
-    assert_eq!(run(&[x.clone()], |_, x| -x[0]).data, [-1.0, -4.0, -0.25, -16.0]);
+    assert_eq!(run(std::slice::from_ref(&x), |_, x| x[0].sqrt()).data, [1.0, 2.0, 0.5, 4.0]);
+    assert_eq!(run(std::slice::from_ref(&x), |_, x| -x[0]).data, [-1.0, -4.0, -0.25, -16.0]);
     let y = f(&[2, 1], &[2.0, 0.25]);
     assert_eq!(run(&[x.clone(), y.clone()], |_, x| x[0] / x[1]).data, [0.5, 2.0, 1.0, 64.0]);
     let le = run(&[x.clone(), y.clone()], |_, x| x[0].le(x[1]));
@@ -80,12 +80,12 @@ fn sources() {
 #[test]
 fn reductions() {
     let x = f(&[2, 3], &[1.0, -2.0, 3.0, 10.0, 20.0, 20.0]);
-    let reduce = |axes: &'static [usize]| run(&[x.clone()], move |_, x| x[0].sum(axes));
+    let reduce = |axes: &'static [usize]| run(std::slice::from_ref(&x), move |_, x| x[0].sum(axes));
     close(&reduce(&[1]), &[2, 1], &[2.0, 50.0], 0.0);
     close(&reduce(&[0]), &[1, 3], &[11.0, 18.0, 23.0], 0.0);
     close(&reduce(&[0, 1]), &[1, 1], &[52.0], 0.0);
-    close(&run(&[x.clone()], |_, x| x[0].reduce_max(&[0])), &[1, 3], &[10.0, 20.0, 20.0], 0.0);
-    let arg = run(&[x.clone()], |_, x| x[0].argmax(1));
+    close(&run(std::slice::from_ref(&x), |_, x| x[0].reduce_max(&[0])), &[1, 3], &[10.0, 20.0, 20.0], 0.0);
+    let arg = run(std::slice::from_ref(&x), |_, x| x[0].argmax(1));
     assert_eq!((arg.ty.dtype, arg.data), (DType::I32, vec![2.0, 1.0]));
     close(&run(&[x], |_, x| x[0].argmax(0)), &[1, 3], &[1.0, 1.0, 1.0], 0.0);
     let big = i32::MAX as f64;
@@ -98,7 +98,7 @@ fn reductions() {
 #[test]
 fn movements() {
     let x = f(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-    let one = |model: for<'g> fn(T<'g>) -> T<'g>| run(&[x.clone()], move |_, x| model(x[0]));
+    let one = |model: for<'g> fn(T<'g>) -> T<'g>| run(std::slice::from_ref(&x), move |_, x| model(x[0]));
     close(&one(|x| x.transpose([1, 0])), &[3, 2], &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0], 0.0);
     close(&one(|x| x.reshape([3, 1, 2])), &[3, 1, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 0.0);
     close(&one(|x| x.slice([0, 1], [2, 3])), &[2, 2], &[2.0, 3.0, 5.0, 6.0], 0.0);
@@ -203,7 +203,7 @@ fn contraction_with_random_labels_equals_naive_loops() {
 #[test]
 fn softmax_sums_to_one_and_survives_large_scores() {
     let x = f(&[2, 3], &[1000.0, 1001.0, 999.0, -1.0, -1.0, f64::NEG_INFINITY]);
-    let p = run(&[x.clone()], |_, x| x[0].softmax(1));
+    let p = run(std::slice::from_ref(&x), |_, x| x[0].softmax(1));
     let e = std::f64::consts::E;
     let z = 1.0 + e + 1.0 / e;
     close(&p, &[2, 3], &[1.0 / z, e / z, 1.0 / e / z, 0.5, 0.5, 0.0], 1e-15);
@@ -236,9 +236,9 @@ fn activations() {
     let x = f(&[4], &[0.0, 1.0, -1.0, 2.0]);
     let phi1 = 0.841_344_746_068_542_9;
     let want = [0.0, phi1, -(1.0 - phi1), 2.0 * 0.977_249_868_051_820_8];
-    close(&run(&[x.clone()], |_, x| x[0].gelu(GeluForm::Erf)), &[4], &want, 1e-15);
+    close(&run(std::slice::from_ref(&x), |_, x| x[0].gelu(GeluForm::Erf)), &[4], &want, 1e-15);
     // The tanh form is an approximation, to within 5e-4 (Hendrycks and Gimpel 2016), and not the same function.
-    let approx = run(&[x.clone()], |_, x| x[0].gelu(GeluForm::Tanh));
+    let approx = run(std::slice::from_ref(&x), |_, x| x[0].gelu(GeluForm::Tanh));
     close(&approx, &[4], &want, 5e-4);
     close(&approx, &[4], &[0.0, 0.841_191_990_608_276_4, -0.158_808_009_391_723_6, 1.954_597_694_087_775], 1e-15);
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
@@ -321,7 +321,7 @@ fn attention_gradients_equal_finite_differences() {
 #[test]
 fn rope_rotates_halves() {
     let x = noise(&[2, 5, 6], 7);
-    let y = run(&[x.clone()], |_, x| x[0].rope(100.0));
+    let y = run(std::slice::from_ref(&x), |_, x| x[0].rope(100.0));
     for (n, (from, to)) in x.data.chunks(6).zip(y.data.chunks(6)).enumerate() {
         for i in 0..3 {
             // The pair (i, i + D/2) turns by t * base^(-2i/D), as a complex number does.
