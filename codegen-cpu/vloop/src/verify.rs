@@ -134,7 +134,7 @@ impl Verifier<'_> {
                 self.writable(addr)?;
                 let ty = self.read(*value)?;
                 if ty.lane() != elem.ty(1) {
-                    return Err(format!("stores a {ty} into {} elements", elem.name()));
+                    return Err(format!("stores a value of type {ty} into {} elements", elem.name()));
                 }
                 Ok(())
             }
@@ -243,7 +243,7 @@ impl Verifier<'_> {
             Op::Splat(a) => {
                 let ty = self.read(*a)?;
                 if ty == Index || ty.is_vector() {
-                    return Err(format!("a {ty} has no vector of four"));
+                    return Err(format!("a value of type {ty} has no vector of four"));
                 }
                 result(ty.with_lanes(4))
             }
@@ -306,7 +306,7 @@ impl Verifier<'_> {
     fn vector(&self, v: Reg, lane: u8) -> Result<Ty, String> {
         let ty = self.read(v)?;
         if !ty.is_vector() {
-            return Err(format!("{} is a {ty}, expected a vector", reg(self.func, v)));
+            return Err(format!("{} is of type {ty}, expected a vector", reg(self.func, v)));
         }
         if lane >= 4 {
             return Err(format!("lane {lane} does not exist, expected 0 to 3"));

@@ -31,6 +31,8 @@ struct Random {
     vars: Vec<Reg>,
     /// Index registers and the largest value of each; the least is 0.
     indices: Vec<(Reg, i64)>,
+    /// An index register that is set again, at most 6.
+    cursor: Reg,
     bases: Vec<(Base, Elem, bool)>,
     depth: u32,
 }
@@ -62,8 +64,10 @@ impl Random {
             (Base::Scratch(row), Elem::F32, true),
             (Base::Scratch(ids), Elem::I32, true),
         ];
+        let start = b.index(2);
+        let cursor = b.var("cursor", start);
         let choices = choices.into_iter();
-        let mut r = Random { choices, b, pool, vars, indices: vec![(n, 6)], bases, depth: 0 };
+        let mut r = Random { choices, b, pool, vars, indices: vec![(n, 6), (cursor, 6)], cursor, bases, depth: 0 };
         while !r.choices.as_slice().is_empty() {
             r.stmt();
         }
@@ -122,7 +126,12 @@ impl Random {
     }
 
     fn stmt(&mut self) {
-        match self.below(12) {
+        match self.below(13) {
+            12 => {
+                let (a, _) = self.pick(&self.indices.clone());
+                let next = self.b.rem_const(a, 7);
+                self.b.assign(self.cursor, next);
+            }
             0 if self.depth < 3 => self.for_(),
             1 if self.depth < 3 => self.if_(),
             2 => self.index(),
