@@ -305,7 +305,7 @@ fn row_symbol(function: RowFn) -> String {
 
 /// Cranelift's mid-end is off (`opt_level` none): it places pure operations just before their first use, which
 /// for accumulators is the end of the loop body, so that all loads of an unrolled body are live at once and
-/// spill (a 4x8 product tile unrolled by 4: 23 GFLOP/s with it, 42 to 50 without; examples/clif_bench.rs).
+/// spill (a 4x8 product tile unrolled by 4: 23 GFLOP/s with it, 50 without; examples/clif_bench.rs).
 /// Instructions stay in the order of the function; address arithmetic, the one thing that the mid-end would
 /// improve, is done by [`pointers`].
 fn build_isa(target: Target) -> Result<OwnedTargetIsa, String> {
