@@ -12,6 +12,8 @@
 pub mod body;
 pub mod interp;
 pub mod kernel;
+mod uses;
+pub mod verify;
 
 pub use body::{Access, Affine, ArgId, Body, Indirect, Scalar, ScalarId, ScalarOp, Store};
 pub use interp::{InterpError, ProgramInterp, run_kernel};
@@ -19,6 +21,7 @@ pub use kernel::{
     Arg, ArgMode, Attention, AttentionGrad, AttentionShape, Contract, ContractPart, Kernel, KernelKind, Pointwise,
     Provenance, ReduceKernel, Reduction, Scatter, ScatterBase, Term, Update,
 };
+pub use verify::verify;
 
 use crate::entity;
 use crate::graph::ParamKind;
@@ -65,11 +68,11 @@ impl TargetModel {
         TargetModel {
             name: "cpu".into(),
             lanes: 4,
-            max_args: 64,
+            max_args: 256,
             max_arg_bytes: usize::MAX,
             alignment: 64,
             placement: PlacementPolicy::Slab,
-            launch_cost_bytes: 20_000,
+            launch_cost_bytes: 4096,
         }
     }
 }
