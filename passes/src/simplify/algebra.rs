@@ -61,13 +61,13 @@ rule_table! {
         };
         "-x * y = -(x * y), -x / y = -(x / y)" => |r, op, x| {
             let Op::Binary(op @ (Binary::Mul | Binary::Div)) = op else { return None };
-            let a = r.as_unary(x[0], Unary::Neg)?;
+            let a = r.as_unary(x[0], Unary::Neg).filter(|_| !r.is_shared(x[0]))?;
             let product = r.binary(*op, a, x[1]);
             Some(r.unary(Unary::Neg, product))
         };
         "x * -y = -(x * y), x / -y = -(x / y)" => |r, op, x| {
             let Op::Binary(op @ (Binary::Mul | Binary::Div)) = op else { return None };
-            let b = r.as_unary(x[1], Unary::Neg)?;
+            let b = r.as_unary(x[1], Unary::Neg).filter(|_| !r.is_shared(x[1]))?;
             let product = r.binary(*op, x[0], b);
             Some(r.unary(Unary::Neg, product))
         };
@@ -79,14 +79,14 @@ rule_table! {
         };
         "(x * c) * (y * d) = (x * y) * (c d)" => |r, op, x| {
             let (a, c) = if *op == MUL { r.as_scaled(x[0])? } else { return None };
-            let (b, d) = r.as_scaled(x[1])?;
+            let (b, d) = r.as_scaled(x[1]).filter(|_| !(r.is_shared(x[0]) && r.is_shared(x[1])))?;
             let product = regrouped(r, a, c, d)?;
             let ab = r.binary(Binary::Mul, a, b);
             Some(r.scaled(ab, product))
         };
         "((x * c) * y) * d = (x * y) * (c d)" => |r, op, x| {
             let (ab, d) = (x.first()?, if *op == MUL { r.constant(x[1])? } else { return None });
-            let (a, b) = r.as_binary(*ab, Binary::Mul)?;
+            let (a, b) = r.as_binary(*ab, Binary::Mul).filter(|_| !r.is_shared(*ab))?;
             let (scaled, other) = if r.as_scaled(a).is_some() { (a, b) } else { (b, a) };
             let (inner, c) = r.as_scaled(scaled)?;
             let product = regrouped(r, inner, c, d)?;
@@ -126,8 +126,8 @@ rule_table! {
             }
             let scattered = |id: NodeId| *r.op(id) == Op::ScatterAdd && r.is_constant(r.input(id, 0), 0.0);
             let (s, y) = match (scattered(x[0]), scattered(x[1])) {
-                (true, _) => (x[0], x[1]),
-                (_, true) => (x[1], x[0]),
+                (true, _) if !r.is_shared(x[0]) => (x[0], x[1]),
+                (_, true) if !r.is_shared(x[1]) => (x[1], x[0]),
                 _ => return None,
             };
             let (ids, updates) = (r.input(s, 1), r.input(s, 2));

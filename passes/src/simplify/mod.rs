@@ -10,8 +10,8 @@
 //!   stays for floats (it is NaN where x is not finite) and x - x stays.
 //! - In floating point, products with constants are regrouped and divisions by constants become products: a rounding error or
 //!   two, and only where every constant involved is a normal number of the dtype. Sums of floats are never regrouped.
-//! - A rule's right-hand side has no more work than its left-hand side, and the rules terminate: each lowers the number of
-//!   nodes, moves constants and negations outwards, or moves broadcasts outwards.
+//! - A rule's right-hand side has no more work than its left-hand side, counting what stays because others use it, and the
+//!   rules terminate: each lowers the number of nodes, moves constants and negations outwards, or moves broadcasts outwards.
 //! - A new node carries the scope and line of the node it stands for; of equal nodes the first keeps its own.
 //! - The interface stays: parameters, outputs and updates, names and types.
 
@@ -83,11 +83,19 @@ fn rewrite(graph: &Graph, tables: &'static [&'static [Rule]], stats: &mut Stats)
         known: HashMap::with_capacity(graph.nodes.len()),
         tables,
         origin: (ScopeId(0), None),
+        uses: Vec::with_capacity(graph.nodes.len()),
         hits: HashMap::new(),
     };
+    let mut uses = vec![0; graph.nodes.len()];
+    graph
+        .nodes
+        .values()
+        .flat_map(|n| &n.inputs)
+        .chain(&graph.roots().collect::<Vec<_>>())
+        .for_each(|i| uses[i.index()] += 1);
     let mut shared = 0;
     let mut map: Vec<NodeId> = Vec::with_capacity(graph.nodes.len());
-    for (_, node) in graph.nodes.iter() {
+    for (id, node) in graph.nodes.iter() {
         r.origin = (node.scope, node.loc);
         let inputs: Vec<NodeId> = node.inputs.iter().map(|i| map[i.index()]).collect();
         let new = match r.apply(&node.op, &inputs) {
@@ -100,6 +108,8 @@ fn rewrite(graph: &Graph, tables: &'static [&'static [Rule]], stats: &mut Stats)
             }
         };
         assert_eq!(r.graph.nodes[new].ty, node.ty, "a rule for {} changed its type", node.op.name());
+        r.uses.resize(r.graph.nodes.len(), 0);
+        r.uses[new.index()] += uses[id.index()];
         map.push(new);
     }
     let hits = shared + r.hits.values().sum::<usize>();
@@ -121,6 +131,8 @@ pub(crate) struct Rewriter {
     tables: &'static [&'static [Rule]],
     /// Scope and line of the node being rewritten.
     origin: (ScopeId, Option<Loc>),
+    /// For each node, how many operands and results of the old graph it stands for so far.
+    uses: Vec<usize>,
     /// How often each equation matched.
     hits: HashMap<&'static str, usize>,
 }
@@ -185,6 +197,11 @@ impl Rewriter {
 
     fn input(&self, id: NodeId, i: usize) -> NodeId {
         self.graph.nodes[id].inputs[i]
+    }
+
+    /// Whether `id` stays even if the node being rewritten no longer uses it.
+    fn is_shared(&self, id: NodeId) -> bool {
+        self.uses.get(id.index()).is_some_and(|n| *n > 1)
     }
 
     /// The value of a constant.
