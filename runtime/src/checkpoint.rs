@@ -179,7 +179,9 @@ fn read_model(path: &Path) -> Result<Model> {
     let config: ModelConfig = serde_json::from_str(config).map_err(|e| {
         Error::input(format!("{} states an architecture that cannot be read: {}", path.display(), one_line(e)))
     })?;
-    config.validate().map_err(|e| Error::input(format!("{} states an impossible architecture: {e}", path.display())))?;
+    config
+        .validate()
+        .map_err(|e| Error::input(format!("{} states an impossible architecture: {e}", path.display())))?;
     Ok(Model { config, weights: file.tensors()? })
 }
 
@@ -241,7 +243,10 @@ pub fn locate(path: &Path) -> Result<PathBuf> {
         return Ok(here);
     }
     latest(path)?.map(|dir| dir.join(MODEL_FILE)).ok_or_else(|| {
-        Error::input(format!("{} holds no checkpoint: neither {MODEL_FILE} nor a directory step-NNNNNNNN", path.display()))
+        Error::input(format!(
+            "{} holds no checkpoint: neither {MODEL_FILE} nor a directory step-NNNNNNNN",
+            path.display()
+        ))
     })
 }
 

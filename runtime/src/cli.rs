@@ -20,7 +20,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Train a model on text; ends with a sample
-    Train(TrainArgs),
+    Train(Box<TrainArgs>),
     /// Continue a prompt
     Sample(SampleArgs),
     /// Loss of a model on a whole file
@@ -248,7 +248,7 @@ mod tests {
 
     fn train(line: &str) -> TrainArgs {
         match parse(line).unwrap() {
-            Command::Train(args) => args,
+            Command::Train(args) => *args,
             other => panic!("{other:?}"),
         }
     }

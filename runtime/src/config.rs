@@ -269,9 +269,7 @@ impl TrainConfig {
         require(not_negative(self.grad_clip), || {
             format!("grad_clip must be 0 (none) or more, and is {}", self.grad_clip)
         })?;
-        require(self.seed <= i64::MAX as u64, || {
-            format!("seed must be at most {}, and is {}", i64::MAX, self.seed)
-        })?;
+        require(self.seed <= i64::MAX as u64, || format!("seed must be at most {}, and is {}", i64::MAX, self.seed))?;
         require((1..=1 << 20).contains(&self.eval_batches), || {
             format!("eval_batches must be from 1 to {}, and is {}", 1 << 20, self.eval_batches)
         })?;
@@ -462,7 +460,8 @@ mod tests {
     fn layers_apply_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("run.toml");
-        std::fs::write(&file, "preset = \"tiny\"\n[model]\nd_model = 60\n[train]\nlr = 1\nsteps = 20\nseed = 5\n").unwrap();
+        std::fs::write(&file, "preset = \"tiny\"\n[model]\nd_model = 60\n[train]\nlr = 1\nsteps = 20\nseed = 5\n")
+            .unwrap();
         let mut flags = RunOverride::default();
         flags.train.seed = Some(9);
         flags.data.data = Some("text.txt".into());
@@ -471,7 +470,10 @@ mod tests {
         assert_eq!((config.model.d_model, config.model.d_mlp), (60, 240));
         assert_eq!((config.train.lr, config.train.seed, config.train.steps, config.train.warmup), (1.0, 9, 20, 2));
         assert!(Path::new(&config.data.data).is_absolute() && config.data.data.ends_with("text.txt"));
-        assert_eq!(RunConfig::resolve(None, None, &RunOverride::default()).unwrap(), RunConfig::preset("small").unwrap());
+        assert_eq!(
+            RunConfig::resolve(None, None, &RunOverride::default()).unwrap(),
+            RunConfig::preset("small").unwrap()
+        );
         // A named preset wins over the file's.
         assert_eq!(RunConfig::resolve(Some("large"), Some(&file), &flags).unwrap().model.ctx, 128);
     }
@@ -535,7 +537,10 @@ mod tests {
         };
         assert_eq!(error(|c| c.model.heads = 5), "d_model must be a multiple of heads, and 96 is not one of 5");
         assert_eq!(error(|c| c.model.heads = 0), "heads must be from 1 to 4096, and is 0");
-        assert_eq!(error(|c| c.model.ctx = usize::MAX), format!("ctx must be from 1 to 1048576, and is {}", usize::MAX));
+        assert_eq!(
+            error(|c| c.model.ctx = usize::MAX),
+            format!("ctx must be from 1 to 1048576, and is {}", usize::MAX)
+        );
         assert_eq!(error(|c| c.train.steps = 0), "steps must be from 1 to 99999999, and is 0");
         assert_eq!(error(|c| c.train.warmup = 1501), "warmup must be at most steps, and 1501 is more than 1500");
         assert_eq!(error(|c| c.train.lr = f64::NAN), "lr must be a positive number, and is NaN");

@@ -111,14 +111,15 @@ impl Corpus {
         let batch = ids.len() / self.ctx;
         let last_start = (self.val.len() - self.ctx - 1) as u128;
         let last_window = (count as u128 * batch as u128 - 1).max(1);
-        self.fill(&self.val, ids, targets, |row| {
-            ((index * batch + row) as u128 * last_start / last_window) as usize
-        });
+        self.fill(&self.val, ids, targets, |row| ((index * batch + row) as u128 * last_start / last_window) as usize);
     }
 
     fn fill(&self, bytes: &[u8], ids: &mut [i32], targets: &mut [i32], start: impl Fn(usize) -> usize) {
         let ctx = self.ctx;
-        assert!(ids.len() == targets.len() && ids.len().is_multiple_of(ctx), "ids and targets are whole rows of ctx {ctx}");
+        assert!(
+            ids.len() == targets.len() && ids.len().is_multiple_of(ctx),
+            "ids and targets are whole rows of ctx {ctx}"
+        );
         let rows = ids.chunks_exact_mut(ctx).zip(targets.chunks_exact_mut(ctx));
         for (row, (ids, targets)) in rows.enumerate() {
             let at = start(row);
@@ -161,7 +162,10 @@ impl<'a> EvalWindows<'a> {
     /// When the slices are not `valid.len()` rows of ctx.
     pub fn fill(&self, first: usize, ids: &mut [i32], targets: &mut [i32], valid: &mut [usize]) {
         let ctx = self.ctx;
-        assert!(ids.len() == valid.len() * ctx && targets.len() == ids.len(), "ids and targets are one row of ctx a window");
+        assert!(
+            ids.len() == valid.len() * ctx && targets.len() == ids.len(),
+            "ids and targets are one row of ctx a window"
+        );
         ids.fill(0);
         targets.fill(0);
         let rows = ids.chunks_exact_mut(ctx).zip(targets.chunks_exact_mut(ctx)).zip(valid);
@@ -225,8 +229,9 @@ mod tests {
     #[test]
     fn training_windows_reach_both_ends() {
         let corpus = counting(180, 8);
-        let starts: std::collections::BTreeSet<i32> =
-            (0..400).flat_map(|step| train_batch(&corpus, 0, step, 4).0.chunks(8).map(|r| r[0]).collect::<Vec<_>>()).collect();
+        let starts: std::collections::BTreeSet<i32> = (0..400)
+            .flat_map(|step| train_batch(&corpus, 0, step, 4).0.chunks(8).map(|r| r[0]).collect::<Vec<_>>())
+            .collect();
         // 162 training bytes hold 154 windows of nine.
         assert_eq!(starts, (0..154).collect());
     }
@@ -285,7 +290,10 @@ mod tests {
         let error = Corpus::from_file(&path, 64).unwrap_err().to_string();
         assert!(error.contains("has 5 bytes, and ctx 64 needs at least 650"), "{error}");
         let error = Corpus::from_files(&path, &path, 64).unwrap_err().to_string();
-        assert!(error.ends_with("has 5 bytes, and ctx 64 needs at least 65: give more text or a smaller ctx"), "{error}");
+        assert!(
+            error.ends_with("has 5 bytes, and ctx 64 needs at least 65: give more text or a smaller ctx"),
+            "{error}"
+        );
         std::fs::write(&path, "").unwrap();
         assert!(Corpus::from_file(&path, 1).is_err());
         let error = Corpus::from_file(&dir.path().join("absent"), 64).unwrap_err();

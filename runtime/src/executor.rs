@@ -89,7 +89,9 @@ impl Slots {
         let at = self.find(name)?;
         let slot = &self.slots[at];
         if slot.role == Role::Output {
-            return Err(Error::input(format!("{name} is an output of the program, and only inputs and states can be written")));
+            return Err(Error::input(format!(
+                "{name} is an output of the program, and only inputs and states can be written"
+            )));
         }
         self.check_type(at, value)?;
         Ok(at)
@@ -107,7 +109,12 @@ impl Slots {
         if slot.dtype == value.dtype() && slot.shape == value.shape() {
             return Ok(());
         }
-        Err(Error::input(format!("{} is {}, and a tensor {} was given", slot.name, slot.type_name(), value.type_name())))
+        Err(Error::input(format!(
+            "{} is {}, and a tensor {} was given",
+            slot.name,
+            slot.type_name(),
+            value.type_name()
+        )))
     }
 }
 
@@ -231,10 +238,7 @@ mod tests {
             "the program has no input, state or output named \"totl\" (did you mean \"total\"?)"
         );
         let error = program.write("sum", &HostTensor::scalar_f32(0.0)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "sum is an output of the program, and only inputs and states can be written"
-        );
+        assert_eq!(error.to_string(), "sum is an output of the program, and only inputs and states can be written");
         let twice = vec![Slot::new("x", Role::Input, DType::F32, &[]), Slot::new("x", Role::State, DType::F32, &[])];
         assert!(Slots::new(twice).unwrap_err().to_string().contains("named x"));
     }

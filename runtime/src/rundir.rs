@@ -75,7 +75,12 @@ impl RunDir {
 
     /// The run under `parent` whose latest checkpoint is the newest by the file system's clock.
     fn newest(parent: &Path) -> Result<Self> {
-        let none = || Error::input(format!("there is no run with a checkpoint under {}: name one with --resume", parent.display()));
+        let none = || {
+            Error::input(format!(
+                "there is no run with a checkpoint under {}: name one with --resume",
+                parent.display()
+            ))
+        };
         if !parent.is_dir() {
             return Err(none());
         }

@@ -26,7 +26,13 @@ impl Sampler {
         if top_k == Some(0) {
             return Err(Error::input("top-k must be at least 1, and is 0"));
         }
-        Ok(Self { temperature, top_k, stream: Stream::new(seed, "sample"), candidates: Vec::new(), weights: Vec::new() })
+        Ok(Self {
+            temperature,
+            top_k,
+            stream: Stream::new(seed, "sample"),
+            candidates: Vec::new(),
+            weights: Vec::new(),
+        })
     }
 
     /// The token that follows, from the `logits` (vocab) of the last position. `index` numbers the choices of a text.

@@ -277,7 +277,9 @@ mod tests {
             let back = HostTensor::from_bytes(tensor.dtype(), tensor.shape(), &shifted[1..]).unwrap();
             assert_eq!(back.bytes(), tensor.bytes());
             assert_eq!(back.type_name(), tensor.type_name());
-            assert!(HostTensor::from_bytes(tensor.dtype(), tensor.shape(), &vec![0; tensor.bytes().len() + 1]).is_err());
+            assert!(
+                HostTensor::from_bytes(tensor.dtype(), tensor.shape(), &vec![0; tensor.bytes().len() + 1]).is_err()
+            );
         }
     }
 

@@ -94,10 +94,8 @@ impl TensorFile {
 
     /// Element type, shape and bytes of a tensor; an error when the file has none of this name.
     pub fn raw(&self, name: &str) -> Result<(Dtype, &[usize], &[u8])> {
-        let info = self
-            .header
-            .info(name)
-            .ok_or_else(|| Error::input(format!("{} has no tensor named {name}", self.name)))?;
+        let info =
+            self.header.info(name).ok_or_else(|| Error::input(format!("{} has no tensor named {name}", self.name)))?;
         let (from, to) = info.data_offsets;
         let bytes = self.bytes[self.data_at..].get(from..to).ok_or_else(|| {
             Error::input(format!("{} is damaged: the bytes of {name} lie outside the file", self.name))
@@ -207,29 +205,6 @@ mod tests {
             }
         }
         assert!(refused > 300, "only {refused} damaged files were refused");
-    }
-
-    /// Sizes whose sum wraps around 2^64 to the file's length: the crate's total check alone would let it pass.
-    #[test]
-    fn wrapping_offsets_are_refused() {
-        let mut tensors = String::new();
-        let eighth = 1u64 << 60;
-        for i in 0..15u64 {
-            tensors += &format!("\"t{i}\":{{\"dtype\":\"U8\",\"shape\":[{eighth}],\"data_offsets\":[{},{}]}},", i * eighth, (i + 1) * eighth);
-        }
-        for pad in 0..8 {
-            let at = 15 * eighth;
-            let header = |end: u64| {
-                let last = end - at;
-                format!("{{{tensors}\"z\":{{\"dtype\":\"U8\",\"shape\":[{last}],\"data_offsets\":[{at},{end}]}}}}")
-            };
-            let len = header(u64::MAX).len() as u64;
-            let end = 0u64.wrapping_sub(8 + len).wrapping_add(8 + len + pad).wrapping_sub(8);
-            let mut bytes = len.to_le_bytes().to_vec();
-            bytes.extend(header(end).into_bytes());
-            let parsed = TensorFile::parse(bytes, "t").and_then(|f| f.raw("z").map(|_| ()));
-            assert!(parsed.is_err());
-        }
     }
 
     #[test]
