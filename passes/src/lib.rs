@@ -11,12 +11,9 @@ pub mod schedule;
 pub mod simplify;
 pub mod split_reduce;
 
-use tinygpt_ir::Builder;
 use tinygpt_ir::error::GraphError;
 
 /// An error of a pass that concerns no particular operands.
 pub(crate) fn error(pass: &str, message: String) -> Box<GraphError> {
-    let b = Builder::new("");
-    b.fail(pass, message, &[]);
-    b.finish().expect_err("the builder has just recorded an error")
+    Box::new(GraphError { op: pass.to_string(), message, scope: String::new(), loc: None, operands: Vec::new() })
 }
