@@ -65,7 +65,9 @@ pub struct Kernel {
     pub provenance: Provenance,
 }
 
+/// One of the archetypes. The largest is a few hundred bytes, and a program holds hundreds of kernels: not worth a box.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)]
 pub enum KernelKind {
     Pointwise(Pointwise),
     Update(Update),

@@ -12,6 +12,8 @@
 pub mod body;
 pub mod interp;
 pub mod kernel;
+pub mod print;
+pub mod stats;
 mod uses;
 pub mod verify;
 
@@ -21,6 +23,7 @@ pub use kernel::{
     Arg, ArgMode, Attention, AttentionGrad, AttentionShape, Contract, ContractPart, Kernel, KernelKind, Pointwise,
     Provenance, ReduceKernel, Reduction, Scatter, ScatterBase, Term, Update,
 };
+pub use stats::{FusionReport, KernelStats, ProgramStats, kernel_stats};
 pub use verify::verify;
 
 use crate::entity;

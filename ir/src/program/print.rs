@@ -1,0 +1,372 @@
+//! Printing programs.
+//!
+//! ```text
+//! tinygpt-program 1
+//! program gpt
+//! target cpu {lanes=4, max_args=256, max_arg_bytes=unlimited, alignment=64, placement=slab, launch_cost_bytes=4096}
+//! memory {planned=128, lower_bound=104, slots=[]}
+//!
+//! input @x : f32[2,3] = b0
+//! state @w : f32[4,3] {role=weight, init=normal, std=0.02} = b1
+//! output y : f32[2,4] = b2
+//!
+//! b0 = input 0 : f32 x 6 own label x
+//! b3 = temp : f32 x 8 slab 64 live 0..1 takes b2 label blocks.0.mul
+//!
+//! stage 0
+//! kernel contract_0 = contract {
+//!   a0 = read b0
+//!   ...
+//!   from blocks.0.mlp
+//!   computes %3 %4
+//!   recomputes %1
+//! }
+//! ```
+//!
+//! Regularities that a parser can rely on
+//! - One statement a line; a line starts with its keyword or with the id it defines.
+//! - Names that are no words (letters, digits, `_ . - + /`) are quoted. Nodes of the graph print as `%3` in `computes` and
+//!   `recomputes`, scalars of a body in the lines of that body.
+//! - An element is `a0[12*i0 - i1 + 4]`: a sum of coefficient * axis, then of indirect terms `3*clamp(%2,10)` (%2 clamped to 0..=9), then the
+//!   offset; no term is zero, a coefficient of 1 is left out, and the empty sum is `0`.
+//! - Axes are named where extents are given: `i` points, `r` rows, `c` cols, `b` batch, `m`, `n`, `k` of contractions; `b h t d` and
+//!   `b h s d` of attention (query t, key s); `row` of a scatter's table and `j` of its inner axes.
+//!
+//! Invariant: the text is a pure function of the program; source lines are never printed.
+
+use std::fmt::{self, Display, Formatter, Result};
+
+use super::{
+    Access, Affine, ArgMode, Body, Buffer, BufferKind, ContractPart, Kernel, KernelKind, Place, PlacementPolicy,
+    Program, ProgramParam, ScalarOp, ScatterBase, Store, TargetModel,
+};
+use crate::graph::{Init, ParamKind, StateRole};
+use crate::op::Real;
+
+/// First word of the text form.
+pub const MAGIC: &str = "tinygpt-program";
+/// Version of the text form: changes whenever older text would read differently.
+pub const VERSION: u32 = 1;
+
+impl Display for Program {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        writeln!(f, "{MAGIC} {VERSION}")?;
+        writeln!(f, "program {}", word(&self.name))?;
+        writeln!(f, "target {}", self.target)?;
+        let m = &self.memory;
+        let slots = joined(",", &m.slots);
+        writeln!(f, "memory {{planned={}, lower_bound={}, slots=[{slots}]}}", m.planned, m.lower_bound)?;
+        writeln!(f)?;
+        for p in &self.params {
+            param(f, p)?;
+        }
+        for o in &self.outputs {
+            writeln!(f, "output {} : {} = {}", word(&o.name), o.ty, o.buffer)?;
+        }
+        writeln!(f)?;
+        for (id, b) in self.buffers.iter() {
+            writeln!(f, "{id} = {b}")?;
+        }
+        for stage in 0..self.stages.len() {
+            writeln!(f, "\nstage {stage}")?;
+            for k in self.stage_kernels(stage) {
+                match self.kernels.get(k) {
+                    Some(kernel) => write!(f, "{kernel}")?,
+                    // Only in programs that the verifier refuses; still printable, to be looked at.
+                    None => writeln!(f, "kernel {k} is missing")?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Display for TargetModel {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let bytes = match self.max_arg_bytes {
+            usize::MAX => "unlimited".into(),
+            n => n.to_string(),
+        };
+        let placement = match self.placement {
+            PlacementPolicy::Slab => "slab",
+            PlacementPolicy::Slot => "slot",
+        };
+        write!(
+            f,
+            "{} {{lanes={}, max_args={}, max_arg_bytes={bytes}, alignment={}, placement={placement}, launch_cost_bytes={}}}",
+            word(&self.name),
+            self.lanes,
+            self.max_args,
+            self.alignment,
+            self.launch_cost_bytes
+        )
+    }
+}
+
+fn param(f: &mut Formatter<'_>, p: &ProgramParam) -> Result {
+    match p.kind {
+        ParamKind::Input => write!(f, "input @{} : {}", word(&p.name), p.ty)?,
+        ParamKind::State { init, role } => {
+            let role = match role {
+                StateRole::Weight => "weight",
+                StateRole::Optimizer => "optimizer",
+                StateRole::Other => "other",
+            };
+            write!(f, "state @{} : {} {{role={role}, init=", word(&p.name), p.ty)?;
+            match init {
+                Init::Zeros => write!(f, "zeros}}")?,
+                Init::Ones => write!(f, "ones}}")?,
+                Init::Normal(std) => write!(f, "normal, std={}}}", Real(std))?,
+            }
+        }
+    }
+    writeln!(f, " = {}", p.buffer)
+}
+
+impl Display for Buffer {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self.kind {
+            BufferKind::Input(i) => write!(f, "input {i}")?,
+            BufferKind::State(i) => write!(f, "state {i}")?,
+            BufferKind::Output(i) => write!(f, "output {i}")?,
+            BufferKind::Temp => write!(f, "temp")?,
+        }
+        write!(f, " : {} x {}", self.dtype, self.len)?;
+        match self.place {
+            Place::Own => write!(f, " own")?,
+            Place::Slab(offset) => write!(f, " slab {offset}")?,
+            Place::Slot(slot) => write!(f, " slot {slot}")?,
+        }
+        if let Some((first, last)) = self.live {
+            write!(f, " live {first}..{last}")?;
+        }
+        if let Some(old) = self.takes_over {
+            write!(f, " takes {old}")?;
+        }
+        write!(f, " label {}", word(&self.label))
+    }
+}
+
+impl Display for Kernel {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        writeln!(f, "kernel {} = {} {{", word(&self.name), self.kind.archetype())?;
+        for (i, a) in self.args.iter().enumerate() {
+            let mode = match a.mode {
+                ArgMode::Read => "read",
+                ArgMode::Write => "write",
+                ArgMode::ReadWrite => "update",
+            };
+            writeln!(f, "  a{i} = {mode} {}", a.buffer)?;
+        }
+        kind(f, &self.kind)?;
+        let p = &self.provenance;
+        for scope in &p.scopes {
+            writeln!(f, "  from {}", word(scope))?;
+        }
+        for (what, nodes) in [("computes", &p.nodes), ("recomputes", &p.recomputed)] {
+            if !nodes.is_empty() {
+                writeln!(f, "  {what} {}", joined(" ", nodes))?;
+            }
+        }
+        writeln!(f, "}}")
+    }
+}
+
+fn kind(f: &mut Formatter<'_>, kind: &KernelKind) -> Result {
+    match kind {
+        KernelKind::Pointwise(k) => {
+            let axes = extents(f, "  space", &[("i", &k.space)])?;
+            body(f, "  ", &k.body, &axes)?;
+            stores(f, "  ", &k.stores, &axes)
+        }
+        KernelKind::Update(k) => {
+            writeln!(f, "  roles {}", k.roles)?;
+            writeln!(f, "  shared {}", k.shared)?;
+            writeln!(f, "  segments {}", joined(" ", &k.segments))?;
+            let axes = ["i0".to_string()];
+            body(f, "  ", &k.body, &axes)?;
+            stores(f, "  ", &k.stores, &axes)
+        }
+        KernelKind::Reduce(k) => {
+            let rows = extents(f, "  rows", &[("r", &k.rows)])?;
+            let cols = extents(f, "  cols", &[("c", &k.cols)])?;
+            let axes = [rows, cols].concat();
+            body(f, "  ", &k.body, &axes)?;
+            for (i, r) in k.reductions.iter().enumerate() {
+                writeln!(f, "  acc {i} = {} {}", r.op.name(), r.value)?;
+            }
+            stores(f, "  ", &k.stores, &axes)
+        }
+        KernelKind::Contract(k) => k.parts.iter().try_for_each(|p| part(f, p)),
+        KernelKind::Attention(k) => {
+            shape(f, &k.shape)?;
+            for (name, a, axes) in [
+                ("q", Some(&k.q), Q),
+                ("k", Some(&k.k), KV),
+                ("v", k.v.as_ref(), KV),
+                ("out", k.out.as_ref(), Q),
+                ("lse", k.lse.as_ref(), LSE),
+            ] {
+                named(f, name, a, axes)?;
+            }
+            Ok(())
+        }
+        KernelKind::AttentionGrad(k) => {
+            shape(f, &k.shape)?;
+            for (name, a, axes) in [
+                ("q", Some(&k.q), Q),
+                ("k", Some(&k.k), KV),
+                ("v", Some(&k.v), KV),
+                ("out", Some(&k.out), Q),
+                ("lse", Some(&k.lse), LSE),
+                ("dout", Some(&k.dout), Q),
+                ("dq", k.dq.as_ref(), Q),
+                ("dk", k.dk.as_ref(), KV),
+                ("dv", k.dv.as_ref(), KV),
+            ] {
+                named(f, name, a, axes)?;
+            }
+            Ok(())
+        }
+        KernelKind::Scatter(k) => {
+            writeln!(f, "  table row={}", k.table)?;
+            let ids = extents(f, "  ids", &[("i", &k.ids)])?;
+            let inner = extents(f, "  inner", &[("j", &k.inner)])?;
+            body(f, "  ", &k.body, &[ids, inner.clone()].concat())?;
+            writeln!(f, "  index {}", k.index)?;
+            writeln!(f, "  value {}", k.value)?;
+            let axes = [vec!["row".to_string()], inner].concat();
+            match &k.base {
+                ScatterBase::Const(c) => writeln!(f, "  base {c} : {}", c.dtype)?,
+                ScatterBase::Load(a) => writeln!(f, "  base {}", Element(a, &axes))?,
+            }
+            writeln!(f, "  out {}", Element(&k.out, &axes))
+        }
+    }
+}
+
+const Q: &[&str] = &["b", "h", "t", "d"];
+const KV: &[&str] = &["b", "h", "s", "d"];
+const LSE: &[&str] = &["b", "h", "t"];
+
+fn shape(f: &mut Formatter<'_>, s: &super::AttentionShape) -> Result {
+    writeln!(
+        f,
+        "  shape b={} h={} t={} s={} d={} {{causal={}, scale={}}}",
+        s.batch,
+        s.heads,
+        s.q_len,
+        s.k_len,
+        s.head_dim,
+        s.causal,
+        Real(s.scale)
+    )
+}
+
+fn named(f: &mut Formatter<'_>, name: &str, a: Option<&Access>, axes: &[&str]) -> Result {
+    let axes: Vec<String> = axes.iter().map(|s| s.to_string()).collect();
+    a.map_or(Ok(()), |a| writeln!(f, "  {name} {}", Element(a, &axes)))
+}
+
+fn part(f: &mut Formatter<'_>, p: &ContractPart) -> Result {
+    let axes = extents(f, "  part", &[("b", &p.batch), ("m", &p.m), ("n", &p.n)])?;
+    let (nb, nm) = (p.batch.len(), p.m.len());
+    for t in &p.terms {
+        let k = extents(f, "    term", &[("k", &t.k)])?;
+        let lhs = [&axes[..nb + nm], &k].concat();
+        let rhs = [&axes[..nb], &axes[nb + nm..], &k].concat();
+        writeln!(f, "      left {}", Element(&t.lhs, &lhs))?;
+        writeln!(f, "      right {}", Element(&t.rhs, &rhs))?;
+    }
+    body(f, "    ", &p.body, &axes)?;
+    stores(f, "    ", &p.stores, &axes)
+}
+
+/// Prints a line of axes and their extents; returns the names.
+fn extents(
+    f: &mut Formatter<'_>,
+    head: &str,
+    groups: &[(&str, &Vec<usize>)],
+) -> std::result::Result<Vec<String>, fmt::Error> {
+    let mut names = Vec::new();
+    write!(f, "{head}")?;
+    for (prefix, list) in groups {
+        for (i, n) in list.iter().enumerate() {
+            write!(f, " {prefix}{i}={n}")?;
+            names.push(format!("{prefix}{i}"));
+        }
+    }
+    writeln!(f)?;
+    Ok(names)
+}
+
+fn body(f: &mut Formatter<'_>, indent: &str, body: &Body, axes: &[String]) -> Result {
+    for (id, s) in body.scalars.iter() {
+        write!(f, "{indent}{id} = ")?;
+        match &s.op {
+            ScalarOp::Const(c) => write!(f, "const {c}")?,
+            ScalarOp::Load(a) => write!(f, "load {}", Element(a, axes))?,
+            ScalarOp::Index(a) => write!(f, "index {}", sum(a, axes, &[]))?,
+            ScalarOp::Acc(i) => write!(f, "acc {i}")?,
+            ScalarOp::Unary(u, x) => write!(f, "{} {x}", u.name())?,
+            ScalarOp::Binary(b, x, y) => write!(f, "{} {x}, {y}", b.name())?,
+            ScalarOp::Compare(c, x, y) => write!(f, "{} {x}, {y}", c.name())?,
+            ScalarOp::Select(c, x, y) => write!(f, "select {c}, {x}, {y}")?,
+            ScalarOp::Cast(x) => write!(f, "cast {x}")?,
+            ScalarOp::Random { seed, counter, stream, index } => {
+                write!(f, "random {seed}, {counter}, {index} {{stream={stream}}}")?
+            }
+        }
+        writeln!(f, " : {}", s.dtype)?;
+    }
+    Ok(())
+}
+
+fn stores(f: &mut Formatter<'_>, indent: &str, stores: &[Store], axes: &[String]) -> Result {
+    stores.iter().try_for_each(|s| writeln!(f, "{indent}store {} = {}", Element(&s.access, axes), s.value))
+}
+
+/// An access with its axes named.
+struct Element<'a>(&'a Access, &'a [String]);
+
+impl Display for Element<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let indirect: Vec<(i64, String)> =
+            self.0.indirect.iter().map(|i| (i.stride, format!("clamp({},{})", i.index, i.extent))).collect();
+        write!(f, "{}[{}]", self.0.arg, sum(&self.0.at, self.1, &indirect))
+    }
+}
+
+/// `12*i0 - i1 + 3*clamp(%2,10) + 4`
+fn sum(a: &Affine, axes: &[String], indirect: &[(i64, String)]) -> String {
+    let axis = |i: usize| axes.get(i).cloned().unwrap_or_else(|| format!("axis{i}"));
+    let terms = a.coeffs.iter().enumerate().map(|(i, c)| (*c, axis(i))).chain(indirect.iter().cloned());
+    let mut out = String::new();
+    for (c, what) in terms.filter(|(c, _)| *c != 0).chain([(a.offset, String::new())]) {
+        if c == 0 {
+            continue;
+        }
+        out += match (out.is_empty(), c < 0) {
+            (true, false) => "",
+            (true, true) => "-",
+            (false, false) => " + ",
+            (false, true) => " - ",
+        };
+        out += &match (c.unsigned_abs(), what.is_empty()) {
+            (n, true) => n.to_string(),
+            (1, false) => what,
+            (n, false) => format!("{n}*{what}"),
+        };
+    }
+    if out.is_empty() { "0".into() } else { out }
+}
+
+/// `name` bare if it is a word, quoted otherwise.
+fn word(name: &str) -> String {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || "_.-+/".contains(c);
+    if !name.is_empty() && name.chars().all(is_word) { name.into() } else { format!("{name:?}") }
+}
+
+fn joined<V: Display>(separator: &str, list: &[V]) -> String {
+    list.iter().map(V::to_string).collect::<Vec<_>>().join(separator)
+}
