@@ -1,8 +1,8 @@
 //! Scheduling: kernels get an order and stages.
 //!
-//! Kernels are taken in the order of the graph as far as their dependencies allow. A stage collects kernels that are ready together, from a small
-//! window ahead of the first one waiting: wide enough that the gradients by weight and by input of one layer share a stage, narrow enough
-//! that nothing is computed long before it is used.
+//! Kernels are taken in the order of the graph as far as their dependencies allow. A stage collects kernels that are ready together, from a
+//! window ahead of the first one waiting: wide enough that the gradients by weight and by input of one layer share a stage, and that the many small
+//! reductions of a global norm do; narrow enough that nothing is computed long before it is used.
 //!
 //! Invariants
 //! - A kernel's predecessors are all in earlier stages.
@@ -11,7 +11,7 @@
 use crate::fuse::Draft;
 
 /// How many waiting kernels a stage may look past.
-const WINDOW: usize = 6;
+const WINDOW: usize = 64;
 
 /// An order of the draft's kernels and the stages that partition it: half-open ranges of positions.
 pub struct Schedule {

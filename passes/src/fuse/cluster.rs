@@ -21,6 +21,9 @@ use tinygpt_ir::{Composite, NodeId, Op, numel};
 use super::values::{Class, Values};
 use super::view::{Map, backward, forward, identity};
 
+/// Elementwise operations through which two reductions are seen to read one value.
+const SHARED_DEPTH: usize = 4;
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClusterKind {
     Pointwise,
@@ -429,7 +432,8 @@ impl<'a> Clusters<'a> {
                     && self.share_operand(a, b);
                 if (scalars || reduces)
                     && self.independent(a, b)
-                    && self.no_direct_edge(a, b)
+                    && self.reads_in_step(a, b)
+                    && self.reads_in_step(b, a)
                     && self.args_with(a, &self.list[b].nodes) <= self.max_args
                 {
                     let maps = self.list[b].nodes.iter().map(|n| self.map(*n).clone()).collect();
@@ -439,20 +443,40 @@ impl<'a> Clusters<'a> {
         }
     }
 
-    fn no_direct_edge(&self, a: usize, b: usize) -> bool {
-        !self.list[a].preds.contains(&b) && !self.list[b].preds.contains(&a)
+    /// Whether cluster `a` reads what `b` makes, if anything, only at its own points; both have one space.
+    fn reads_in_step(&self, a: usize, b: usize) -> bool {
+        let space = &self.list[a].space;
+        self.list[a].nodes.iter().all(|n| {
+            let elsewhere = self.values.stored_operands(*n);
+            self.values.inputs(*n).into_iter().all(|u| {
+                let at = if self.values.class(*n) == Class::Reduce { identity(space) } else { self.map(*n).clone() };
+                let (source, at) = self.read(*n, u, &at, space);
+                self.of(source) != Some(b) || (!elsewhere.contains(&u) && at.as_ref() == Some(self.map(source)))
+            })
+        })
     }
 
+    /// Whether two clusters over one space read a common full-size value, directly or through a few elementwise operations.
     fn share_operand(&self, a: usize, b: usize) -> bool {
         let full = numel(&self.list[a].space);
         let operands = |c: usize| -> BTreeSet<NodeId> {
-            self.list[c]
-                .nodes
-                .iter()
-                .flat_map(|n| self.values.inputs(*n))
-                .map(|u| self.source(u))
-                .filter(|s| self.of(*s) != Some(c) && numel(self.values.shape(*s)) == full)
-                .collect()
+            let mut found = BTreeSet::new();
+            let mut todo: Vec<(NodeId, usize)> = self.list[c].nodes.iter().map(|n| (*n, 0)).collect();
+            while let Some((n, depth)) = todo.pop() {
+                for u in self.values.inputs(n) {
+                    let s = self.source(u);
+                    if self.of(s) == Some(c)
+                        || numel(self.values.shape(s)) != full
+                        || self.values.class(s) == Class::Free
+                    {
+                        continue;
+                    }
+                    if found.insert(s) && self.values.class(s) == Class::Elementwise && depth < SHARED_DEPTH {
+                        todo.push((s, depth + 1));
+                    }
+                }
+            }
+            found
         };
         !operands(a).is_disjoint(&operands(b))
     }

@@ -15,7 +15,7 @@ use super::cluster::Clusters;
 use super::values::Class;
 
 /// Most operations computed again for one value.
-const MAX_OPS: usize = 6;
+const MAX_OPS: usize = 8;
 
 pub struct Stored(Vec<bool>);
 
@@ -87,13 +87,11 @@ impl Stored {
                 if values.class(s) == Class::Free || loaded.contains(&s) {
                     continue;
                 }
-                if available || clusters.of(s) != own || small {
-                    // Not stored yet, small, and made here: worth storing for the sake of `id`. What other clusters make escapes into
-                    // this one, so it has been decided before.
-                    if !available && clusters.of(s) == own {
+                // Not stored yet, small, and made here: worth storing for the sake of `id`.
+                let worth = small && clusters.of(s) == own;
+                if available || worth {
+                    if !available {
                         cost.also_store.push(s);
-                    } else if !available {
-                        return None;
                     }
                     cost.loads += usize::from(!small);
                     loaded.push(s);

@@ -4,7 +4,7 @@
 //! - Every live node has a [`Class`]. Views, splats and iotas never have a kernel of their own, unless promoted to [`Class::Copy`].
 //! - Every live node that is not free has a strided view of its *base*: the leaf or computed node whose buffer holds its
 //!   elements, if that is stored. A view that strides cannot express has its operand promoted to a copy, whose buffer is row-major.
-//! - A base is laid out row-major in its own axes, or, if every use is one and the same transpose, in the transposed axes.
+//! - A base is laid out row-major in its own axes, or in those of one of its transposes if fewer reshapes then need a copy. Roots are row-major.
 
 use std::collections::HashMap;
 
@@ -141,7 +141,11 @@ impl<'a> Values<'a> {
             }
             match self.class[id.index()] {
                 Class::Dead | Class::Free => {}
-                Class::View => self.place_view(id),
+                Class::View => self.strided[id.index()] = self.view(id),
+                Class::Copy => {
+                    self.view(id); // makes sure that the copy's operand can be read
+                    self.promote(id);
+                }
                 _ => self.strided[id.index()] = Some(self.base(id)),
             }
         }
@@ -152,9 +156,10 @@ impl<'a> Values<'a> {
         self.strided[id.index()] = Some(self.base(id));
     }
 
-    fn place_view(&mut self, id: NodeId) {
+    /// The strided view of view `id`; promotes the operand of a reshape that strides cannot say.
+    fn view(&mut self, id: NodeId) -> Option<Strided> {
         let node = &self.graph.nodes[id];
-        let source = node.inputs[0];
+        let source = *node.inputs.first()?;
         let operand = &self.graph.nodes[source].ty.shape;
         let through = |s: &Option<Strided>| s.as_ref().and_then(|s| s.through(&node.op, operand, &node.ty.shape));
         let mut view = through(&self.strided[source.index()]);
@@ -164,7 +169,7 @@ impl<'a> Values<'a> {
             self.promote(source);
             view = through(&self.strided[source.index()]);
         }
-        self.strided[id.index()] = view;
+        view
     }
 
     /// Whether `id` is a splat, perhaps behind views.
@@ -177,31 +182,49 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// The stored layout of a base.
+    /// The stored layout of a base: of row-major and the layouts that its transposes would like, the one that leaves the fewest
+    /// reshapes to copy, row-major if equal.
     fn base(&self, id: NodeId) -> Strided {
         let shape = &self.graph.nodes[id].ty.shape;
-        let mut strides = row_major(shape);
-        if self.class[id.index()].is_computed()
-            && self.class[id.index()] != Class::Copy
-            && !self.is_root[id.index()]
-            && let Some(perm) = self.common_transpose(id)
-        {
-            let result: Vec<usize> = perm.iter().map(|p| shape[*p]).collect();
-            for (p, s) in perm.iter().zip(row_major(&result)) {
-                strides[*p] = s;
-            }
+        let plain = Strided { base: id, offset: 0, strides: row_major(shape) };
+        let free = self.class[id.index()].is_computed() && !self.is_root[id.index()];
+        if !free {
+            return plain;
         }
-        Strided { base: id, offset: 0, strides }
-    }
-
-    /// The permutation, if every use of `id` is a transpose by it.
-    fn common_transpose(&self, id: NodeId) -> Option<&'a [usize]> {
-        let mut uses = self.users[id.index()].iter().map(|u| match &self.graph.nodes[*u].op {
-            Op::Transpose { perm } => Some(perm.as_slice()),
+        let permuted = self.users[id.index()].iter().filter_map(|u| match &self.graph.nodes[*u].op {
+            Op::Transpose { perm } => {
+                let result: Vec<usize> = perm.iter().map(|p| shape[*p]).collect();
+                let mut strides = vec![0; shape.len()];
+                for (p, s) in perm.iter().zip(row_major(&result)) {
+                    strides[*p] = s;
+                }
+                Some(Strided { base: id, offset: 0, strides })
+            }
             _ => None,
         });
-        let first = uses.next()??;
-        uses.all(|p| p == Some(first)).then_some(first)
+        let (_, _, best) = std::iter::once(plain.clone())
+            .chain(permuted)
+            .enumerate()
+            .map(|(i, s)| (self.copies(id, &s), i, s))
+            .min_by_key(|(copies, i, _)| (*copies, *i))
+            .unwrap_or((0, 0, plain));
+        best
+    }
+
+    /// Reshapes of `id`, or of its transposes, that strides cannot say if `id` is stored as `s`.
+    fn copies(&self, id: NodeId, s: &Strided) -> usize {
+        let shape = |n: NodeId| self.graph.nodes[n].ty.shape.as_slice();
+        let through = |from: NodeId, s: &Strided, u: NodeId| s.through(&self.graph.nodes[u].op, shape(from), shape(u));
+        let is = |u: &NodeId, reshape: bool| match self.graph.nodes[*u].op {
+            Op::Reshape { .. } => reshape,
+            Op::Transpose { .. } => !reshape,
+            _ => false,
+        };
+        let lost = |from: NodeId, s: &Strided| {
+            self.users[from.index()].iter().filter(|u| is(u, true) && through(from, s, **u).is_none()).count()
+        };
+        let transposed = self.users[id.index()].iter().filter(|u| is(u, false));
+        lost(id, s) + transposed.filter_map(|u| through(id, s, *u).map(|t| lost(*u, &t))).sum::<usize>()
     }
 
     pub fn class(&self, id: NodeId) -> Class {

@@ -1,0 +1,159 @@
+//! Programs against graphs: whatever fusion, scheduling and memory planning do, a step's results stay those of the graph.
+
+mod common;
+
+use common::difference;
+use tinygpt_ir::interp::eval;
+use tinygpt_ir::program::interp::ProgramInterp;
+use tinygpt_ir::program::{BufferKind, KernelKind, PlacementPolicy, Program, TargetModel};
+use tinygpt_ir::random::{RandomOptions, random_graph};
+use tinygpt_ir::{Graph, Init, ParamKind, Tensor};
+use tinygpt_passes::compile::to_program;
+use tinygpt_passes::optimizer::{AdamWConfig, training_step_with_gradients};
+use tinygpt_passes::pass::{Pass, Pipeline};
+
+/// The graph as fusion gets it.
+fn prepared(graph: Graph, simplify: bool) -> Graph {
+    let passes: &[Pass] =
+        if simplify { &[Pass::Expand, Pass::Simplify, Pass::SplitReduce, Pass::Simplify] } else { &[Pass::Expand] };
+    Pipeline::new(passes).run(graph).unwrap().graph
+}
+
+fn targets() -> Vec<TargetModel> {
+    let slots =
+        TargetModel { name: "slots".into(), max_args: 8, placement: PlacementPolicy::Slot, ..TargetModel::cpu() };
+    let eager = TargetModel { launch_cost_bytes: 0, ..TargetModel::cpu() };
+    vec![TargetModel::cpu(), slots, eager]
+}
+
+/// Runs one step of `program` on `params` and compares every output and update with the graph's.
+fn check(graph: &Graph, program: &Program, params: &[Tensor], context: &str) {
+    let expected = eval(graph, params).unwrap();
+    let mut interp = ProgramInterp::new(program).unwrap();
+    for (p, value) in graph.params.values().zip(params) {
+        interp.write(&p.name, &value.data).unwrap();
+    }
+    interp.step_shuffled(7).unwrap_or_else(|e| panic!("{context}: {e}"));
+    let updates = expected.updates.iter().map(|(p, want)| (&graph.params[*p].name, want));
+    for (name, want) in expected.outputs.iter().map(|(name, want)| (name, want)).chain(updates) {
+        let got = Tensor::new(want.ty.clone(), interp.read(name).unwrap()).unwrap();
+        // A gradient that is zero in exact arithmetic (the bias of the keys, softmax being shift-invariant) is rounding noise.
+        let noise = want.data.iter().chain(&got.data).all(|x| x.abs() < 1e-11);
+        let d = difference(want, &got);
+        assert!(noise || d <= 1e-9, "{context}: {name} differs by {d:e}");
+    }
+}
+
+fn check_all(graph: &Graph, params: &[Tensor], context: &str) {
+    for target in targets() {
+        for fusion in [false, true] {
+            let context = format!("{context}, target {}, fusion {fusion}", target.name);
+            let program = to_program(graph, &target, fusion).unwrap_or_else(|e| panic!("{context}: {e}"));
+            check(graph, &program, params, &context);
+        }
+    }
+}
+
+/// Parameters as training starts: weights by their initial distribution, roughly.
+fn start(graph: &Graph, seed: u64) -> Vec<Tensor> {
+    let mut values = common::values(graph, seed);
+    for (p, v) in graph.params.values().zip(&mut values) {
+        match (p.name.as_str(), p.kind) {
+            ("lr", _) => v.data.fill(1e-2),
+            ("step", _) => v.data.fill(3.0),
+            (_, ParamKind::State { init: Init::Zeros, .. }) if p.name.starts_with("adam.v") => {
+                v.data.iter_mut().for_each(|x| *x = x.abs());
+            }
+            _ => {}
+        }
+    }
+    values
+}
+
+#[test]
+fn random_graphs_keep_their_meaning() {
+    for seed in 0..150 {
+        let graph = random_graph(seed, &RandomOptions::default());
+        let params = common::values(&graph, seed);
+        for simplify in [false, true] {
+            let graph = prepared(graph.clone(), simplify);
+            check_all(&graph, &params, &format!("random graph {seed}, simplified {simplify}"));
+        }
+    }
+}
+
+#[test]
+fn training_steps_keep_their_meaning() {
+    let gpt = tinygpt_models::gpt::GptConfig {
+        vocab: 17,
+        ctx: 5,
+        layers: 2,
+        heads: 2,
+        d_model: 6,
+        d_mlp: 12,
+        batch: 3,
+        gelu: tinygpt_ir::op::GeluForm::Erf,
+    };
+    let recurrent = tinygpt_models::recurrent::RecurrentConfig { vocab: 13, ctx: 3, d_embed: 5, d_state: 4, batch: 2 };
+    let models = [
+        ("gpt", tinygpt_models::gpt::gpt(&gpt).unwrap()),
+        ("recurrent", tinygpt_models::recurrent::recurrent(&recurrent).unwrap()),
+    ];
+    for (name, model) in models {
+        let step = training_step_with_gradients(&model, &AdamWConfig::default()).unwrap();
+        let params = start(&step, 5);
+        for simplify in [false, true] {
+            check_all(&prepared(step.clone(), simplify), &params, &format!("{name}, simplified {simplify}"));
+        }
+    }
+}
+
+#[test]
+fn a_gpt_step_is_fused_as_designed() {
+    let model = tinygpt_models::gpt::gpt(&tinygpt_models::gpt::preset("large").unwrap().config).unwrap();
+    let step = tinygpt_passes::optimizer::training_step(&model, &AdamWConfig::default()).unwrap();
+    let program = to_program(&prepared(step, true), &TargetModel::cpu(), true).unwrap();
+    let count = |f: fn(&KernelKind) -> bool| program.kernels.values().filter(|k| f(&k.kind)).count();
+    for k in program.kernels.values() {
+        let detail = match &k.kind {
+            KernelKind::Pointwise(p) => format!("{:?} {} ops", p.space, p.body.scalars.len()),
+            KernelKind::Reduce(r) => format!(
+                "{:?} x {:?} {} reductions {} stores {} ops",
+                r.rows,
+                r.cols,
+                r.reductions.len(),
+                r.stores.len(),
+                r.body.scalars.len()
+            ),
+            KernelKind::Contract(c) => c
+                .parts
+                .iter()
+                .map(|p| {
+                    format!(
+                        "[{:?} {:?} {:?} terms {} stores {} ops {}]",
+                        p.batch,
+                        p.m,
+                        p.n,
+                        p.terms.len(),
+                        p.stores.len(),
+                        p.body.scalars.len()
+                    )
+                })
+                .collect(),
+            KernelKind::Update(u) => format!("{} segments {} roles {} shared", u.segments.len(), u.roles, u.shared),
+            _ => String::new(),
+        };
+        println!(
+            "{} {} [{}] {detail}",
+            k.name,
+            k.args.len(),
+            k.args.iter().map(|a| program.buffers[a.buffer].label.as_str()).take(12).collect::<Vec<_>>().join(" ")
+        );
+    }
+    println!("stages {} memory {:?}", program.stages.len(), program.memory);
+    assert_eq!(count(|k| matches!(k, KernelKind::Attention(_))), 6);
+    assert_eq!(count(|k| matches!(k, KernelKind::AttentionGrad(_))), 6);
+    assert!(program.memory.planned as f64 <= 1.05 * program.memory.lower_bound as f64);
+    let temps = program.buffers.values().filter(|b| b.kind == BufferKind::Temp).count();
+    assert!(temps > 0);
+}
