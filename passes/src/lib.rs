@@ -7,6 +7,7 @@ pub mod fuse;
 pub mod memory;
 pub mod optimizer;
 pub mod pass;
+mod rebuild;
 pub mod schedule;
 pub mod simplify;
 pub mod split_reduce;

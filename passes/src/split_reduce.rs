@@ -11,7 +11,9 @@
 
 use tinygpt_ir::error::GraphError;
 use tinygpt_ir::op::Reduce;
-use tinygpt_ir::{Arena, Builder, Graph, Op, T};
+use tinygpt_ir::{Graph, Op, T};
+
+use crate::rebuild::rebuild;
 
 /// When and how reductions are split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,28 +34,15 @@ impl Default for SplitReduce {
 
 /// Splits the reductions (sum and max) of `graph` that are too long; also returns how many were split.
 pub fn split_reduce(graph: &Graph, options: &SplitReduce) -> Result<(Graph, usize), Box<GraphError>> {
-    let empty = Graph { nodes: Arena::default(), outputs: Vec::new(), updates: Vec::new(), ..graph.clone() };
-    let b = Builder::on(empty);
-    let mut map: Vec<T<'_>> = Vec::with_capacity(graph.nodes.len());
     let mut split = 0;
-    for (_, node) in graph.nodes.iter() {
-        b.set_origin(Some((node.scope, node.loc)));
-        let inputs: Vec<T<'_>> = node.inputs.iter().map(|i| map[i.index()]).collect();
-        let value = match &node.op {
-            Op::Reduce { op: op @ (Reduce::Sum | Reduce::Max), axes } => {
-                let (value, stages) = reduce(*op, inputs[0], axes, options);
-                split += usize::from(stages > 1);
-                value
-            }
-            op => b.node(op.clone(), &inputs),
-        };
-        map.push(value);
-    }
-    let map: Option<Vec<_>> = map.into_iter().map(T::id).collect();
-    let mut result = b.finish()?;
-    let map = map.expect("a builder without an error has made every node");
-    result.outputs = graph.outputs.iter().map(|(name, n)| (name.clone(), map[n.index()])).collect();
-    result.updates = graph.updates.iter().map(|(p, n)| (*p, map[n.index()])).collect();
+    let (result, _) = rebuild(graph, |b, _, node, inputs| match &node.op {
+        Op::Reduce { op: op @ (Reduce::Sum | Reduce::Max), axes } => {
+            let (value, stages) = reduce(*op, inputs[0], axes, options);
+            split += usize::from(stages > 1);
+            value
+        }
+        op => b.node(op.clone(), inputs),
+    })?;
     Ok((result, split))
 }
 
@@ -99,7 +88,7 @@ fn first_stage(shape: &[usize], axes: &[usize], options: &SplitReduce) -> Option
     for (i, axis) in axes.iter().enumerate().rev() {
         let extent = shape[*axis];
         let room = options.max_row / row;
-        inner[i] = (1..=room.min(extent)).rev().find(|d| extent % d == 0).unwrap_or(1);
+        inner[i] = (1..=room.min(extent)).rev().find(|d| extent.is_multiple_of(*d)).unwrap_or(1);
         row *= inner[i];
         // A part of this axis is left: taking from axes further out would read memory with gaps.
         if inner[i] != extent {

@@ -193,12 +193,11 @@ fn adamw_is_as_written_out() {
     for grad_clip in [Some(0.5), Some(1e6), None] {
         let c = AdamWConfig { weight_decay: 0.3, grad_clip, ..AdamWConfig::default() };
         let mut trainer = Trainer::new(training_step_with_gradients(&regression(), &c).unwrap(), start);
-        let mut expected: HashMap<&str, (Vec<f64>, Vec<f64>, Vec<f64>)> = ["w", "bias", "unused"]
-            .map(|n| {
-                let p = start(n).unwrap().data;
-                (n, (p.clone(), vec![0.0; p.len()], vec![0.0; p.len()]))
-            })
-            .into();
+        // Weight, first and second moment.
+        let mut expected = ["w", "bias", "unused"].map(|name| {
+            let p = start(name).unwrap().data;
+            (name, p.clone(), vec![0.0; p.len()], vec![0.0; p.len()])
+        });
         for step in 1..=3 {
             let lr = 0.1 / step as f64;
             let out = trainer.step(lr, step);
@@ -207,7 +206,7 @@ fn adamw_is_as_written_out() {
             let total = norm(&all);
             assert!((out["grad_norm"].item().unwrap() - total).abs() <= 1e-12 * total);
             let factor = grad_clip.map_or(1.0, |max| f64::min(1.0, max / (total + 1e-6)));
-            for (name, (p, m, v)) in &mut expected {
+            for (name, p, m, v) in &mut expected {
                 let decay = if *name == "bias" { 0.0 } else { 0.3 };
                 for i in 0..p.len() {
                     let g = out[&format!("grad.{name}")].data[i] * factor;
@@ -240,7 +239,7 @@ fn a_norm_that_is_not_finite_changes_nothing() {
         let before = trainer.params.clone();
         let out = trainer.step(0.1, 2);
         assert!(!out["grad_norm"].item().unwrap().is_finite());
-        for (p, old) in trainer.graph.params.values().zip(&before).filter(|(p, _)| p.is_state()).map(|(p, o)| (p, o)) {
+        for (p, old) in trainer.graph.params.values().zip(&before).filter(|(p, _)| p.is_state()) {
             assert_eq!(trainer.get(&p.name), old, "{} changed on a norm of {bad}", p.name);
         }
     }
