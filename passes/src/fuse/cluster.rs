@@ -21,9 +21,6 @@ use tinygpt_ir::{Composite, NodeId, Op, numel};
 use super::values::{Class, Values};
 use super::view::{Map, backward, forward, identity};
 
-/// Elementwise operations through which two reductions are seen to read one value.
-const SHARED_DEPTH: usize = 4;
-
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClusterKind {
     Pointwise,
@@ -456,23 +453,19 @@ impl<'a> Clusters<'a> {
         })
     }
 
-    /// Whether two clusters over one space read a common full-size value, directly or through a few elementwise operations.
+    /// Whether two clusters over one space read a common full-size value, directly or through operations that nothing else uses (and
+    /// that they will therefore compute themselves).
     fn share_operand(&self, a: usize, b: usize) -> bool {
         let full = numel(&self.list[a].space);
         let operands = |c: usize| -> BTreeSet<NodeId> {
             let mut found = BTreeSet::new();
-            let mut todo: Vec<(NodeId, usize)> = self.list[c].nodes.iter().map(|n| (*n, 0)).collect();
-            while let Some((n, depth)) = todo.pop() {
-                for u in self.values.inputs(n) {
-                    let s = self.source(u);
-                    if self.of(s) == Some(c)
-                        || numel(self.values.shape(s)) != full
-                        || self.values.class(s) == Class::Free
-                    {
-                        continue;
-                    }
-                    if found.insert(s) && self.values.class(s) == Class::Elementwise && depth < SHARED_DEPTH {
-                        todo.push((s, depth + 1));
+            let mut todo = self.list[c].nodes.clone();
+            while let Some(n) = todo.pop() {
+                for s in self.values.inputs(n).into_iter().map(|u| self.source(u)) {
+                    let outside = self.of(s) != Some(c) && numel(self.values.shape(s)) == full;
+                    let lone = self.values.class(s) == Class::Elementwise && self.values.users[s.index()].len() == 1;
+                    if outside && self.values.class(s) != Class::Free && found.insert(s) && lone {
+                        todo.push(s);
                     }
                 }
             }
