@@ -16,6 +16,7 @@ use tinygpt_ir::op::AdamWPart;
 use tinygpt_ir::{Arena, Builder, Graph, Init, Op, ParamId, ParamKind, StateRole, T, TensorType};
 
 use crate::autodiff::{Gradients, gradients, scalar_output};
+use crate::rebuild::param_nodes;
 use crate::simplify::dce;
 
 /// Constants of the optimizer.
@@ -60,6 +61,7 @@ fn step(forward: &Graph, adamw: &AdamWConfig, output_gradients: bool) -> Result<
     let Gradients { graph, grads } = gradients(&only_loss, "loss", &weights)?;
     let names: Vec<String> = weights.iter().map(|w| graph.params[*w].name.clone()).collect();
 
+    let read = param_nodes(&graph);
     let b = Builder::on(graph);
     let grads: Vec<T<'_>> = grads.into_iter().map(|g| b.handle(g)).collect();
     let lr = b.input("lr", TensorType::f32([]));
@@ -74,7 +76,7 @@ fn step(forward: &Graph, adamw: &AdamWConfig, output_gradients: bool) -> Result<
             b.output(format!("grad.{name}"), *grad);
         }
         // A weight that nothing reads has no node yet.
-        let p = b.param_node(*weight).unwrap_or_else(|| b.node(Op::Param(*weight), &[]));
+        let p = read[*weight].map_or_else(|| b.node(Op::Param(*weight), &[]), |id| b.handle(id));
         let moment = |kind: &str| b.state(&format!("{kind}.{name}"), p.ty(), Init::Zeros, StateRole::Optimizer);
         let (m, v) = (moment("adam.m"), moment("adam.v"));
         let _scope = b.scope(format!("optimizer/{name}"));

@@ -388,6 +388,7 @@ fn a_training_step_survives_the_whole_pipeline() {
         "{table}"
     );
 
+    assert_eq!(tinygpt_ir::text::parse(&done.graph.to_string()).unwrap(), done.graph, "the text form keeps it");
     let plain = training_step(&forward, &AdamWConfig::default()).unwrap();
     let mut params = values(&plain, 3);
     params.iter_mut().filter(|p| p.ty.dtype == DType::F32).for_each(|p| p.data.iter_mut().for_each(|x| *x *= 0.1));

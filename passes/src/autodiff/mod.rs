@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use tinygpt_ir::error::GraphError;
 use tinygpt_ir::{Builder, Graph, Literal, NodeId, Op, ParamId, ScopeId, T};
 
+use crate::rebuild::param_nodes;
 pub use composites::has_rule;
 use rules::{Cotangents, Site};
 
@@ -49,6 +50,7 @@ pub fn gradients(forward: &Graph, loss: &str, wrt: &[ParamId]) -> Result<Gradien
 
     // The forward nodes as they are before gradient nodes join them.
     let nodes = graph.nodes.clone();
+    let read = param_nodes(&graph);
     let b = Builder::on(graph);
     let mut cotangents: Vec<Option<T<'_>>> = vec![None; nodes.len()];
     let origin = |id: NodeId| Some((scopes.get(&nodes[id].scope).copied().unwrap_or(nodes[id].scope), nodes[id].loc));
@@ -83,12 +85,11 @@ pub fn gradients(forward: &Graph, loss: &str, wrt: &[ParamId]) -> Result<Gradien
     let grads: Option<Vec<NodeId>> = wrt
         .iter()
         .map(|p| {
-            let read = nodes.iter().find(|(_, n)| n.op == Op::Param(*p)).and_then(|(id, _)| cotangents[id.index()]);
             let zero = || {
                 let ty = &forward.params[*p].ty;
                 b.splat(ty.shape.clone(), Literal::new(ty.dtype, 0.0))
             };
-            read.unwrap_or_else(zero).id()
+            read[*p].and_then(|id| cotangents[id.index()]).unwrap_or_else(zero).id()
         })
         .collect();
     let graph = b.finish()?;

@@ -23,9 +23,10 @@ mod views;
 use std::collections::HashMap;
 
 use tinygpt_ir::op::{Binary, Unary};
-use tinygpt_ir::{Arena, DType, Graph, Literal, Loc, Node, NodeId, Op, ScopeId, TensorType, infer};
+use tinygpt_ir::{DType, Graph, Literal, Loc, Node, NodeId, Op, ScopeId, TensorType, infer};
 
 use crate::pass::Stats;
+use crate::rebuild::without_nodes;
 pub use dce::dce;
 
 /// An equation read from left to right.
@@ -77,9 +78,8 @@ pub fn cse(graph: &Graph, stats: &mut Stats) -> Graph {
 
 /// One round; also returns how often a rule matched or a node was shared.
 fn rewrite(graph: &Graph, tables: &'static [&'static [Rule]], stats: &mut Stats) -> (Graph, usize) {
-    let nodes = Arena::default();
     let mut r = Rewriter {
-        graph: Graph { nodes, outputs: Vec::new(), updates: Vec::new(), ..graph.clone() },
+        graph: without_nodes(graph),
         known: HashMap::with_capacity(graph.nodes.len()),
         tables,
         origin: (ScopeId(0), None),
