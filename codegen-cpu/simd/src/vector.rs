@@ -31,6 +31,8 @@ pub(crate) trait Simd: Lanes + Copy + Default {
     unsafe fn load_tail(from: *const f32, tail: Self::Tail) -> Self::F;
     unsafe fn store(to: *mut f32, v: Self::F);
     unsafe fn store_tail(to: *mut f32, v: Self::F, tail: Self::Tail);
+    /// Asks for the cache line of `at`, which need not be readable.
+    fn prefetch(at: *const f32);
     /// `x` where the tail is, `other` elsewhere.
     fn keep_tail(x: Self::F, other: Self::F, tail: Self::Tail) -> Self::F;
 

@@ -1,7 +1,7 @@
 //! The backward pass. With P the probabilities and dO the gradient of the output, for every head:
 //!
-//!     dV = P^T dO      dP = dO V^T      D_i = sum_c dO_ic O_ic
-//!     dS = scale P (dP - D)             dQ = dS K          dK = dS^T Q
+//! - dV = P^T dO, dP = dO V^T, D_i = sum over c of dO_ic O_ic
+//! - dS = scale P (dP - D), dQ = dS K, dK = dS^T Q
 //!
 //! P is recomputed block by block as e^(score - lse). dK and dV start as zeros and gather block after block of
 //! queries, dQ block after block of keys, always in the same order.

@@ -35,6 +35,12 @@ unsafe fn multiply<S: Simd, const MR: usize, const NV: usize, const PARTIAL: boo
     let tail = S::tail(if PARTIAL { call.cols - (NV - 1) * S::LANES } else { S::LANES });
     let mut acc = [[S::set(0.0); NV]; MR];
     let (mut a, mut b) = (call.a, call.b);
+    // The rows of C arrive while the product is computed.
+    for i in 0..MR {
+        for line in 0..(NV * S::LANES).div_ceil(16) {
+            S::prefetch(call.c.wrapping_offset(i as isize * call.ldc).wrapping_add(16 * line));
+        }
+    }
     // SAFETY: every access stays inside the panels, by the caller's contract.
     unsafe {
         for _ in 0..call.k {

@@ -43,6 +43,44 @@ pub(crate) unsafe fn pack_panel<S: Simd>(
     }
 }
 
+/// One of several panels of an operand that are packed together: elements `first .. first + count` of w, packed at
+/// `to` with a width of `count`, at most a vector.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    pub first: usize,
+    pub count: usize,
+    pub to: *mut f32,
+}
+
+/// Packs elements `k0 .. k1` of adjoining panels. Where w is contiguous, all panels' elements of one k are copied
+/// together: they share cache lines and pages.
+///
+/// # Safety
+/// As for [`pack_panel`] with each part; at least a vector lies between one part's end and another's begin.
+#[inline(always)]
+pub(crate) unsafe fn pack_panels<S: Simd>(operand: Operand, (k0, k1): (usize, usize), parts: &[Part]) {
+    let Some(&Part { first, .. }) = parts.first() else { return };
+    let count = parts.iter().map(|part| part.count).sum();
+    if operand.w.is_contiguous(first, count) {
+        // SAFETY: passed on.
+        unsafe {
+            let data = operand.data.offset(operand.w.offset(first));
+            for p in k0..k1 {
+                let row = data.offset(operand.k.offset(p));
+                for part in parts {
+                    let v = S::load_tail(row.add(part.first - first), S::tail(part.count));
+                    S::store(part.to.add((p - k0) * part.count), v);
+                }
+            }
+        }
+    } else {
+        for part in parts {
+            // SAFETY: passed on.
+            unsafe { pack_panel::<S>(operand, (k0, k1), (part.first, part.count), part.count, part.to) };
+        }
+    }
+}
+
 /// The offset of the first of `count` elements, 0 if there are none.
 #[inline(always)]
 fn first(axis: &Axis, start: usize, count: usize) -> isize {

@@ -3,14 +3,16 @@
 #[cfg(target_arch = "x86_64")]
 use super::kernel::{Call, Kernels};
 #[cfg(target_arch = "x86_64")]
-use super::pack::{Operand, pack_panel};
-use super::{Epilogue, GemmPlan, Output, Problem, Tile};
+use super::pack::{Operand, Part, pack_panel, pack_panels};
+use super::{Epilogue, GemmPlan, Output, Problem, Term, Tile};
 use crate::Isa;
 use std::collections::HashMap;
 use std::ops::Range;
 
 /// Longest block of k: a panel of B of this depth and two vectors of columns fills half of the first-level cache.
 const MAX_DEPTH: usize = 256;
+/// Shortest term, of several, for A to be read in place.
+const MIN_DEPTH: usize = 64;
 /// Largest block of B in f32, depth times columns: it stays in the second-level cache while rows pass.
 const MAX_BLOCK: usize = 160 * 1024;
 /// Panels of rows of a task, at most: its rows of A stay in the second-level cache as well.
@@ -35,9 +37,11 @@ pub(super) struct Blocking {
     rows: usize,
     /// Columns of a panel of B, at most: two vectors.
     cols: usize,
+    /// Whether A is read in place, by rows.
+    direct_a: bool,
     /// Whether B is read in place.
-    direct: bool,
-    /// Blocks of k, over all terms one after another; of a direct B, within one term each.
+    direct_b: bool,
+    /// Blocks of k, over all terms one after another; of operands read in place, within one term each.
     depths: Vec<Range<usize>>,
     /// For each batch, its packed copy of B.
     copies: Vec<usize>,
@@ -81,19 +85,23 @@ impl Blocking {
         };
         let (m, n, k) = (problem.m, problem.n, problem.k());
         let panels = m.div_ceil(rows);
-        let in_place = |term: &super::Term| term.b_n.stride() == Some(1) && term.b_k.stride().is_some();
-        let direct = panels <= DIRECT_PANELS && problem.terms.iter().all(in_place);
+        let a_in_place = |term: &Term| term.a_k.stride() == Some(1) && term.a_m.stride().is_some_and(spreads);
+        let b_in_place = |term: &Term| term.b_n.stride() == Some(1) && term.b_k.stride().is_some();
+        // Short terms are better packed into common blocks of k.
+        let long = problem.terms.len() == 1 || problem.terms.iter().all(|term| term.a_k.len() >= MIN_DEPTH);
+        let direct_a = long && problem.terms.iter().all(a_in_place);
+        let direct_b = panels <= DIRECT_PANELS && problem.terms.iter().all(b_in_place);
 
-        let mut depths: Vec<Range<usize>> = if direct {
+        let longest = if direct_b { 4 * MAX_DEPTH } else { MAX_DEPTH };
+        let mut depths: Vec<Range<usize>> = if direct_a || direct_b {
             let ends = problem.terms.iter().scan(0, |end, term| {
                 *end += term.a_k.len();
                 Some(*end - term.a_k.len()..*end)
             });
-            ends.filter(|range| !range.is_empty()).flat_map(|range| depths(range, 4 * MAX_DEPTH)).collect()
+            ends.flat_map(|range| depths(range, longest)).collect()
         } else {
-            depths(0..k, MAX_DEPTH)
+            depths(0..k, longest)
         };
-        // With no k at all one empty block still writes the zeros.
         if depths.is_empty() {
             depths.push(0..0);
         }
@@ -101,7 +109,7 @@ impl Blocking {
 
         let mut copies = Vec::new();
         let mut copied = Vec::new();
-        if !direct {
+        if !direct_b {
             let mut seen = HashMap::new();
             for (i, batch) in problem.batches.iter().enumerate() {
                 copies.push(*seen.entry(&batch.b).or_insert_with(|| {
@@ -115,7 +123,8 @@ impl Blocking {
             lanes,
             rows,
             cols,
-            direct,
+            direct_a,
+            direct_b,
             depths,
             copies,
             copied,
@@ -181,10 +190,18 @@ impl Blocking {
         self.tasks.iter().map(|task| self.packed_a_len(task) + self.tile_len(task)).max().unwrap_or(0)
     }
 
-    /// Elements of a task's packed A, with a vector behind it that packing overwrites.
+    /// Elements of a packed panel of A, with a vector behind it that packing overwrites.
+    fn packed_panel_len(&self, depth: usize) -> usize {
+        (self.rows * depth + self.lanes).next_multiple_of(16)
+    }
+
+    /// Elements of a task's packed A.
     fn packed_a_len(&self, task: &Task) -> usize {
+        if self.direct_a {
+            return 0;
+        }
         let depth = self.depths.iter().map(|range| range.len()).max().unwrap_or(0);
-        (task.panels.len() * self.rows * depth + self.lanes).next_multiple_of(16)
+        task.panels.len() * self.packed_panel_len(depth)
     }
 
     /// Elements of a row of a task's tile: an odd number of cache lines, lest all rows fall into few cache sets.
@@ -197,6 +214,12 @@ impl Blocking {
         let panels = if self.depths.len() > 1 { task.panels.len() } else { task.panels.len().min(GROUP) };
         panels * self.rows * self.tile_ld(task)
     }
+}
+
+/// Whether rows of this stride spread over the sets of a first-level cache (a set repeats every 4 KiB): a panel of
+/// rows that all start in the same set is packed instead.
+fn spreads(stride: isize) -> bool {
+    stride != 0 && !stride.unsigned_abs().is_multiple_of(1024)
 }
 
 /// Cuts a range into nearly equal blocks of at most `longest`.
@@ -280,21 +303,13 @@ unsafe fn run<S: Kernels>(
         for (block, range) in blocking.depths.iter().enumerate() {
             let depth = range.len();
             let first_row = part(problem.m, panels, task.panels.start).start;
-            for panel in task.panels.clone() {
-                let rows = part(problem.m, panels, panel);
-                // SAFETY: panels are written front to back into the packed A.
-                let mut to_panel = unsafe { packed_a.add((rows.start - first_row) * depth) };
-                for (t, from, to) in segments(problem, range.clone()) {
-                    let term = &problem.terms[t];
-                    // SAFETY: the operand is readable by the caller's contract.
-                    unsafe {
-                        let operand = Operand { data: a[t].offset(offsets.a[t]), k: &term.a_k, w: &term.a_m };
-                        pack_panel::<S>(operand, (from, to), (rows.start, rows.len()), rows.len(), to_panel);
-                        to_panel = to_panel.add((to - from) * rows.len());
-                    }
-                }
+            let panel_len = blocking.packed_panel_len(depth);
+            if !blocking.direct_a {
+                // SAFETY: the operands are readable by the caller's contract, scratch holds the panels.
+                unsafe { pack_a::<S>(plan, task, &offsets.a, a, range.clone(), packed_a) };
             }
-            let direct = segments(problem, range.clone()).next().filter(|_| blocking.direct);
+            // The term that a block read in place lies in. Without any k nothing is read.
+            let in_place = segments(problem, range.clone()).next();
             let mut group = task.panels.start;
             while group < task.panels.end {
                 let group_end = (group + GROUP).min(task.panels.end);
@@ -312,13 +327,12 @@ unsafe fn run<S: Kernels>(
                 let mut first = columns.start;
                 while first < columns.end {
                     let cols = (columns.end - first).min(blocking.cols);
-                    let (b, ldb) = match direct {
-                        Some((t, from, _)) => {
+                    let (b, ldb) = match in_place {
+                        Some((t, from, _)) if blocking.direct_b => {
                             let ld = problem.terms[t].b_k.stride().unwrap_or(0);
                             (b[t].wrapping_offset(offsets.b[t] + from as isize * ld + first as isize), ld)
                         }
-                        None if blocking.direct => (packed, 0), // no k: nothing is read
-                        None => {
+                        _ => {
                             let width = cols.next_multiple_of(S::LANES);
                             let at = blocking.copies[batch] * blocking.copy_len + first * k + range.start * width;
                             (packed.wrapping_add(at), width as isize)
@@ -326,12 +340,23 @@ unsafe fn run<S: Kernels>(
                     };
                     for panel in group..group_end {
                         let rows = part(problem.m, panels, panel);
-                        // SAFETY: packed A and B hold the panels; C is the task's own block.
+                        let (table, a, lda) = match in_place {
+                            Some((t, from, _)) if blocking.direct_a => {
+                                let ld = problem.terms[t].a_m.stride().unwrap_or(0);
+                                let at = offsets.a[t] + rows.start as isize * ld + from as isize;
+                                (S::BY_ROWS, a[t].wrapping_offset(at), ld)
+                            }
+                            _ => {
+                                let at = (panel - task.panels.start) * panel_len;
+                                (S::BY_COLUMNS, packed_a.wrapping_add(at).cast_const(), rows.len() as isize)
+                            }
+                        };
+                        // SAFETY: A and B hold the panels; C is the task's own block.
                         unsafe {
-                            S::kernel(S::BY_COLUMNS, rows.len(), cols)(&Call {
+                            S::kernel(table, rows.len(), cols)(&Call {
                                 k: depth,
-                                a: packed_a.add((rows.start - first_row) * depth),
-                                lda: rows.len() as isize,
+                                a,
+                                lda,
                                 b,
                                 ldb,
                                 c: c.offset((rows.start - group_rows.start) as isize * ldc).add(first - columns.start),
@@ -362,6 +387,47 @@ unsafe fn run<S: Kernels>(
                 group = group_end;
             }
         }
+    }
+}
+
+/// Packs a task's rows of A in one block of k, panel `i` of the task from `packed_a[i * packed_panel_len]`.
+///
+/// # Safety
+/// As for [`run`]; `packed_a` is writable for the panels.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn pack_a<S: Kernels>(
+    plan: &GemmPlan,
+    task: &Task,
+    offsets: &[isize],
+    a: &[*const f32],
+    range: Range<usize>,
+    packed_a: *mut f32,
+) {
+    let (problem, blocking) = (&plan.problem, &plan.blocking);
+    let panels = problem.m.div_ceil(blocking.rows);
+    let panel_len = blocking.packed_panel_len(range.len());
+    let mut first = task.panels.start;
+    while first < task.panels.end {
+        let end = (first + MAX_PANELS).min(task.panels.end);
+        let mut done = 0;
+        for (t, from, to) in segments(problem, range.clone()) {
+            let term = &problem.terms[t];
+            let mut parts = [Part { first: 0, count: 0, to: packed_a }; MAX_PANELS];
+            for (panel, part_of) in (first..end).zip(&mut parts) {
+                let rows = part(problem.m, panels, panel);
+                // SAFETY: inside the packed A.
+                let to = unsafe { packed_a.add((panel - task.panels.start) * panel_len + done * rows.len()) };
+                *part_of = Part { first: rows.start, count: rows.len(), to };
+            }
+            // SAFETY: passed on.
+            unsafe {
+                let operand = Operand { data: a[t].offset(offsets[t]), k: &term.a_k, w: &term.a_m };
+                pack_panels::<S>(operand, (from, to), &parts[..end - first]);
+            }
+            done += to - from;
+        }
+        first = end;
     }
 }
 

@@ -142,6 +142,10 @@ impl Simd for Avx2 {
         op!(_mm256_maskstore_ps(to, tail, v))
     }
     #[inline(always)]
+    fn prefetch(at: *const f32) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
+    }
+    #[inline(always)]
     fn keep_tail(x: __m256, other: __m256, tail: __m256i) -> __m256 {
         op!(_mm256_blendv_ps(other, x, _mm256_castsi256_ps(tail)))
     }

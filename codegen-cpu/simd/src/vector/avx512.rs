@@ -143,6 +143,10 @@ impl Simd for Avx512 {
         op!(_mm512_mask_storeu_ps(to, tail, v))
     }
     #[inline(always)]
+    fn prefetch(at: *const f32) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
+    }
+    #[inline(always)]
     fn keep_tail(x: __m512, other: __m512, tail: __mmask16) -> __m512 {
         op!(_mm512_mask_blend_ps(tail, other, x))
     }
