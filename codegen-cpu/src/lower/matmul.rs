@@ -1,0 +1,182 @@
+//! Register-tiled products over packed or padded operands, and the packing.
+
+use super::eval::{pieces, split_flat, sum};
+use tinygpt_vloop::{Addr, Builder, CmpOp, Idx, Reg};
+
+/// A matrix: element (i, j) lies at `addr + i * row + j * col`.
+#[derive(Clone)]
+pub struct Mat {
+    pub addr: Addr,
+    pub row: i64,
+    pub col: i64,
+}
+
+impl Mat {
+    /// The matrix that begins at row `i`, column `j`.
+    pub fn from(&self, i: Reg, j: Reg) -> Mat {
+        Mat { addr: self.addr.clone().plus(i, self.row).plus(j, self.col), ..*self }
+    }
+}
+
+/// `c[mr, nr] = a[mr, k] b[k, nr]`, or added to `c`. `nr` is a multiple of 4; b and c have `col` = 1.
+///
+/// `mr * nr / 4` accumulators and a row of b stay in registers: 12 and 3 fill the 16 of x86-64.
+pub fn tile(b: &mut Builder, (mr, nr): (usize, usize), k: Idx, a: &Mat, bm: &Mat, c: &Mat, add: bool) {
+    let vectors = nr / 4;
+    let place = |r: usize, v: usize| c.addr.clone().offset(r as i64 * c.row + 4 * v as i64);
+    let mut accs: Vec<Vec<Reg>> = Vec::new();
+    for r in 0..mr {
+        let row = (0..vectors).map(|v| {
+            let start = if add { b.load4(place(r, v)) } else { b.f32x4(0.0) };
+            b.var("c", start)
+        });
+        accs.push(row.collect());
+    }
+    let step = |b: &mut Builder, k: Reg, q: i64| {
+        let at = bm.addr.clone().plus(k, bm.row).offset(q * bm.row);
+        let right: Vec<Reg> = (0..vectors).map(|v| b.load4(at.clone().offset(4 * v as i64))).collect();
+        for (r, row) in accs.iter().enumerate() {
+            let x = b.load_splat(a.addr.clone().plus(k, a.col).offset(q * a.col + r as i64 * a.row));
+            for (&acc, &y) in row.iter().zip(&right) {
+                b.fma_into(acc, x, y);
+            }
+        }
+    };
+    const UNROLL: i64 = 4;
+    let main: Idx = match k {
+        Idx::Const(k) => (k / UNROLL * UNROLL).into(),
+        Idx::Reg(k) => {
+            let trips = b.div_const(k, UNROLL);
+            b.mul_const(trips, UNROLL).into()
+        }
+    };
+    b.for_("k", 0, main, UNROLL, |b, k| (0..UNROLL).for_each(|q| step(b, k, q)));
+    if !matches!((main, k), (Idx::Const(x), Idx::Const(y)) if x == y) {
+        b.for_("k", main, k, 1, |b, k| step(b, k, 0));
+    }
+    for (r, row) in accs.iter().enumerate() {
+        for (v, &acc) in row.iter().enumerate() {
+            b.store(place(r, v), acc);
+        }
+    }
+}
+
+/// `c[m, n] (+)= a[m, k] b[k, n]` for m a multiple of 4 and n a multiple of 8; b and c have `col` = 1.
+pub fn matmul(b: &mut Builder, m: Idx, n: Idx, k: Idx, a: &Mat, bm: &Mat, c: &Mat, add: bool) {
+    b.for_("j", 0, n, 8, |b, j| {
+        b.for_("i", 0, m, 4, |b, i| {
+            let zero = b.index(0);
+            tile(b, (4, 8), k, &a.from(i, zero), &bm.from(zero, j), &c.from(i, j), add);
+        });
+    });
+}
+
+/// Axes of one side of an operand: extents and strides, outermost first.
+type Axes<'a> = (&'a [usize], &'a [i64]);
+
+/// Packs `width` rows from flat row `row0`, elements `k.0..k.1` of flat k: element (r, p) goes to `to + (p - k.0) * width + r`. Rows past
+/// the last are zeros.
+pub fn pack(b: &mut Builder, from: Addr, rows: Axes, ks: Axes, width: usize, row0: Reg, k: (Idx, Idx), to: Addr) {
+    let limit = rows.0.iter().product::<usize>() as i64;
+    let w = width as i64;
+    let slow = |b: &mut Builder| {
+        b.for_("r", 0, w, 1, |b, r| {
+            let row = b.add(row0, r);
+            let limit = b.index(limit);
+            let inside = b.cmp(CmpOp::Lt, row, limit);
+            let to = to.clone().plus(r, 1);
+            b.if_else(
+                inside,
+                |b| {
+                    let from = moved(b, from.clone(), rows, row);
+                    copy_k(b, from, ks, k, w, to.clone());
+                },
+                |b| {
+                    let zero = b.f32(0.0);
+                    let (k0, k1) = (super::eval::idx_reg(b, k.0), super::eval::idx_reg(b, k.1));
+                    let n = b.sub(k1, k0);
+                    b.for_("p", 0, n, 1, |b, p| b.store(to.clone().plus(p, w), zero));
+                },
+            );
+        });
+    };
+    if rows.0.len() == 1 && rows.1[0] == 1 && width.is_multiple_of(4) {
+        // Rows lie side by side: whole vectors of them move.
+        let end = b.add_const(row0, w);
+        let limit = b.index(limit);
+        let full = b.cmp(CmpOp::Le, end, limit);
+        b.if_else(
+            full,
+            |b| {
+                let from = from.clone().plus(row0, 1);
+                each_k(b, from, ks, k, |b, from, stride, lo, hi, shift| {
+                    b.for_("p", lo, hi, 1, |b, p| {
+                        let at = b.add(p, shift);
+                        for v in 0..w / 4 {
+                            let x = b.load4(from.clone().plus(p, stride).offset(4 * v));
+                            b.store(to.clone().plus(at, w).offset(4 * v), x);
+                        }
+                    });
+                });
+            },
+            slow,
+        );
+    } else {
+        slow(b);
+    }
+}
+
+/// The address of the flat number `flat` of axes.
+fn moved(b: &mut Builder, addr: Addr, axes: Axes, flat: Reg) -> Addr {
+    let indices = split_flat(b, axes.0, flat);
+    let terms: Vec<(Reg, i64)> = indices.into_iter().zip(axes.1.iter().copied()).filter(|(_, c)| *c != 0).collect();
+    match sum(b, &terms) {
+        Some(r) => addr.plus(r, 1),
+        None => addr,
+    }
+}
+
+/// Pieces of flat k that are evenly spaced: `body(address, stride, lo, hi, shift)`, where element p of `lo..hi` is element `p + shift`
+/// of the range.
+fn each_k(
+    b: &mut Builder,
+    from: Addr,
+    ks: Axes,
+    k: (Idx, Idx),
+    mut body: impl FnMut(&mut Builder, Addr, i64, Idx, Idx, Reg),
+) {
+    let (stride, outer) = ks.1.split_last().expect("k has at least one axis");
+    pieces(b, ks.0, k.0, k.1, &mut |b, indices, start, lo, hi| {
+        let terms: Vec<(Reg, i64)> =
+            indices.iter().copied().zip(outer.iter().copied()).filter(|(_, c)| *c != 0).collect();
+        let from = match sum(b, &terms) {
+            Some(r) => from.clone().plus(r, 1),
+            None => from.clone(),
+        };
+        let k0 = super::eval::idx_reg(b, k.0);
+        let start = start.unwrap_or_else(|| b.index(0));
+        let shift = b.sub(start, k0);
+        body(b, from, *stride, lo, hi, shift);
+    });
+}
+
+/// One row of a packed strip: elements of k, `width` apart in `to`.
+fn copy_k(b: &mut Builder, from: Addr, ks: Axes, k: (Idx, Idx), width: i64, to: Addr) {
+    each_k(b, from, ks, k, |b, from, stride, lo, hi, shift| {
+        let (lo, hi) = (super::eval::idx_reg(b, lo), super::eval::idx_reg(b, hi));
+        let n = b.sub(hi, lo);
+        let main = b.div_const(n, 4);
+        let main = b.mul_const(main, 4);
+        let main = b.add(lo, main);
+        b.for_("p", lo, main, 4, |b, p| {
+            let x = b.load4_strided(from.clone().plus(p, stride), stride);
+            let at = b.add(p, shift);
+            b.store4_strided(to.clone().plus(at, width), width, x);
+        });
+        b.for_("p", main, hi, 1, |b, p| {
+            let x = b.load(from.clone().plus(p, stride));
+            let at = b.add(p, shift);
+            b.store(to.clone().plus(at, width), x);
+        });
+    });
+}
