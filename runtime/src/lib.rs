@@ -22,5 +22,6 @@ pub mod sampling;
 pub mod schedule;
 pub mod tensor;
 pub mod tensor_file;
+pub mod workers;
 
 pub use error::{Error, Result};
