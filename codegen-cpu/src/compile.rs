@@ -1,0 +1,411 @@
+//! A program prepared for this processor: code, templates, and the fixed list of tasks of a step.
+//!
+//! [`PreparedProgram::new`] lowers each distinct kernel once (kernels are equal if their kinds and argument dtypes are), compiles each
+//! distinct function once, and plans the templates. [`PreparedProgram::bind`] fixes the addresses of buffers and gives a
+//! [`Bound`], which runs.
+//!
+//! A step of the program is a list of *rounds*. Tasks of one round may run in any order and on any threads; between rounds there is
+//! a barrier. A stage has as many rounds as its kernel with the most phases.
+//!
+//! Invariants
+//! - Tasks and their order depend on the program and the options alone, never on the number of threads.
+//! - Nothing is allocated by running.
+//! - What a template computes, the lowered functions compute too: with `isa: None` no template is used and only speed changes.
+
+mod bind;
+mod template;
+
+pub use bind::{Bound, SCRATCH_ALIGN};
+
+use crate::clif::{self, Code, CodeId, Jit, JitError, RowTable, Target};
+use crate::lower::{self, BufRef, Call, Epilogue, LowerOptions};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use template::Planned;
+use tinygpt_ir::program::{Kernel, KernelId, KernelKind, Program};
+use tinygpt_ir::types::DType;
+use tinygpt_simd::gemm::GemmPlan;
+use tinygpt_simd::{Isa, rows};
+use tinygpt_vloop::Func;
+
+/// Estimated nanoseconds of work below which calls share a task.
+const TASK_NS: f64 = 30_000.0;
+
+/// How to prepare a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// The templates to use; None for none (the portable path).
+    pub isa: Option<Isa>,
+    /// Compile for the least processor of the architecture instead of this one.
+    pub baseline: bool,
+    /// Keep CLIF and machine code as text.
+    pub texts: bool,
+}
+
+/// Why a program cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum CodegenError {
+    #[error("kernel `{kernel}` cannot be compiled: {message}")]
+    Kernel { kernel: String, message: String },
+    #[error(transparent)]
+    Jit(#[from] JitError),
+    #[error("{0}")]
+    Template(String),
+    #[error("{found} buffers were given and the program has {expected}: give one address a buffer")]
+    Buffers { found: usize, expected: usize },
+}
+
+/// What preparing did.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Report {
+    pub kernels: usize,
+    /// Kernels of different structure.
+    pub distinct_kernels: usize,
+    /// Functions generated for them.
+    pub functions: usize,
+    /// Functions of different structure: what was compiled.
+    pub compiled: usize,
+    pub lowering: Duration,
+    pub compiling: Duration,
+}
+
+/// A call of generated code or of a template, not yet bound to addresses.
+#[derive(Clone, Debug)]
+enum Work {
+    Func { code: CodeId, bufs: Arc<[BufRef]>, params: Vec<i64> },
+    Pack { gemm: Arc<Gemm>, task: usize },
+    Product { gemm: Arc<Gemm>, task: usize },
+    Forward { attention: Arc<template::Forward>, task: usize },
+    Backward { attention: Arc<template::Backward>, task: usize },
+}
+
+/// A contraction template with its epilogue.
+#[derive(Debug)]
+struct Gemm {
+    plan: GemmPlan,
+    product: template::Operands,
+    /// Shared buffer of the packed right side.
+    packed: usize,
+    epilogue: GemmEpilogue,
+}
+
+#[derive(Debug)]
+enum GemmEpilogue {
+    Store { arg: usize, offset: isize, output: tinygpt_simd::gemm::Output },
+    Call { code: CodeId, bufs: Arc<[BufRef]>, scratch: usize },
+}
+
+/// Calls of one phase that run one after another.
+#[derive(Clone, Debug)]
+struct Task {
+    work: Vec<Work>,
+    cost: f64,
+}
+
+/// One distinct kernel.
+struct Unit {
+    kind: KernelKind,
+    dtypes: Vec<DType>,
+    /// Generated functions with their code, in order.
+    funcs: Vec<(Func, CodeId)>,
+    template: Option<String>,
+    /// Lengths of shared scratch in f32.
+    shared: Vec<usize>,
+    /// Scratch that a worker brings, in bytes.
+    scratch: usize,
+    phases: Vec<Vec<Task>>,
+}
+
+/// A kernel of the program: which unit, and what its shared scratch is in the arena.
+struct Prepared {
+    unit: usize,
+    args: Vec<usize>,
+    /// Byte offsets in the arena of shared scratch.
+    shared: Vec<usize>,
+}
+
+/// A prepared program. Immutable; its code is freed with it.
+pub struct PreparedProgram {
+    code: Code,
+    units: Vec<Unit>,
+    kernels: Vec<Prepared>,
+    names: Vec<String>,
+    buffers: usize,
+    /// (stage, phase) of each round.
+    rounds: Vec<(usize, usize)>,
+    stages: Vec<(u32, u32)>,
+    arena: usize,
+    scratch: usize,
+    report: Report,
+}
+
+impl PreparedProgram {
+    /// # Errors
+    /// If a kernel computes in f16, the processor lacks the instruction set, or code generation fails.
+    pub fn new(program: &Program, options: &CpuOptions) -> Result<PreparedProgram, CodegenError> {
+        let table = options.isa.map(rows::rows).transpose().map_err(|e| CodegenError::Template(e.to_string()))?;
+        let table = table.map(|t| RowTable { exp: t.exp, log: t.log, tanh: t.tanh, erf: t.erf, sin: t.sin, cos: t.cos });
+        let target = if options.baseline { Target::Baseline } else { Target::Host };
+        let mut jit = Jit::new(clif::Options { target, rows: table, texts: options.texts })?;
+        let mut report = Report { kernels: program.kernels.len(), ..Report::default() };
+        let mut units: Vec<Unit> = Vec::new();
+        let mut kernels = Vec::new();
+        for kernel in program.kernels.values() {
+            let dtypes: Vec<DType> = kernel.args.iter().map(|a| program.buffers[a.buffer].dtype).collect();
+            let known = units.iter().position(|u| u.dtypes == dtypes && u.kind == kernel.kind);
+            let unit = match known {
+                Some(unit) => unit,
+                None => {
+                    let unit = build(kernel, dtypes, options, &mut jit, &mut report).map_err(|e| match e {
+                        CodegenError::Kernel { message, .. } => {
+                            CodegenError::Kernel { kernel: kernel.name.clone(), message }
+                        }
+                        other => other,
+                    })?;
+                    units.push(unit);
+                    units.len() - 1
+                }
+            };
+            kernels.push(Prepared {
+                unit,
+                args: kernel.args.iter().map(|a| a.buffer.index()).collect(),
+                shared: Vec::new(),
+            });
+        }
+        let arena = place_shared(&program.stages, &units, &mut kernels);
+        let phases = |(from, to): (u32, u32)| {
+            (from..to).map(|k| units[kernels[k as usize].unit].phases.len()).max().unwrap_or(0)
+        };
+        let rounds = program.stages.iter().enumerate().flat_map(|(s, &range)| (0..phases(range)).map(move |p| (s, p)));
+        let rounds = rounds.collect();
+        let start = Instant::now();
+        let code = jit.finish()?;
+        report.compiling += start.elapsed();
+        report.distinct_kernels = units.len();
+        let mut codes: Vec<CodeId> = units.iter().flat_map(|u| u.funcs.iter().map(|(_, c)| *c)).collect();
+        report.functions = codes.len();
+        codes.sort();
+        codes.dedup();
+        report.compiled = codes.len();
+        Ok(PreparedProgram {
+            code,
+            scratch: units.iter().map(|u| u.scratch).max().unwrap_or(0),
+            units,
+            kernels,
+            names: program.kernels.values().map(|k| k.name.clone()).collect(),
+            buffers: program.buffers.len(),
+            rounds,
+            stages: program.stages.clone(),
+            arena,
+            report,
+        })
+    }
+
+    pub fn report(&self) -> Report {
+        self.report
+    }
+
+    /// Bytes of scratch that each worker brings to [`Bound::run`], aligned to [`SCRATCH_ALIGN`].
+    pub fn scratch_bytes(&self) -> usize {
+        self.scratch
+    }
+
+    /// Bytes of scratch shared by the tasks of a kernel, which [`PreparedProgram::bind`] allocates: packed operands.
+    pub fn shared_bytes(&self) -> usize {
+        self.arena
+    }
+
+    /// Number of rounds of a step.
+    pub fn rounds(&self) -> usize {
+        self.rounds.len()
+    }
+
+    /// Which template computes the kernel, if one does.
+    pub fn template(&self, kernel: KernelId) -> Option<&str> {
+        self.unit(kernel).template.as_deref()
+    }
+
+    /// The first kernel with the same code: itself, if it is the first.
+    pub fn same_code_as(&self, kernel: KernelId) -> KernelId {
+        let unit = self.kernels[kernel.index()].unit;
+        let first = self.kernels.iter().position(|k| k.unit == unit).expect("the kernel itself");
+        KernelId(first as u32)
+    }
+
+    /// The vector loop IR of the functions generated for a kernel.
+    pub fn vloop_text(&self, kernel: KernelId) -> String {
+        self.texts(kernel, |func, _| Some(func.to_string()))
+    }
+
+    /// The CLIF of the functions generated for a kernel; empty unless texts were asked for.
+    pub fn clif_text(&self, kernel: KernelId) -> String {
+        self.texts(kernel, |_, code| self.code.clif_text(code).map(str::to_string))
+    }
+
+    /// The machine instructions of the functions generated for a kernel; empty unless texts were asked for.
+    pub fn asm_text(&self, kernel: KernelId) -> String {
+        self.texts(kernel, |_, code| self.code.asm_text(code).map(str::to_string))
+    }
+
+    fn texts(&self, kernel: KernelId, text: impl Fn(&Func, CodeId) -> Option<String>) -> String {
+        let parts: Vec<String> = self.unit(kernel).funcs.iter().filter_map(|(f, c)| text(f, *c)).collect();
+        parts.join("\n")
+    }
+
+    fn unit(&self, kernel: KernelId) -> &Unit {
+        &self.units[self.kernels[kernel.index()].unit]
+    }
+}
+
+/// Offsets of shared scratch in one arena: kernels of one stage side by side, stages over one another. Returns the arena's bytes.
+fn place_shared(stages: &[(u32, u32)], units: &[Unit], kernels: &mut [Prepared]) -> usize {
+    let mut arena = 0;
+    for &(from, to) in stages {
+        let mut end = 0;
+        for kernel in &mut kernels[from as usize..to as usize] {
+            for len in &units[kernel.unit].shared {
+                kernel.shared.push(end);
+                end = (end + 4 * len).next_multiple_of(SCRATCH_ALIGN);
+            }
+        }
+        arena = arena.max(end);
+    }
+    arena
+}
+
+/// Lowers, plans and compiles one distinct kernel.
+fn build(
+    kernel: &Kernel,
+    dtypes: Vec<DType>,
+    options: &CpuOptions,
+    jit: &mut Jit,
+    report: &mut Report,
+) -> Result<Unit, CodegenError> {
+    let refused = |message: String| CodegenError::Kernel { kernel: kernel.name.clone(), message };
+    let start = Instant::now();
+    let lowering = LowerOptions { row_templates: options.isa.is_some() };
+    lower::check(&kernel.kind, &dtypes).map_err(|e| refused(e.to_string()))?;
+    let planned = match options.isa {
+        Some(isa) => template::plan(&kernel.kind, &dtypes, isa, lowering).map_err(refused)?,
+        None => None,
+    };
+    let mut unit = Unit {
+        kind: kernel.kind.clone(),
+        dtypes,
+        funcs: Vec::new(),
+        template: None,
+        shared: Vec::new(),
+        scratch: 0,
+        phases: Vec::new(),
+    };
+    match planned {
+        Some(planned) => {
+            report.lowering += start.elapsed();
+            let start = Instant::now();
+            templated(&mut unit, kernel, planned, jit)?;
+            report.compiling += start.elapsed();
+        }
+        None => {
+            let lowered = lower::lower(&kernel.kind, &unit.dtypes, lowering).map_err(|e| refused(e.to_string()))?;
+            report.lowering += start.elapsed();
+            let start = Instant::now();
+            for func in lowered.funcs {
+                compile(&mut unit, kernel, func, jit)?;
+            }
+            report.compiling += start.elapsed();
+            unit.shared = lowered.shared;
+            unit.phases = lowered.phases.into_iter().map(|calls| group(&unit, calls)).collect();
+        }
+    }
+    Ok(unit)
+}
+
+/// Compiles a function of a kernel, adding its name and provenance.
+fn compile(unit: &mut Unit, kernel: &Kernel, mut func: Func, jit: &mut Jit) -> Result<CodeId, CodegenError> {
+    func.comments.push(format!("{} of {}", func.name, kernel.name));
+    func.comments.extend(kernel.provenance.scopes.iter().map(|s| format!("scope {s}")));
+    func.name = match unit.funcs.len() {
+        0 => kernel.name.clone(),
+        n => format!("{}_{n}", kernel.name),
+    };
+    let code = jit.compile(&func)?;
+    unit.scratch = unit.scratch.max(func.scratch_layout().1);
+    unit.funcs.push((func, code));
+    Ok(code)
+}
+
+/// Joins neighbouring small calls to tasks.
+fn group(unit: &Unit, calls: Vec<Call>) -> Vec<Task> {
+    let mut tasks: Vec<Task> = Vec::new();
+    for call in calls {
+        let work = Work::Func { code: unit.funcs[call.func].1, bufs: call.bufs, params: call.params };
+        match tasks.last_mut() {
+            Some(task) if task.cost + call.cost <= TASK_NS => {
+                task.work.push(work);
+                task.cost += call.cost;
+            }
+            _ => tasks.push(Task { work: vec![work], cost: call.cost }),
+        }
+    }
+    tasks
+}
+
+/// A kernel served by a template, with generated epilogues.
+fn templated(unit: &mut Unit, kernel: &Kernel, planned: Planned, jit: &mut Jit) -> Result<(), CodegenError> {
+    let one = |work: Work, cost: f64| Task { work: vec![work], cost };
+    match planned {
+        Planned::Contract(parts, name) => {
+            let (mut packs, mut products) = (Vec::new(), Vec::new());
+            let mut generated = 0;
+            for part in parts {
+                let own = 4 * part.plan.scratch_len();
+                let own = own.next_multiple_of(SCRATCH_ALIGN);
+                let epilogue = match part.epilogue {
+                    template::PartEpilogue::Store { arg, offset, output } => GemmEpilogue::Store { arg, offset, output },
+                    template::PartEpilogue::Call(Epilogue { func, bufs }) => {
+                        generated += 1;
+                        let needs = func.scratch_layout().1;
+                        let code = compile(unit, kernel, func, jit)?;
+                        unit.scratch = unit.scratch.max(own + needs);
+                        GemmEpilogue::Call { code, bufs, scratch: own }
+                    }
+                };
+                unit.scratch = unit.scratch.max(own);
+                let packed = unit.shared.len();
+                unit.shared.push(part.plan.packed_len());
+                let (pack_tasks, tasks) = (part.plan.pack_tasks(), part.plan.tasks());
+                // Estimated for ordering only: the plan has cut the work.
+                let pack_cost = part.plan.packed_len() as f64 * 0.3 / pack_tasks.max(1) as f64;
+                let cost = part.plan.flops() as f64 / 150.0 / tasks.max(1) as f64;
+                let gemm = Arc::new(Gemm { plan: part.plan, product: part.operands, packed, epilogue });
+                packs.extend((0..pack_tasks).map(|task| one(Work::Pack { gemm: gemm.clone(), task }, pack_cost)));
+                products.extend((0..tasks).map(|task| one(Work::Product { gemm: gemm.clone(), task }, cost)));
+            }
+            let with = match generated {
+                0 => "sums stored as they are".to_string(),
+                1 => "one generated epilogue".to_string(),
+                n => format!("{n} generated epilogues"),
+            };
+            unit.template = Some(format!("contraction {name}, {with}"));
+            unit.phases = if packs.is_empty() { vec![products] } else { vec![packs, products] };
+        }
+        Planned::Forward(attention, name) => {
+            unit.template = Some(format!("attention {name}"));
+            unit.scratch = 4 * attention.plan.scratch_len();
+            unit.shared = attention.shared.clone();
+            let (tasks, cost) = (attention.plan.forward_tasks(), attention.cost);
+            let attention = Arc::new(attention);
+            let task = |task| one(Work::Forward { attention: attention.clone(), task }, cost / tasks as f64);
+            unit.phases = vec![(0..tasks).map(task).collect()];
+        }
+        Planned::Backward(attention, name) => {
+            unit.template = Some(format!("attention gradient {name}"));
+            unit.scratch = 4 * attention.plan.scratch_len();
+            let (tasks, cost) = (attention.plan.backward_tasks(), attention.cost);
+            let attention = Arc::new(attention);
+            let task = |task| one(Work::Backward { attention: attention.clone(), task }, cost / tasks as f64);
+            unit.phases = vec![(0..tasks).map(task).collect()];
+        }
+    }
+    Ok(())
+}
