@@ -134,17 +134,7 @@ pub fn exp<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let n = l.round(n);
     let r = scale_add(l, n, -0.693_359_4, x); // 355/512: nine bits
     let r = scale_add(l, n, 2.121_944_4e-4, r); // 355/512 - ln 2
-    let p = polynomial(
-        l,
-        r,
-        [
-            0.499_999_94,
-            0.166_665_2,
-            0.041_668_393,
-            0.008_368_781,
-            0.001_381_448_1,
-        ],
-    );
+    let p = polynomial(l, r, [0.499_999_94, 0.166_665_2, 0.041_668_393, 0.008_368_781, 0.001_381_448_1]);
     let square = l.mul(r, r);
     let tail = l.mul_add(square, p, r);
     let one = l.splat(1.0);
@@ -228,17 +218,7 @@ pub fn log<L: Lanes>(l: &mut L, x: L::F) -> L::F {
 #[inline(always)]
 pub fn tanh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let z = l.mul(x, x);
-    let p = polynomial(
-        l,
-        z,
-        [
-            -0.333_332_84,
-            0.133_314_83,
-            -0.053_742_774,
-            0.020_648_06,
-            -0.005_714_058,
-        ],
-    );
+    let p = polynomial(l, z, [-0.333_332_84, 0.133_314_83, -0.053_742_774, 0.020_648_06, -0.005_714_058]);
     let cube = l.mul(z, x);
     let small = l.mul_add(cube, p, x);
 
@@ -275,15 +255,7 @@ pub fn erf<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let s = polynomial(
         l,
         z,
-        [
-            0.128_379_17,
-            -0.376_126_3,
-            0.112_836_18,
-            -0.026_855_126,
-            0.005_190_733_4,
-            -8.030_750_3e-4,
-            7.920_303e-5,
-        ],
+        [0.128_379_17, -0.376_126_3, 0.112_836_18, -0.026_855_126, 0.005_190_733_4, -8.030_750_3e-4, 7.920_303e-5],
     );
     let small = l.mul_add(x, s, x);
 

@@ -4,11 +4,7 @@ use super::*;
 
 /// Distance of two f32 neighbours at `x`.
 fn spacing(x: f64) -> f64 {
-    let exponent = if x == 0.0 {
-        -126
-    } else {
-        (x.abs().log2().floor() as i32).max(-126)
-    };
+    let exponent = if x == 0.0 { -126 } else { (x.abs().log2().floor() as i32).max(-126) };
     2f64.powi(exponent - 23)
 }
 
@@ -34,10 +30,7 @@ fn erf64(x: f64) -> f64 {
 
 /// Every `step`-th f32 between two positive numbers, and their negatives.
 fn sweep(from: f32, to: f32, step: usize) -> impl Iterator<Item = f32> {
-    (from.to_bits()..=to.to_bits())
-        .step_by(step)
-        .map(f32::from_bits)
-        .flat_map(|x| [x, -x])
+    (from.to_bits()..=to.to_bits()).step_by(step).map(f32::from_bits).flat_map(|x| [x, -x])
 }
 
 /// Asserts that the error, in ulp of results of at least `floor`, is at most `bound`; prints the largest.
@@ -63,73 +56,21 @@ fn check(
     }
     println!("{name}: {worst:.3} ulp at {at:e}");
     assert!(worst > 0.0, "{name}: nothing was tested");
-    assert!(
-        worst <= bound,
-        "{name}({at:e}): {worst:.3} ulp, bound {bound}"
-    );
+    assert!(worst <= bound, "{name}({at:e}): {worst:.3} ulp, bound {bound}");
 }
 
 fn check_all<const FUSED: bool>() {
     let one = |f: fn(&mut Scalar<FUSED>, f32) -> f32| move |x| f(&mut Scalar, x);
     let sizes = |to| sweep(1e-7, to, 97);
     check("exp", EXP_ULP, 0.0, f64::exp, one(exp), sizes(90.0));
-    check(
-        "log",
-        LOG_ULP,
-        0.0,
-        f64::ln,
-        one(log),
-        sweep(1e-45, f32::MAX, 997).filter(|x| *x > 0.0),
-    );
-    check(
-        "log near 1",
-        LOG_ULP,
-        0.0,
-        f64::ln,
-        one(log),
-        sweep(0.5, 2.0, 7).filter(|x| *x > 0.0),
-    );
-    check(
-        "tanh",
-        TANH_ULP,
-        0.0,
-        f64::tanh,
-        one(tanh),
-        sweep(1e-37, 20.0, 97),
-    );
+    check("log", LOG_ULP, 0.0, f64::ln, one(log), sweep(1e-45, f32::MAX, 997).filter(|x| *x > 0.0));
+    check("log near 1", LOG_ULP, 0.0, f64::ln, one(log), sweep(0.5, 2.0, 7).filter(|x| *x > 0.0));
+    check("tanh", TANH_ULP, 0.0, f64::tanh, one(tanh), sweep(1e-37, 20.0, 97));
     check("erf", ERF_ULP, 0.0, erf64, one(erf), sweep(1e-37, 6.0, 797));
-    check(
-        "erf from 0.1",
-        ERF_ULP,
-        0.0,
-        erf64,
-        one(erf),
-        sweep(0.1, 4.5, 97),
-    );
-    check(
-        "sin",
-        SIN_COS_ULP,
-        SIN_COS_SMALL,
-        f64::sin,
-        one(sin),
-        sweep(1e-3, SIN_COS_DOMAIN, 97),
-    );
-    check(
-        "sin near 0",
-        SIN_COS_ULP,
-        0.0,
-        f64::sin,
-        one(sin),
-        sweep(1e-37, 1.5, 197),
-    );
-    check(
-        "cos",
-        SIN_COS_ULP,
-        SIN_COS_SMALL,
-        f64::cos,
-        one(cos),
-        sweep(1e-3, SIN_COS_DOMAIN, 97),
-    );
+    check("erf from 0.1", ERF_ULP, 0.0, erf64, one(erf), sweep(0.1, 4.5, 97));
+    check("sin", SIN_COS_ULP, SIN_COS_SMALL, f64::sin, one(sin), sweep(1e-3, SIN_COS_DOMAIN, 97));
+    check("sin near 0", SIN_COS_ULP, 0.0, f64::sin, one(sin), sweep(1e-37, 1.5, 197));
+    check("cos", SIN_COS_ULP, SIN_COS_SMALL, f64::cos, one(cos), sweep(1e-3, SIN_COS_DOMAIN, 97));
 }
 
 #[test]
@@ -150,20 +91,11 @@ fn special_arguments() {
         assert!(f(s, nan).is_nan());
     }
     assert_eq!([exp(s, inf), exp(s, -inf), exp(s, 0.0)], [inf, 0.0, 1.0]);
-    assert_eq!(
-        [exp(s, 88.73), exp(s, -104.0), exp(s, -1e30), exp(s, 1e30)],
-        [inf, 0.0, 0.0, inf]
-    );
+    assert_eq!([exp(s, 88.73), exp(s, -104.0), exp(s, -1e30), exp(s, 1e30)], [inf, 0.0, 0.0, inf]);
     assert!(exp(s, 88.722_83) < inf);
     let subnormal = exp(s, -100.0) as f64;
-    assert!(
-        (subnormal - (-100f64).exp()).abs() <= 2f64.powi(-149),
-        "{subnormal:e}"
-    );
-    assert_eq!(
-        [log(s, inf), log(s, 0.0), log(s, -0.0), log(s, 1.0)],
-        [inf, -inf, -inf, 0.0]
-    );
+    assert!((subnormal - (-100f64).exp()).abs() <= 2f64.powi(-149), "{subnormal:e}");
+    assert_eq!([log(s, inf), log(s, 0.0), log(s, -0.0), log(s, 1.0)], [inf, -inf, -inf, 0.0]);
     assert!(log(s, -1.0).is_nan() && log(s, -inf).is_nan() && log(s, -1e-45).is_nan());
     for f in [tanh, erf] {
         assert_eq!([f(s, inf), f(s, -inf), f(s, 30.0)], [1.0, -1.0, 1.0]);
