@@ -14,6 +14,8 @@ pub mod interp;
 pub mod kernel;
 pub mod print;
 pub mod stats;
+#[cfg(test)]
+mod samples;
 mod uses;
 pub mod verify;
 
@@ -147,7 +149,8 @@ pub struct ProgramOutput {
 pub struct MemoryPlan {
     /// Bytes of the slab, or the sum of all slots.
     pub planned: usize,
-    /// Largest sum of bytes of temporaries live in one stage: no placement needs fewer.
+    /// Largest sum of bytes (rounded up to the alignment) of temporaries live in one stage, a takeover counted once: no placement
+    /// needs fewer.
     pub lower_bound: usize,
     /// Bytes of each slot, where there are slots.
     pub slots: Vec<usize>,

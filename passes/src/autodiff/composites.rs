@@ -4,7 +4,7 @@
 //! forward computation that a rule needs are written as the expansion writes them, so that common subexpression elimination
 //! finds them there. Tests prove every rule equal to the gradient of the expansion.
 
-use tinygpt_ir::op::{Composite, Wrt};
+use tinygpt_ir::op::{Composite, GeluForm, Wrt};
 use tinygpt_ir::{DType, T};
 
 use super::rules::{Cotangents, Site};
@@ -15,11 +15,11 @@ pub fn has_rule(c: &Composite) -> bool {
         Composite::Softmax { .. }
         | Composite::LogSoftmax { .. }
         | Composite::LayerNorm { .. }
+        | Composite::Gelu { .. }
+        | Composite::Silu
         | Composite::CrossEntropy
         | Composite::Attention { .. } => true,
         Composite::RmsNorm { .. }
-        | Composite::Gelu { .. }
-        | Composite::Silu
         | Composite::Linear
         | Composite::AttentionLse { .. }
         | Composite::AttentionGrad { .. }
@@ -38,6 +38,13 @@ pub(super) fn pull<'g>(c: &Composite, s: &Site<'g>) -> Cotangents<'g> {
         // dx = g - softmax(x) sum g
         Composite::LogSoftmax { axis } => vec![s.to(0, || g - x[0].softmax(*axis) * g.sum(&[*axis]))],
         Composite::LayerNorm { eps } => layer_norm(s, eps.0),
+        // dx = g f'(x), with f' one value of the forward side: it can be computed and kept where f is.
+        Composite::Gelu { form } => vec![s.to(0, || g * gelu_slope(x[0], *form))],
+        // f' = s (1 + x (1 - s)), s = 1 / (1 + e^-x)
+        Composite::Silu => vec![s.to(0, || {
+            let sigmoid = ((-x[0]).exp() + 1.0).recip();
+            g * (sigmoid * (x[0] * (1.0 - sigmoid) + 1.0))
+        })],
         // dx = (softmax(x) - onehot(target)) g / rows
         Composite::CrossEntropy => {
             let logits = || {
@@ -59,8 +66,6 @@ pub(super) fn pull<'g>(c: &Composite, s: &Site<'g>) -> Cotangents<'g> {
             vec![s.to(0, || grad(Wrt::Q)), s.to(1, || grad(Wrt::K)), s.to(2, || grad(Wrt::V))]
         }
         Composite::RmsNorm { .. }
-        | Composite::Gelu { .. }
-        | Composite::Silu
         | Composite::Linear
         | Composite::AttentionLse { .. }
         | Composite::AttentionGrad { .. }
@@ -69,6 +74,26 @@ pub(super) fn pull<'g>(c: &Composite, s: &Site<'g>) -> Cotangents<'g> {
         | Composite::ClipByGlobalNorm { .. }
         | Composite::AdamW { .. } => return Cotangents::None("it must be expanded first"),
     })
+}
+
+/// The derivative of gelu at x.
+fn gelu_slope<'g>(x: T<'g>, form: GeluForm) -> T<'g> {
+    use std::f64::consts::{FRAC_1_SQRT_2, PI};
+    match form {
+        // cdf(x) + x pdf(x) of the standard normal distribution
+        GeluForm::Erf => {
+            let cdf = (x * FRAC_1_SQRT_2).erf() * 0.5 + 0.5;
+            let pdf = (x * x * -0.5).exp() * (1.0 / (2.0 * PI).sqrt());
+            cdf + x * pdf
+        }
+        // With t = tanh(u): (1 + t) / 2 + x (1 - t^2) u' / 2
+        GeluForm::Tanh => {
+            let rate = (2.0 / PI).sqrt();
+            let t = ((x + x * x * x * 0.044715) * rate).tanh();
+            let inner = x * x * (3.0 * 0.044715 * rate) + rate;
+            t * 0.5 + 0.5 + x * (1.0 - t * t) * inner * 0.5
+        }
+    }
 }
 
 /// With n = (x - mean) rstd and y = n w + b, and h = g w:

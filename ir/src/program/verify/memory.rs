@@ -177,15 +177,16 @@ fn totals(program: &Program, placed: &[Placed<'_>], report: &mut Report) {
     });
     let slots_fit = program.target.placement == PlacementPolicy::Slot || memory.slots.is_empty();
     report.expect(slots_fit, Invariant::MemoryTotals, || "a slab plan has slots".into());
+    let aligned = |b: &Buffer| b.bytes().next_multiple_of(program.target.alignment.max(1));
     let bound = (0..program.stages.len() as u32)
         .map(|stage| {
             let shared = |p: &Placed<'_>| {
                 // Bytes of `p` that it has from a temporary that is still read in this stage.
                 let old = p.buffer.takes_over.filter(|_| p.live.0 == stage);
                 old.and_then(|id| placed.iter().find(|o| o.id == id && o.live_in(stage)))
-                    .map_or(0, |o| o.buffer.bytes().min(p.buffer.bytes()))
+                    .map_or(0, |o| aligned(o.buffer).min(aligned(p.buffer)))
             };
-            placed.iter().filter(|p| p.live_in(stage)).map(|p| p.buffer.bytes() - shared(p)).sum::<usize>()
+            placed.iter().filter(|p| p.live_in(stage)).map(|p| aligned(p.buffer) - shared(p)).sum::<usize>()
         })
         .max()
         .unwrap_or(0);

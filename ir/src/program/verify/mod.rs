@@ -48,7 +48,7 @@
 //! - `takeover`: the taken temporary dies in the kernel that writes the taker, the only kernel to touch it in that stage; it begins at the same
 //!   byte, its elements have the same size, and they are read only with the access of a store of the taker, at that store's point.
 //! - `memory-totals`: planned is the end of the slab (up to alignment) or the sum of the slots; the lower bound is the largest sum, over
-//!   stages, of the bytes of live temporaries, a taken one counted only as far as it is longer than its taker.
+//!   stages, of the bytes of live temporaries (each rounded up to the alignment), a takeover's common bytes counted once.
 
 mod body;
 mod kernel;
