@@ -13,9 +13,9 @@ pub mod body;
 pub mod interp;
 pub mod kernel;
 pub mod print;
-pub mod stats;
 #[cfg(test)]
 mod samples;
+pub mod stats;
 mod uses;
 pub mod verify;
 

@@ -28,7 +28,8 @@
 //! - Names that are no words (letters, digits, `_ . - + /`) are quoted. Nodes of the graph print as `%3` in `computes` and
 //!   `recomputes`, scalars of a body in the lines of that body.
 //! - An element is `a0[12*i0 - i1 + 4]`: a sum of coefficient * axis, then of indirect terms `3*clamp(%2,10)` (%2 clamped to 0..=9), then the
-//!   offset; no term is zero, a coefficient of 1 is left out, and the empty sum is `0`.
+//!   offset; no term is zero, a coefficient of 1 is left out, and the empty sum is `0`. In an update kernel the elements are of roles:
+//!   `role0[i0]`.
 //! - Axes are named where extents are given: `i` points, `r` rows, `c` cols, `b` batch, `m`, `n`, `k` of contractions; `b h t d` and
 //!   `b h s d` of attention (query t, key s); `row` of a scatter's table and `j` of its inner axes.
 //!
@@ -175,7 +176,7 @@ impl Display for Kernel {
 fn kind(f: &mut Formatter<'_>, kind: &KernelKind) -> Result {
     match kind {
         KernelKind::Pointwise(k) => {
-            let axes = extents(f, "  space", &[("i", &k.space)])?;
+            let axes = Axes::of(extents(f, "  space", &[("i", &k.space)])?);
             body(f, "  ", &k.body, &axes)?;
             stores(f, "  ", &k.stores, &axes)
         }
@@ -183,14 +184,14 @@ fn kind(f: &mut Formatter<'_>, kind: &KernelKind) -> Result {
             writeln!(f, "  roles {}", k.roles)?;
             writeln!(f, "  shared {}", k.shared)?;
             writeln!(f, "  segments {}", joined(" ", &k.segments))?;
-            let axes = ["i0".to_string()];
+            let axes = Axes { names: vec!["i0".into()], arg: "role" };
             body(f, "  ", &k.body, &axes)?;
             stores(f, "  ", &k.stores, &axes)
         }
         KernelKind::Reduce(k) => {
             let rows = extents(f, "  rows", &[("r", &k.rows)])?;
             let cols = extents(f, "  cols", &[("c", &k.cols)])?;
-            let axes = [rows, cols].concat();
+            let axes = Axes::of([rows, cols].concat());
             body(f, "  ", &k.body, &axes)?;
             for (i, r) in k.reductions.iter().enumerate() {
                 writeln!(f, "  acc {i} = {} {}", r.op.name(), r.value)?;
@@ -232,10 +233,10 @@ fn kind(f: &mut Formatter<'_>, kind: &KernelKind) -> Result {
             writeln!(f, "  table row={}", k.table)?;
             let ids = extents(f, "  ids", &[("i", &k.ids)])?;
             let inner = extents(f, "  inner", &[("j", &k.inner)])?;
-            body(f, "  ", &k.body, &[ids, inner.clone()].concat())?;
+            body(f, "  ", &k.body, &Axes::of([ids, inner.clone()].concat()))?;
             writeln!(f, "  index {}", k.index)?;
             writeln!(f, "  value {}", k.value)?;
-            let axes = [vec!["row".to_string()], inner].concat();
+            let axes = Axes::of([vec!["row".to_string()], inner].concat());
             match &k.base {
                 ScatterBase::Const(c) => writeln!(f, "  base {c} : {}", c.dtype)?,
                 ScatterBase::Load(a) => writeln!(f, "  base {}", Element(a, &axes))?,
@@ -264,7 +265,7 @@ fn shape(f: &mut Formatter<'_>, s: &super::AttentionShape) -> Result {
 }
 
 fn named(f: &mut Formatter<'_>, name: &str, a: Option<&Access>, axes: &[&str]) -> Result {
-    let axes: Vec<String> = axes.iter().map(|s| s.to_string()).collect();
+    let axes = Axes::of(axes.iter().map(|s| s.to_string()).collect());
     a.map_or(Ok(()), |a| writeln!(f, "  {name} {}", Element(a, &axes)))
 }
 
@@ -273,11 +274,12 @@ fn part(f: &mut Formatter<'_>, p: &ContractPart) -> Result {
     let (nb, nm) = (p.batch.len(), p.m.len());
     for t in &p.terms {
         let k = extents(f, "    term", &[("k", &t.k)])?;
-        let lhs = [&axes[..nb + nm], &k].concat();
-        let rhs = [&axes[..nb], &axes[nb + nm..], &k].concat();
+        let lhs = Axes::of([&axes[..nb + nm], &k].concat());
+        let rhs = Axes::of([&axes[..nb], &axes[nb + nm..], &k].concat());
         writeln!(f, "      left {}", Element(&t.lhs, &lhs))?;
         writeln!(f, "      right {}", Element(&t.rhs, &rhs))?;
     }
+    let axes = Axes::of(axes);
     body(f, "    ", &p.body, &axes)?;
     stores(f, "    ", &p.stores, &axes)
 }
@@ -300,13 +302,13 @@ fn extents(
     Ok(names)
 }
 
-fn body(f: &mut Formatter<'_>, indent: &str, body: &Body, axes: &[String]) -> Result {
+fn body(f: &mut Formatter<'_>, indent: &str, body: &Body, axes: &Axes) -> Result {
     for (id, s) in body.scalars.iter() {
         write!(f, "{indent}{id} = ")?;
         match &s.op {
             ScalarOp::Const(c) => write!(f, "const {c}")?,
             ScalarOp::Load(a) => write!(f, "load {}", Element(a, axes))?,
-            ScalarOp::Index(a) => write!(f, "index {}", sum(a, axes, &[]))?,
+            ScalarOp::Index(a) => write!(f, "index {}", sum(a, &axes.names, &[]))?,
             ScalarOp::Acc(i) => write!(f, "acc {i}")?,
             ScalarOp::Unary(u, x) => write!(f, "{} {x}", u.name())?,
             ScalarOp::Binary(b, x, y) => write!(f, "{} {x}, {y}", b.name())?,
@@ -322,18 +324,31 @@ fn body(f: &mut Formatter<'_>, indent: &str, body: &Body, axes: &[String]) -> Re
     Ok(())
 }
 
-fn stores(f: &mut Formatter<'_>, indent: &str, stores: &[Store], axes: &[String]) -> Result {
+fn stores(f: &mut Formatter<'_>, indent: &str, stores: &[Store], axes: &Axes) -> Result {
     stores.iter().try_for_each(|s| writeln!(f, "{indent}store {} = {}", Element(&s.access, axes), s.value))
 }
 
+/// Names of the axes of a space, and the word before an argument's number: `a`, or `role` in update kernels.
+struct Axes {
+    names: Vec<String>,
+    arg: &'static str,
+}
+
+impl Axes {
+    fn of(names: Vec<String>) -> Axes {
+        Axes { names, arg: "a" }
+    }
+}
+
 /// An access with its axes named.
-struct Element<'a>(&'a Access, &'a [String]);
+struct Element<'a>(&'a Access, &'a Axes);
 
 impl Display for Element<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let indirect: Vec<(i64, String)> =
             self.0.indirect.iter().map(|i| (i.stride, format!("clamp({},{})", i.index, i.extent))).collect();
-        write!(f, "{}[{}]", self.0.arg, sum(&self.0.at, self.1, &indirect))
+        let Axes { names, arg } = self.1;
+        write!(f, "{arg}{}[{}]", self.0.arg.index(), sum(&self.0.at, names, &indirect))
     }
 }
 
@@ -369,4 +384,49 @@ fn word(name: &str) -> String {
 
 fn joined<V: Display>(separator: &str, list: &[V]) -> String {
     list.iter().map(V::to_string).collect::<Vec<_>>().join(separator)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::samples::{at, attention, embedding, linear};
+    use crate::program::{BufferId, Indirect, ScalarId};
+
+    #[test]
+    fn text_of_each_archetype() {
+        insta::assert_snapshot!("linear", linear());
+        insta::assert_snapshot!("attention", attention());
+        insta::assert_snapshot!("embedding", embedding());
+    }
+
+    #[test]
+    fn sums_leave_out_what_is_nothing() {
+        let axes = ["i0".to_string(), "i1".to_string()];
+        let text = |offset: i64, coeffs: [i64; 2]| sum(&Affine { offset, coeffs: coeffs.to_vec() }, &axes, &[]);
+        assert_eq!(text(0, [0, 0]), "0");
+        assert_eq!(text(-3, [0, 0]), "-3");
+        assert_eq!(text(4, [12, 1]), "12*i0 + i1 + 4");
+        assert_eq!(text(-4, [-1, -2]), "-i0 - 2*i1 - 4");
+        let mut access = at(2, &[0, 1]);
+        access.indirect.push(Indirect { index: ScalarId(7), stride: -5, extent: 9 });
+        assert_eq!(Element(&access, &Axes::of(axes.to_vec())).to_string(), "a2[i1 - 5*clamp(%7,9)]");
+    }
+
+    #[test]
+    fn names_that_are_no_words_are_quoted() {
+        let mut p = linear();
+        p.name = "two words".into();
+        p.buffers[BufferId(0)].label = "line\nbreak".into();
+        let text = p.to_string();
+        assert!(text.contains("\nprogram \"two words\"\n"), "{text}");
+        assert!(text.contains("own label \"line\\nbreak\"\n"), "{text}");
+    }
+
+    #[test]
+    fn source_lines_are_not_printed() {
+        let mut p = linear();
+        let before = p.to_string();
+        p.kernels[crate::program::KernelId(0)].provenance.locs.push(crate::graph::Loc::caller());
+        assert_eq!(p.to_string(), before);
+    }
 }

@@ -193,3 +193,71 @@ impl fmt::Display for FusionReport {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::KernelId;
+    use crate::program::samples::{attention, embedding, linear};
+
+    fn stats(p: &Program, k: u32) -> (u64, u64, u64) {
+        let s = kernel_stats(p, &p.kernels[KernelId(k)]);
+        (s.flops, s.bytes_read, s.bytes_written)
+    }
+
+    #[test]
+    fn costs_by_hand() {
+        let p = linear();
+        // 2 x 4 x 3 multiply-adds; x 6 and w 12 elements in, 8 out.
+        assert_eq!(stats(&p, 0), (2 * 24, 72, 32));
+        // 8 additions; 8 in, 2 out.
+        assert_eq!(stats(&p, 1), (8, 32, 8));
+        assert_eq!(stats(&p, 2), (8, 40, 32));
+        assert_eq!(stats(&p, 4), (12, 48, 48));
+        let p = attention();
+        // B H T S D = 2 2 3 3 2 = 72. Five arrays of 24 and the log-sum-exp of 12.
+        assert_eq!(stats(&p, 0), (4 * 72, 4 * 72, 4 * 36));
+        assert_eq!(stats(&p, 1), (10 * 72, 4 * (5 * 24 + 12), 4 * 72));
+        let p = embedding();
+        // Six gathered elements, not the whole table; ids once.
+        assert_eq!(stats(&p, 0), (0, 4 * (6 + 3), 24));
+        // Base and rows in; the whole table out.
+        assert_eq!(stats(&p, 1), (6, 4 * (10 + 3 + 6), 40));
+        // Compare, multiply, subtract, select on 4 + 3 elements; lr is one argument.
+        assert_eq!(stats(&p, 2), (4 * 7, 4 * (7 + 1), 28));
+    }
+
+    #[test]
+    fn a_partial_gradient_of_attention_costs_less() {
+        let mut p = attention();
+        if let KernelKind::AttentionGrad(k) = &mut p.kernels[KernelId(1)].kind {
+            (k.dq, k.dk) = (None, None);
+        }
+        assert_eq!(stats(&p, 1).0, 4 * 72);
+    }
+
+    #[test]
+    fn totals_and_report() {
+        let p = linear();
+        let s = ProgramStats::new(&p);
+        assert_eq!((s.kernels.len(), s.stages, s.archetypes), (5, 4, [3, 0, 1, 1, 0, 0, 0]));
+        assert_eq!((s.flops, s.bytes()), (48 + 8 + 8 + 8 + 12, 104 + 40 + 72 + 64 + 96));
+        assert_eq!((s.temp_bytes, s.planned_bytes, s.lower_bound_bytes), (72, 128, 128));
+        let report = FusionReport::new(&p, &embedding()).to_string();
+        let want = "                              unfused            fused   ratio
+kernels                             5                3   0.600
+  pointwise                         3                1   0.333
+  update                            0                1       -
+  reduce                            1                0   0.000
+  contract                          1                0   0.000
+  scatter                           0                1       -
+stages                              4                2   0.500
+bytes moved                       376              236   0.628
+flops                              84               34   0.405
+temporaries, bytes                 72                0   0.000
+  planned                         128                0   0.000
+  lower bound                     128                0   0.000
+";
+        assert_eq!(report, want, "\n{report}");
+    }
+}
