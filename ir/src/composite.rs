@@ -259,7 +259,8 @@ pub(crate) fn adamw<'g>(b: &'g Builder, x: &[T<'g>], part: AdamWPart, betas: [f6
             let correction = |beta: f64| 1.0 - (step * beta.ln()).exp();
             let rate = lr / correction(betas[0]);
             let rms = correction(betas[1]).rsqrt();
-            p * (1.0 - lr * decay) - rate * m / (v.sqrt() * rms + eps)
+            let kept = if decay == 0.0 { p } else { p * (1.0 - lr * decay) };
+            kept - rate * m / (v.sqrt() * rms + eps)
         }
     }
 }

@@ -33,6 +33,18 @@ impl DType {
     }
 }
 
+impl From<tinygpt_ir::DType> for DType {
+    fn from(dtype: tinygpt_ir::DType) -> Self {
+        match dtype {
+            tinygpt_ir::DType::F32 => Self::F32,
+            tinygpt_ir::DType::F16 => Self::F16,
+            tinygpt_ir::DType::I32 => Self::I32,
+            tinygpt_ir::DType::U32 => Self::U32,
+            tinygpt_ir::DType::Bool => Self::Bool,
+        }
+    }
+}
+
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -157,6 +169,16 @@ impl HostTensor {
         }
     }
 
+    /// The elements, whatever their type.
+    pub fn data(&self) -> &HostData {
+        &self.data
+    }
+
+    /// The elements, to fill in place. Their number and type stay.
+    pub(crate) fn data_mut(&mut self) -> &mut HostData {
+        &mut self.data
+    }
+
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
@@ -189,7 +211,13 @@ impl HostTensor {
     /// A tensor from little-endian bytes of any alignment; an error when their number does not fit the shape.
     pub fn from_bytes(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<Self> {
         let mut tensor = Self::zeros_checked(dtype, shape, bytes.len())?;
-        match &mut tensor.data {
+        tensor.fill_from_bytes(bytes);
+        Ok(tensor)
+    }
+
+    /// Replaces the elements by those of little-endian bytes of any alignment, as many as the elements take. Does not allocate.
+    pub(crate) fn fill_from_bytes(&mut self, bytes: &[u8]) {
+        match &mut self.data {
             HostData::F32(v) => bytemuck::cast_slice_mut(v).copy_from_slice(bytes),
             HostData::F16(v) => bytemuck::cast_slice_mut(v).copy_from_slice(bytes),
             HostData::I32(v) => bytemuck::cast_slice_mut(v).copy_from_slice(bytes),
@@ -197,7 +225,6 @@ impl HostTensor {
             // Any non-zero byte is true: a bool may hold nothing but 0 and 1.
             HostData::Bool(v) => v.iter_mut().zip(bytes).for_each(|(b, byte)| *b = *byte != 0),
         }
-        Ok(tensor)
     }
 
     /// Zeros, after a check that `bytes` is the size they take, so that no file can ask for memory it does not fill.

@@ -1,0 +1,254 @@
+//! The CPU executor: a prepared program, its memory and the workers that run it.
+//!
+//! A step is the program's rounds in order. In a round every worker takes the next task that nobody has taken; then all meet at a barrier.
+//! Which worker runs a task never matters to its result, and the tasks of a round touch disjoint memory, so results are bit-equal for any
+//! number of threads.
+//!
+//! Invariants
+//! - All memory is allocated by [`CpuExecutor::new`]; `write`, `read_into` and `step` allocate nothing.
+//! - Temporaries lie in one slab at the offsets of the program's plan; inputs, states and outputs have buffers of their own.
+//! - Rounds too short to be worth waking other threads for are run by worker 0 alone, between the same barriers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use tinygpt_codegen_cpu::compile::{Bound, CpuOptions, PreparedProgram, Report, SCRATCH_ALIGN};
+use tinygpt_ir::program::{BufferId, KernelId, Place, Program};
+
+use crate::executor::{Executor, MemoryReport, Role, Slot, Slots};
+use crate::tensor::{DType, HostTensor};
+use crate::workers::Workers;
+use crate::{Error, Result};
+
+/// One aligned piece of memory.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Line([u8; 64]);
+
+/// Zeroed memory, aligned to 64 bytes.
+struct Memory(Vec<Line>);
+
+impl Memory {
+    fn new(bytes: usize) -> Memory {
+        Memory(vec![Line([0; 64]); bytes.div_ceil(64)])
+    }
+
+    fn ptr(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr().cast()
+    }
+}
+
+const _: () = assert!(SCRATCH_ALIGN <= 64);
+
+/// Runs a program on this processor.
+pub struct CpuExecutor {
+    program: Arc<Program>,
+    prepared: Arc<PreparedProgram>,
+    bound: Bound,
+    workers: Workers,
+    slots: Slots,
+    /// Address and bytes of each slot's buffer, in the order of `slots`.
+    at: Vec<(*mut u8, usize)>,
+    /// Counters of taken tasks, one a round.
+    taken: Vec<AtomicUsize>,
+    /// Scratch of each worker.
+    scratch: Vec<ScratchPtr>,
+    /// Keeps the memory that `bound` points into.
+    _memory: Vec<Memory>,
+}
+
+// SAFETY: the pointers lead into memory that the executor owns; it is used through `&mut self` only, and within a step by the workers that
+// `Workers::run` joins.
+unsafe impl Send for CpuExecutor {}
+
+/// Slots of a program: inputs and states, then outputs.
+pub fn slots_of(program: &Program) -> Result<(Slots, Vec<BufferId>)> {
+    let dtype = |d: tinygpt_ir::DType| match d {
+        tinygpt_ir::DType::F32 => DType::F32,
+        tinygpt_ir::DType::F16 => DType::F16,
+        tinygpt_ir::DType::I32 => DType::I32,
+        tinygpt_ir::DType::U32 => DType::U32,
+        tinygpt_ir::DType::Bool => DType::Bool,
+    };
+    let params = program.params.iter().map(|p| {
+        let role = match p.kind {
+            tinygpt_ir::ParamKind::Input => Role::Input,
+            tinygpt_ir::ParamKind::State { .. } => Role::State,
+        };
+        (Slot::new(&p.name, role, dtype(p.ty.dtype), &p.ty.shape), p.buffer)
+    });
+    let outputs =
+        program.outputs.iter().map(|o| (Slot::new(&o.name, Role::Output, dtype(o.ty.dtype), &o.ty.shape), o.buffer));
+    let (slots, buffers) = params.chain(outputs).unzip::<_, _, Vec<_>, Vec<_>>();
+    Ok((Slots::new(slots)?, buffers))
+}
+
+impl CpuExecutor {
+    /// Compiles `program` and allocates its memory for `threads` workers.
+    ///
+    /// # Errors
+    /// What code generation refuses, or a system that cannot start the threads.
+    pub fn new(program: Arc<Program>, options: &CpuOptions, threads: usize) -> Result<CpuExecutor> {
+        let prepared = PreparedProgram::new(&program, options).map_err(|e| Error::input(e.to_string()))?;
+        let prepared = Arc::new(prepared);
+        let (slots, slot_buffers) = slots_of(&program)?;
+        let mut slab = Memory::new(program.memory.planned);
+        let mut memory = Vec::new();
+        let mut addresses = Vec::with_capacity(program.buffers.len());
+        for (_, buffer) in program.buffers.iter() {
+            addresses.push(match buffer.place {
+                // SAFETY: the plan's offsets lie within the slab, whose size it states.
+                Place::Slab(offset) => unsafe { slab.ptr().add(offset) },
+                Place::Own => {
+                    memory.push(Memory::new(buffer.bytes()));
+                    let last = memory.len() - 1;
+                    memory[last].ptr()
+                }
+                Place::Slot(_) => {
+                    return Err(Error::input(format!(
+                        "program {} was placed in slots, and the CPU runs programs placed in a slab: compile it for the CPU",
+                        program.name
+                    )));
+                }
+            });
+        }
+        memory.push(slab);
+        // SAFETY: every address is that of memory of the buffer's size, kept in `_memory` as long as `bound`; temporaries overlap as planned.
+        let bound = unsafe { prepared.bind(&addresses) }.map_err(|e| Error::input(e.to_string()))?;
+        let workers = Workers::new(threads).map_err(Error::input)?;
+        let mut scratch = Vec::new();
+        for _ in 0..workers.threads() {
+            memory.push(Memory::new(prepared.scratch_bytes()));
+            let last = memory.len() - 1;
+            scratch.push(ScratchPtr(memory[last].ptr()));
+        }
+        let at = slot_buffers.iter().map(|b| (addresses[b.index()], program.buffers[*b].bytes())).collect();
+        let taken = (0..bound.rounds()).map(|_| AtomicUsize::new(0)).collect();
+        Ok(CpuExecutor { program, prepared, bound, workers, slots, at, taken, scratch, _memory: memory })
+    }
+
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    pub fn prepared(&self) -> &PreparedProgram {
+        &self.prepared
+    }
+
+    /// What compiling did.
+    pub fn report(&self) -> Report {
+        self.prepared.report()
+    }
+
+    pub fn threads(&self) -> usize {
+        self.workers.threads()
+    }
+
+    /// Runs a step and adds to `times` the nanoseconds that each kernel's tasks took, summed over workers.
+    ///
+    /// `times` has one entry a kernel of the program.
+    pub fn step_timed(&mut self, times: &mut [f64]) {
+        let clocks: Vec<AtomicUsize> = times.iter().map(|_| AtomicUsize::new(0)).collect();
+        self.run(&|kernel: KernelId, start: Instant| {
+            clocks[kernel.index()].fetch_add(start.elapsed().as_nanos() as usize, Ordering::Relaxed);
+        });
+        for (t, c) in times.iter_mut().zip(&clocks) {
+            *t += c.load(Ordering::Relaxed) as f64;
+        }
+    }
+
+    fn run(&mut self, after: &(impl Fn(KernelId, Instant) + Sync)) {
+        for t in &self.taken {
+            t.store(0, Ordering::Relaxed);
+        }
+        let (bound, taken, scratch) = (&self.bound, &self.taken, &self.scratch);
+        self.workers.run(&|worker, barrier| {
+            for (round, taken) in taken.iter().enumerate() {
+                let tasks = bound.tasks(round);
+                loop {
+                    let task = taken.fetch_add(1, Ordering::Relaxed);
+                    if task >= tasks {
+                        break;
+                    }
+                    let start = Instant::now();
+                    // SAFETY: rounds are separated by the barrier, the counter hands each task out once, the scratch is this worker's, and the
+                    // executor owns all buffers and is borrowed mutably.
+                    unsafe { bound.run(round, task, scratch[worker].0) };
+                    after(bound.kernel(round, task), start);
+                }
+                barrier.wait();
+            }
+        });
+    }
+}
+
+/// Scratch of one worker.
+struct ScratchPtr(*mut u8);
+
+// SAFETY: each worker uses only the entry of its own number.
+unsafe impl Sync for ScratchPtr {}
+
+impl Executor for CpuExecutor {
+    fn backend(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    fn memory(&self) -> MemoryReport {
+        let own: usize = self.at.iter().map(|(_, bytes)| bytes).sum();
+        let states = self.slots.iter().zip(&self.at).filter(|(s, _)| s.role == Role::State).map(|(_, a)| a.1).sum();
+        MemoryReport {
+            planned_bytes: own + self.program.memory.planned,
+            lower_bound_bytes: own + self.program.memory.lower_bound,
+            state_bytes: states,
+        }
+    }
+
+    fn write(&mut self, name: &str, value: &HostTensor) -> Result<()> {
+        let at = self.slots.check_write(name, value)?;
+        let (to, bytes) = self.at[at];
+        // SAFETY: the slot's buffer has `bytes` bytes and nobody else uses it between steps.
+        let to = unsafe { std::slice::from_raw_parts_mut(to, bytes) };
+        copy_in(value, to);
+        Ok(())
+    }
+
+    fn read_into(&mut self, name: &str, value: &mut HostTensor) -> Result<()> {
+        let at = self.slots.check_read(name, value)?;
+        let (from, bytes) = self.at[at];
+        // SAFETY: as for `write`.
+        let from = unsafe { std::slice::from_raw_parts(from, bytes) };
+        copy_out(from, value)
+    }
+
+    fn step(&mut self) -> Result<()> {
+        self.run(&|_, _| {});
+        Ok(())
+    }
+}
+
+/// Truth values take four bytes in a program's buffers and one on the host.
+fn copy_in(value: &HostTensor, to: &mut [u8]) {
+    match value.dtype() {
+        DType::Bool => {
+            for (to, x) in to.chunks_exact_mut(4).zip(value.bytes()) {
+                to.copy_from_slice(&u32::from(*x != 0).to_ne_bytes());
+            }
+        }
+        _ => to.copy_from_slice(value.bytes()),
+    }
+}
+
+fn copy_out(from: &[u8], value: &mut HostTensor) -> Result<()> {
+    match value.dtype() {
+        DType::Bool => {
+            value.as_bool_mut()?.iter_mut().zip(from.chunks_exact(4)).for_each(|(to, word)| *to = word[0] != 0)
+        }
+        _ => value.fill_from_bytes(from),
+    }
+    Ok(())
+}
