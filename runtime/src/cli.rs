@@ -65,7 +65,7 @@ pub struct TrainArgs {
         long,
         value_name = "DIR|auto",
         conflicts_with_all = ["preset", "config", "data", "val_data", "backend", "isa", "no_templates", "batch",
-            "steps", "lr", "schedule", "warmup", "seed", "eval_every", "save_every", "keep", "out"]
+            "steps", "lr", "schedule", "warmup", "seed", "eval_every", "save_every", "sample_bytes", "keep", "out"]
     )]
     pub resume: Option<String>,
     /// Text to train on: a file of bytes, or builtin
@@ -103,6 +103,9 @@ pub struct TrainArgs {
     /// Steps between checkpoints; 0 for the end only
     #[arg(long, value_name = "N")]
     pub save_every: Option<u64>,
+    /// Bytes of the sample at each checkpoint and at the end; 0 for none
+    #[arg(long, value_name = "N")]
+    pub sample_bytes: Option<usize>,
     /// Newest checkpoints kept; 0 keeps all
     #[arg(long, value_name = "N")]
     pub keep: Option<usize>,
@@ -132,6 +135,7 @@ impl TrainArgs {
         train.seed = self.seed;
         train.eval_every = self.eval_every;
         train.save_every = self.save_every;
+        train.sample_bytes = self.sample_bytes;
         train.keep = self.keep;
         train.backend = self.exec.backend;
         train.threads = self.exec.threads.map(|n| Some(usize::from(n)));
@@ -147,7 +151,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "PATH")]
     pub checkpoint: PathBuf,
     /// Text to continue; a newline when none is given
-    #[arg(long, value_name = "S", default_value = "\n", hide_default_value = true)]
+    #[arg(long, value_name = "S", default_value = crate::generate::DEFAULT_PROMPT, hide_default_value = true)]
     pub prompt: String,
     /// Bytes to add
     #[arg(long, value_name = "N", default_value_t = 400)]
@@ -228,6 +232,12 @@ pub struct DumpArgs {
     pub preset: String,
     #[arg(long, value_enum)]
     pub stage: Stage,
+    /// Instruction set of the code stages: one that this machine has, or portable [default: the best this machine has]
+    #[arg(long, value_enum)]
+    pub isa: Option<Isa>,
+    /// Generated code only, without the cpu templates
+    #[arg(long)]
+    pub no_templates: bool,
     /// Only kernels whose name matches this regular expression
     #[arg(long, value_name = "RE")]
     pub kernel: Option<String>,
@@ -312,6 +322,7 @@ mod tests {
             ("seed", "9"),
             ("eval-every", "6"),
             ("save-every", "5"),
+            ("sample-bytes", "4"),
             ("keep", "8"),
             ("backend", "interp"),
             ("threads", "3"),

@@ -15,6 +15,7 @@ use crate::schedule::{Schedule, ScheduleKind};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use tinygpt_ir::op::GeluForm;
 
 /// The word that names the corpus compiled into the binary.
 pub const BUILTIN: &str = "builtin";
@@ -133,6 +134,8 @@ section! {
         eval_batches: usize,
         /// Steps between checkpoints; 0 for the end only.
         save_every: u64,
+        /// Bytes of the sample at each checkpoint; 0 for none.
+        sample_bytes: usize,
         /// Newest checkpoints kept; 0 keeps all.
         keep: usize,
         backend: Backend,
@@ -176,42 +179,41 @@ pub struct RunOverride {
     pub data: DataOverride,
 }
 
-/// One row of the preset table.
+/// How a preset of `tinygpt_models` is trained.
 #[derive(Debug, Clone, Copy)]
 pub struct Preset {
     pub name: &'static str,
-    pub ctx: usize,
-    pub layers: usize,
-    pub heads: usize,
-    pub d_model: usize,
-    pub batch: usize,
-    pub steps: u64,
+    /// Peak learning rate.
     pub lr: f64,
+    /// Steps of linear warm-up.
     pub warmup: u64,
+    /// Bytes of the sample at each checkpoint: fewer where a byte takes seconds.
+    pub sample_bytes: usize,
 }
 
 /// The preset used when none is named.
 pub const DEFAULT_PRESET: &str = "small";
 
-/// The presets. Learning rates fall with width, depth and shrinking batch; all are cosine schedules. That of `small` was
-/// chosen by trial (PyTorch, 400 steps on a megabyte of plays and on the builtin corpus): 3e-3, 6e-3 and 1e-2 all
-/// train, and 6e-3 is best or near it on each text. `gpt2` is GPT-2
-/// 124M with its vocabulary padded to 50304, for `bench` and `dump`: there is no BPE tokenizer to train it with.
+/// How each preset trains; [`tinygpt_models::PRESETS`] has the architecture, batch and steps. Learning rates fall with width, depth
+/// and shrinking batch; all are cosine schedules. `gpt2` is for `bench` and `dump`: there is no BPE tokenizer to train it with.
 #[rustfmt::skip]
 pub const PRESETS: &[Preset] = &[
-    Preset { name: "tiny",     ctx: 32,   layers: 2,  heads: 3,  d_model: 48,   batch: 16, steps: 2000, lr: 6e-3, warmup: 50 },
-    Preset { name: "small",    ctx: 64,   layers: 3,  heads: 3,  d_model: 96,   batch: 16, steps: 1500, lr: 6e-3, warmup: 50 },
-    Preset { name: "standard", ctx: 64,   layers: 3,  heads: 3,  d_model: 96,   batch: 16, steps: 600,  lr: 6e-3, warmup: 40 },
-    Preset { name: "capable",  ctx: 96,   layers: 4,  heads: 3,  d_model: 96,   batch: 16, steps: 400,  lr: 5e-3, warmup: 40 },
-    Preset { name: "medium",   ctx: 96,   layers: 4,  heads: 4,  d_model: 128,  batch: 16, steps: 1000, lr: 4e-3, warmup: 50 },
-    Preset { name: "large",    ctx: 128,  layers: 6,  heads: 6,  d_model: 192,  batch: 12, steps: 600,  lr: 2e-3, warmup: 60 },
-    Preset { name: "xl",       ctx: 128,  layers: 8,  heads: 8,  d_model: 256,  batch: 8,  steps: 400,  lr: 1.5e-3, warmup: 40 },
-    Preset { name: "huge",     ctx: 256,  layers: 12, heads: 8,  d_model: 256,  batch: 8,  steps: 1500, lr: 1e-3, warmup: 100 },
-    Preset { name: "massive",  ctx: 256,  layers: 14, heads: 12, d_model: 384,  batch: 4,  steps: 1000, lr: 8e-4, warmup: 100 },
-    Preset { name: "mega",     ctx: 512,  layers: 14, heads: 12, d_model: 384,  batch: 2,  steps: 800,  lr: 6e-4, warmup: 80 },
-    Preset { name: "behemoth", ctx: 512,  layers: 24, heads: 20, d_model: 1280, batch: 1,  steps: 50,   lr: 3e-4, warmup: 5 },
-    Preset { name: "gpt2",     ctx: 1024, layers: 12, heads: 12, d_model: 768,  batch: 8,  steps: 1000, lr: 6e-4, warmup: 100 },
+    Preset { name: "tiny",     lr: 4e-3, warmup: 50,  sample_bytes: 400 },
+    Preset { name: "small",    lr: 3e-3, warmup: 50,  sample_bytes: 400 },
+    Preset { name: "standard", lr: 3e-3, warmup: 40,  sample_bytes: 400 },
+    Preset { name: "capable",  lr: 3e-3, warmup: 40,  sample_bytes: 400 },
+    Preset { name: "medium",   lr: 2e-3, warmup: 50,  sample_bytes: 400 },
+    Preset { name: "large",    lr: 1e-3, warmup: 60,  sample_bytes: 400 },
+    Preset { name: "xl",       lr: 1e-3, warmup: 40,  sample_bytes: 400 },
+    Preset { name: "huge",     lr: 8e-4, warmup: 100, sample_bytes: 400 },
+    Preset { name: "massive",  lr: 6e-4, warmup: 100, sample_bytes: 200 },
+    Preset { name: "mega",     lr: 5e-4, warmup: 80,  sample_bytes: 200 },
+    Preset { name: "behemoth", lr: 3e-4, warmup: 5,   sample_bytes: 20 },
+    Preset { name: "gpt2",     lr: 6e-4, warmup: 100, sample_bytes: 0 },
 ];
+
+/// Planned steps of a preset that has none of its own.
+const DEFAULT_STEPS: u32 = 1000;
 
 impl ModelConfig {
     /// Number of parameters, the tied output head counted once.
@@ -237,6 +239,16 @@ impl ModelConfig {
         }
         require(self.d_model.is_multiple_of(self.heads), || {
             format!("d_model must be a multiple of heads, and {} is not one of {}", self.d_model, self.heads)
+        })
+    }
+
+    /// Checks that bytes can be its tokens, which training, sampling and evaluating need.
+    pub fn check_bytes(&self) -> Result<()> {
+        require(self.vocab == 256, || {
+            format!(
+                "text is read as bytes, which need vocab 256, and vocab is {}: such a model can only be benchmarked and dumped",
+                self.vocab
+            )
         })
     }
 }
@@ -275,6 +287,9 @@ impl TrainConfig {
         require((1..=1 << 20).contains(&self.eval_batches), || {
             format!("eval_batches must be from 1 to {}, and is {}", 1 << 20, self.eval_batches)
         })?;
+        require(self.sample_bytes <= 1 << 20, || {
+            format!("sample_bytes must be at most {}, and is {}", 1 << 20, self.sample_bytes)
+        })?;
         require(self.threads.is_none_or(|n| (1..=1024).contains(&n)), || {
             format!("threads must be from 1 to 1024, and is {}", self.threads.unwrap_or_default())
         })
@@ -284,26 +299,30 @@ impl TrainConfig {
 impl RunConfig {
     /// The preset of this name; an error with the nearest name when there is none.
     pub fn preset(name: &str) -> Result<Self> {
-        let preset = PRESETS.iter().find(|preset| preset.name == name).ok_or_else(|| {
-            let known = || PRESETS.iter().map(|preset| preset.name);
+        let known = || PRESETS.iter().map(|preset| preset.name);
+        let found = PRESETS.iter().find(|preset| preset.name == name).zip(tinygpt_models::preset(name));
+        let (preset, model) = found.ok_or_else(|| {
             let list = known().collect::<Vec<_>>().join(", ");
             Error::input(format!("there is no preset \"{name}\"{}: choose one of {list}", did_you_mean(name, known())))
         })?;
-        let gpt2 = preset.name == "gpt2";
+        let tinygpt_models::GptConfig { vocab, ctx, layers, heads, d_model, d_mlp, batch, gelu } = model.config;
         Ok(Self {
             preset: preset.name.to_owned(),
             model: ModelConfig {
-                vocab: if gpt2 { 50304 } else { 256 },
-                ctx: preset.ctx,
-                layers: preset.layers,
-                heads: preset.heads,
-                d_model: preset.d_model,
-                d_mlp: 4 * preset.d_model,
-                gelu: if gpt2 { Gelu::Tanh } else { Gelu::Erf },
+                vocab,
+                ctx,
+                layers,
+                heads,
+                d_model,
+                d_mlp,
+                gelu: match gelu {
+                    GeluForm::Erf => Gelu::Erf,
+                    GeluForm::Tanh => Gelu::Tanh,
+                },
             },
             train: TrainConfig {
-                batch: preset.batch,
-                steps: preset.steps,
+                batch,
+                steps: model.steps.unwrap_or(DEFAULT_STEPS).into(),
                 lr: preset.lr,
                 schedule: ScheduleKind::Cosine,
                 warmup: preset.warmup,
@@ -315,6 +334,7 @@ impl RunConfig {
                 eval_every: 100,
                 eval_batches: 8,
                 save_every: 500,
+                sample_bytes: preset.sample_bytes,
                 keep: 2,
                 backend: Backend::Cpu,
                 threads: None,
@@ -352,16 +372,6 @@ impl RunConfig {
     pub fn validate(&self) -> Result<()> {
         self.model.validate()?;
         self.train.validate()
-    }
-
-    /// Checks that bytes can be its tokens, which training, sampling and evaluating need.
-    pub fn check_bytes(&self) -> Result<()> {
-        require(self.model.vocab == 256, || {
-            format!(
-                "text is read as bytes, which need vocab 256, and vocab is {}: such a model can only be benchmarked and dumped",
-                self.model.vocab
-            )
-        })
     }
 
     /// The configuration as a TOML file that [`RunOverride::read`] takes.
@@ -449,12 +459,14 @@ mod tests {
             // 124,439,808 of GPT-2 and 47 padded rows of 768.
             ("gpt2", 124_475_904),
         ];
-        assert_eq!(expected.len(), PRESETS.len());
+        let names = |list: Vec<&'static str>| assert_eq!(list, expected.map(|(name, _)| name));
+        names(PRESETS.iter().map(|preset| preset.name).collect());
+        names(tinygpt_models::PRESETS.iter().map(|preset| preset.name).collect());
         for (name, params) in expected {
             let config = RunConfig::preset(name).unwrap();
             assert_eq!(config.model.params(), params, "{name}");
             config.validate().unwrap();
-            assert_eq!(config.check_bytes().is_ok(), name != "gpt2");
+            assert_eq!(config.model.check_bytes().is_ok(), name != "gpt2");
         }
     }
 

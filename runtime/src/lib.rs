@@ -10,18 +10,26 @@
 
 pub mod checkpoint;
 pub mod cli;
+pub mod compile;
 pub mod config;
 pub mod corpus;
+pub mod cpu;
 pub mod data;
 pub mod error;
+pub mod evaluate;
 pub mod executor;
 pub mod fixture;
+pub mod generate;
+pub mod interp;
+pub mod model;
+pub mod parity;
 pub mod rng;
 pub mod rundir;
 pub mod sampling;
 pub mod schedule;
 pub mod tensor;
 pub mod tensor_file;
+pub mod trainer;
 pub mod workers;
 
 pub use error::{Error, Result};

@@ -1,0 +1,170 @@
+//! From a declared model to a program, and from a program to something that runs: the one road of every command.
+//!
+//! ```text
+//! forward --Goal--> step --passes--> simplified --fuse, schedule, place--> program --prepare--> Executor
+//! ```
+//! Each stage is kept in [`Compiled`], so that `dump` prints what `train` runs.
+//!
+//! Invariants:
+//! - a compiled program has passed both verifiers, whichever passes made it: native code checks nothing when it runs;
+//! - the program is a function of the model, the goal and the target alone; threads, instruction set and backend come in
+//!   with [`prepare`];
+//! - the interpreter runs the `step` graph, which no pass but differentiation has touched: it judges all the others.
+
+use crate::cli::ExecArgs;
+use crate::config::{Backend, Isa, TrainConfig};
+use crate::cpu::CpuExecutor;
+use crate::error::one_line;
+use crate::executor::Executor;
+use crate::interp::InterpExecutor;
+use crate::{Error, Result};
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tinygpt_codegen_cpu::compile::CpuOptions;
+use tinygpt_ir::Graph;
+use tinygpt_ir::program::{FusionReport, Program, TargetModel};
+use tinygpt_passes::optimizer::{self, AdamWConfig};
+use tinygpt_passes::pass::{self, Pass, Pipeline};
+
+/// What the program is to do with the model.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Goal {
+    /// One training step: outputs `loss` and `grad_norm`, and the gradients `grad.NAME` on request.
+    Train { adamw: AdamWConfig, gradients: bool },
+    /// These outputs of the forward graph.
+    Infer(&'static [&'static str]),
+}
+
+/// The passes between the graph of a step and fusion.
+pub const PASSES: [Pass; 4] = [Pass::Expand, Pass::Simplify, Pass::SplitReduce, Pass::Simplify];
+
+/// Every stage of one program.
+#[derive(Debug)]
+pub struct Compiled {
+    /// As the model declares it.
+    pub forward: Graph,
+    /// What the program computes: the training step with loss, gradients, clip and optimizer, or the outputs asked for.
+    pub step: Graph,
+    /// The passes' record; its graph is the one that was fused.
+    pub passes: pass::Run,
+    pub program: Arc<Program>,
+    times: Times,
+}
+
+/// Time of what is no pass of the pipeline.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    goal: Duration,
+    program: Duration,
+    verify: Duration,
+}
+
+/// Compiles `forward` for `goal` on `target`. Errors: the goal asks for outputs that the graph lacks. A graph or program that a
+/// verifier refuses is a fault of a pass, and an error too.
+pub fn compile(forward: Graph, goal: &Goal, target: &TargetModel) -> Result<Compiled> {
+    let (step, goal_time) = timed(|| {
+        let step = match goal {
+            Goal::Train { adamw, gradients: false } => optimizer::training_step(&forward, adamw),
+            Goal::Train { adamw, gradients: true } => optimizer::training_step_with_gradients(&forward, adamw),
+            Goal::Infer(outputs) => optimizer::inference(&forward, outputs),
+        };
+        step.map_err(|e| Error::input(one_line(e)))
+    })?;
+    let passes = Pipeline::new(PASSES).run(step.clone()).map_err(|e| Error::failed(one_line(e)))?;
+    let (program, program_time) = timed(|| to_program(&passes.graph, target, true))?;
+    let ((), verify_time) = timed(|| {
+        let faulty = |what: &str, e: &dyn std::fmt::Display| {
+            Error::failed(format!("{what} is invalid, which is a fault of tinygpt: {}", one_line(e)))
+        };
+        tinygpt_ir::verify::verify(&passes.graph).map_err(|e| faulty("the graph after the passes", &e))?;
+        tinygpt_ir::program::verify(&program).map_err(|e| faulty("the program", &e))
+    })?;
+    let times = Times { goal: goal_time, program: program_time, verify: verify_time };
+    Ok(Compiled { forward, step, passes, program: Arc::new(program), times })
+}
+
+fn to_program(graph: &Graph, target: &TargetModel, fusion: bool) -> Result<Program> {
+    tinygpt_passes::compile::to_program(graph, target, fusion).map_err(Error::failed)
+}
+
+fn timed<V>(work: impl FnOnce() -> Result<V>) -> Result<(V, Duration)> {
+    let start = Instant::now();
+    let value = work()?;
+    Ok((value, start.elapsed()))
+}
+
+impl Compiled {
+    /// What fusion saved: the program beside one where each node has a kernel of its own, which is made for the comparison.
+    pub fn fusion_report(&self) -> Result<FusionReport> {
+        let unfused = to_program(&self.passes.graph, &self.program.target, false)?;
+        Ok(FusionReport::new(&unfused, &self.program))
+    }
+
+    /// Milliseconds of every stage, with what the passes did.
+    pub fn time_table(&self) -> String {
+        let mut table = self.passes.time_table();
+        let Times { goal, program, verify } = self.times;
+        for (stage, time) in [("(differentiate)", goal), ("(fuse, place)", program), ("(verify)", verify)] {
+            let _ = writeln!(table, "{stage:<15}{:>9.3}", time.as_secs_f64() * 1e3);
+        }
+        table
+    }
+}
+
+/// What runs a program, fully resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExecOptions {
+    pub backend: Backend,
+    /// Threads of the CPU backend; the interpreter has one.
+    pub threads: usize,
+    /// Instruction set of the CPU backend's templates; None for the best this machine has.
+    pub isa: Option<Isa>,
+    /// Leave the templates off.
+    pub no_templates: bool,
+}
+
+impl ExecOptions {
+    /// The flags over the configuration's values where there is one, and the machine's cores where neither says.
+    pub fn resolve(flags: &ExecArgs, config: Option<&TrainConfig>) -> Self {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = flags.threads.map(usize::from).or(config.and_then(|c| c.threads));
+        let backend = flags.backend.or(config.map(|c| c.backend)).unwrap_or(Backend::Cpu);
+        Self {
+            backend,
+            threads: if backend == Backend::Interp { 1 } else { threads.unwrap_or_else(cores) },
+            isa: flags.isa.or(config.and_then(|c| c.isa)),
+            no_templates: flags.no_templates || config.is_some_and(|c| c.no_templates),
+        }
+    }
+}
+
+/// Prepares a compiled program to run. Errors: the machine lacks what `options` ask for.
+pub fn prepare(compiled: &Compiled, options: &ExecOptions) -> Result<Box<dyn Executor>> {
+    match options.backend {
+        Backend::Interp => Ok(Box::new(InterpExecutor::new(&compiled.step)?)),
+        Backend::Cpu => {
+            let cpu = cpu_options(options.isa, options.no_templates)?;
+            Ok(Box::new(CpuExecutor::new(Arc::clone(&compiled.program), &cpu, options.threads)?))
+        }
+    }
+}
+
+/// The code generator's options for an instruction set that the user named, or for the best there is. Errors: this machine lacks it.
+pub fn cpu_options(isa: Option<Isa>, no_templates: bool) -> Result<CpuOptions> {
+    let named = match isa {
+        Some(Isa::Portable) => return Ok(CpuOptions { isa: None, baseline: true, texts: false }),
+        Some(Isa::Avx512) => Some("avx512"),
+        Some(Isa::Avx2) => Some("avx2"),
+        None => None,
+    };
+    let available = tinygpt_simd::Isa::available();
+    let isa = match named {
+        None => available.first().copied(),
+        Some(name) => Some(available.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| {
+            let list: Vec<&str> = available.iter().map(|isa| isa.name()).chain(["portable"]).collect();
+            Error::input(format!("this machine cannot run {name}: choose --isa from {}", list.join(", ")))
+        })?),
+    };
+    Ok(CpuOptions { isa: isa.filter(|_| !no_templates), baseline: false, texts: false })
+}
