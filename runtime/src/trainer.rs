@@ -227,12 +227,19 @@ impl Trainer {
             if val_loss.is_some() || self.step == first + 1 || self.step == end || pace.silent_for() >= SILENCE {
                 say(&progress(&metrics, planned, pace.take()));
             }
-            if due(self.config.train.save_every, self.step) || self.step == end {
-                saved = Some(self.save(dir)?);
-            }
-            if due(self.config.train.save_every, self.step) && self.config.train.sample_bytes > 0 {
-                sample = self.sample(self.config.train.sample_bytes)?;
+            let save_due = due(self.config.train.save_every, self.step);
+            if save_due && self.config.train.sample_bytes > 0 {
+                // Before saving: a model that cannot be sampled is not worth keeping.
+                sample = self.sample(self.config.train.sample_bytes).map_err(|e| {
+                    Error::failed(format!(
+                        "training has stopped after step {} and saved nothing more, since {e}: try a lower lr",
+                        self.step
+                    ))
+                })?;
                 dir.add_sample(self.step, &sample)?;
+            }
+            if save_due || self.step == end {
+                saved = Some(self.save(dir)?);
             }
         }
         let ending = match self.step {
@@ -380,7 +387,7 @@ mod tests {
         let (dir, run) = run_dir(&config);
         let error = trainer(&config).run(&run, None, &|| false, &mut |_| ()).unwrap_err();
         assert_eq!(error.exit_status(), 1);
-        assert!(error.to_string().contains("not finite") || error.to_string().contains("the loss at step"), "{error}");
+        assert!(error.to_string().contains("saved nothing more"), "{error}");
         if let Some(saved) = checkpoint::latest(dir.path()).unwrap() {
             let saved = Checkpoint::load(&saved).unwrap();
             assert!(saved.weights.values().all(|t| t.as_f32().unwrap().iter().all(|x| x.is_finite())));
