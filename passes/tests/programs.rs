@@ -5,6 +5,7 @@ mod common;
 use common::difference;
 use tinygpt_ir::interp::eval;
 use tinygpt_ir::program::interp::ProgramInterp;
+use tinygpt_ir::program::verify::verify;
 use tinygpt_ir::program::{BufferKind, KernelKind, PlacementPolicy, Program, TargetModel};
 use tinygpt_ir::random::{RandomOptions, random_graph};
 use tinygpt_ir::{Graph, Init, ParamKind, Tensor};
@@ -28,6 +29,7 @@ fn targets() -> Vec<TargetModel> {
 
 /// Runs one step of `program` on `params` and compares every output and update with the graph's.
 fn check(graph: &Graph, program: &Program, params: &[Tensor], context: &str) {
+    verify(program).unwrap_or_else(|e| panic!("{context}:\n{e}"));
     let expected = eval(graph, params).unwrap();
     let mut interp = ProgramInterp::new(program).unwrap();
     for (p, value) in graph.params.values().zip(params) {
@@ -114,43 +116,6 @@ fn a_gpt_step_is_fused_as_designed() {
     let step = tinygpt_passes::optimizer::training_step(&model, &AdamWConfig::default()).unwrap();
     let program = to_program(&prepared(step, true), &TargetModel::cpu(), true).unwrap();
     let count = |f: fn(&KernelKind) -> bool| program.kernels.values().filter(|k| f(&k.kind)).count();
-    for k in program.kernels.values() {
-        let detail = match &k.kind {
-            KernelKind::Pointwise(p) => format!("{:?} {} ops", p.space, p.body.scalars.len()),
-            KernelKind::Reduce(r) => format!(
-                "{:?} x {:?} {} reductions {} stores {} ops",
-                r.rows,
-                r.cols,
-                r.reductions.len(),
-                r.stores.len(),
-                r.body.scalars.len()
-            ),
-            KernelKind::Contract(c) => c
-                .parts
-                .iter()
-                .map(|p| {
-                    format!(
-                        "[{:?} {:?} {:?} terms {} stores {} ops {}]",
-                        p.batch,
-                        p.m,
-                        p.n,
-                        p.terms.len(),
-                        p.stores.len(),
-                        p.body.scalars.len()
-                    )
-                })
-                .collect(),
-            KernelKind::Update(u) => format!("{} segments {} roles {} shared", u.segments.len(), u.roles, u.shared),
-            _ => String::new(),
-        };
-        println!(
-            "{} {} [{}] {detail}",
-            k.name,
-            k.args.len(),
-            k.args.iter().map(|a| program.buffers[a.buffer].label.as_str()).take(12).collect::<Vec<_>>().join(" ")
-        );
-    }
-    println!("stages {} memory {:?}", program.stages.len(), program.memory);
     assert_eq!(count(|k| matches!(k, KernelKind::Attention(_))), 6);
     assert_eq!(count(|k| matches!(k, KernelKind::AttentionGrad(_))), 6);
     assert!(program.memory.planned as f64 <= 1.05 * program.memory.lower_bound as f64);

@@ -404,7 +404,7 @@ impl<'a> Clusters<'a> {
         });
         let Some(c) = sibling.and_then(|s| self.of(s)) else { return false };
         let extra_depends = self.producers(id).into_iter().any(|p| p != c && self.depends_on(p, c));
-        if extra_depends || self.producers(id).contains(&c) {
+        if extra_depends || self.producers(id).contains(&c) || self.args_with(c, &[id]) > self.max_args {
             return false;
         }
         self.add(c, id, identity(self.values.shape(id)));

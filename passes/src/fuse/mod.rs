@@ -113,6 +113,10 @@ fn draft(
     let mut kernels: Vec<(NodeId, Kernel)> = Vec::new();
     for c in 0..clusters.list.len() {
         if let Some(k) = kernels::kernel(&buffers, c)? {
+            // A value that is loaded is one argument; computed again it may be several.
+            if let (true, Some(id)) = (k.args.len() > target.max_args, k.provenance.recomputed.last()) {
+                return Err(Again::Emit(Retry::Store(*id)));
+            }
             kernels.push((clusters.list[c].nodes[0], k));
         }
     }
@@ -273,6 +277,10 @@ fn order(kernels: &[(NodeId, Kernel)], bound: &Bound) -> Result<Vec<BTreeSet<usi
     let overwrites = overwrites.chain(bound.copied_states.iter().map(|(p, own)| (*p, *own, *own, false)));
     for (p, new, own, in_place) in overwrites {
         let Some(w) = writer.get(&new).copied() else { continue };
+        // A state is written last: whoever needs its new value within the step finds it in a temporary.
+        if in_place && readers.get(&new).is_some_and(|r| r.iter().any(|r| *r != w)) {
+            return Err(Again::ThroughTemp(p));
+        }
         for r in readers.get(&own).into_iter().flatten().copied() {
             if r == w {
                 if in_place && !reads_where_it_writes(&kernels[w].1, own, new) {

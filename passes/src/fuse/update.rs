@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 
+use tinygpt_ir::program::BufferId;
 use tinygpt_ir::program::{
     Access, Affine, Arg, ArgId, Body, Kernel, KernelKind, Pointwise, ScalarOp, Store, TargetModel, Update,
 };
@@ -20,8 +21,7 @@ use super::DraftKernel;
 pub fn merge(kernels: &mut Vec<DraftKernel>, target: &TargetModel) {
     let mut groups: Vec<(Flat, Vec<usize>)> = Vec::new();
     for (i, k) in kernels.iter().enumerate() {
-        let KernelKind::Pointwise(p) = &k.kernel.kind else { continue };
-        let Some(flat) = flatten(p, &k.kernel.args) else { continue };
+        let Some(flat) = flat(k) else { continue };
         match groups.iter_mut().find(|(f, _)| f.alike(&flat)) {
             Some((_, members)) => members.push(i),
             None => groups.push((flat, vec![i])),
@@ -30,21 +30,20 @@ pub fn merge(kernels: &mut Vec<DraftKernel>, target: &TargetModel) {
     let mut gone: Vec<usize> = Vec::new();
     for (flat, members) in groups {
         let members = independent(kernels, members);
-        if members.len() < 2 || flat.args.len() > target.max_args {
-            continue;
-        }
-        let merged = segments(kernels, &flat, &members);
-        let first = members[0];
-        let after: BTreeSet<usize> = members.iter().flat_map(|m| kernels[*m].after.iter().copied()).collect();
-        kernels[first].key = members.iter().map(|m| kernels[*m].key).max().unwrap_or(kernels[first].key);
-        kernels[first].kernel = merged;
-        kernels[first].after = after;
-        for k in kernels.iter_mut() {
-            if members.iter().any(|m| k.after.remove(m)) {
-                k.after.insert(first);
+        for members in chunks(kernels, &flat, &members, target.max_args) {
+            let first = members[0];
+            let merged = segments(kernels, &flat, &members);
+            let after: BTreeSet<usize> = members.iter().flat_map(|m| kernels[*m].after.iter().copied()).collect();
+            kernels[first].key = members.iter().map(|m| kernels[*m].key).max().unwrap_or(kernels[first].key);
+            kernels[first].kernel = merged;
+            kernels[first].after = after;
+            for k in kernels.iter_mut() {
+                if members.iter().any(|m| k.after.remove(m)) {
+                    k.after.insert(first);
+                }
             }
+            gone.extend(&members[1..]);
         }
-        gone.extend(&members[1..]);
     }
     gone.sort_unstable();
     let mut at = vec![0; kernels.len()];
@@ -146,17 +145,52 @@ fn independent(kernels: &[DraftKernel], members: Vec<usize>) -> Vec<usize> {
     ends.iter().enumerate().filter(|(i, _)| !ends.iter().any(|other| reach[*i][*other])).map(|(_, m)| *m).collect()
 }
 
+/// Groups of two or more members whose merged kernel has at most `max_args` arguments.
+fn chunks(kernels: &[DraftKernel], shape: &Flat, members: &[usize], max_args: usize) -> Vec<Vec<usize>> {
+    // Arguments that are single elements may be shared by all; the others never are.
+    let roles = shape.args.iter().filter(|(_, one)| !one).count();
+    let mut out: Vec<Vec<usize>> = Vec::new();
+    for m in members {
+        match out.last_mut() {
+            Some(chunk) if roles > 0 && segments_args(kernels, shape, chunk, *m).is_some_and(|n| n <= max_args) => {
+                chunk.push(*m);
+            }
+            _ => out.push(vec![*m]),
+        }
+    }
+    out.retain(|c| c.len() > 1);
+    out
+}
+
+/// Number of arguments of the kernel that merges `chunk` and `more`; None if a buffer would be one of several segments' own.
+fn segments_args(kernels: &[DraftKernel], shape: &Flat, chunk: &[usize], more: usize) -> Option<usize> {
+    let flats: Vec<Flat> = chunk.iter().chain([&more]).filter_map(|m| flat(&kernels[*m])).collect();
+    let common = common(shape, &flats);
+    let mut own: Vec<BufferId> = Vec::new();
+    for f in &flats {
+        own.extend(f.args.iter().zip(&common).filter(|(_, c)| !**c).map(|((a, _), _)| a.buffer));
+    }
+    let count = own.len();
+    own.sort_unstable();
+    own.dedup();
+    (own.len() == count).then_some(count + common.iter().filter(|c| **c).count())
+}
+
+fn flat(k: &DraftKernel) -> Option<Flat> {
+    match &k.kernel.kind {
+        KernelKind::Pointwise(p) => flatten(p, &k.kernel.args),
+        _ => None,
+    }
+}
+
+/// For each argument of the shape, whether it is one element that all segments share.
+fn common(shape: &Flat, flats: &[Flat]) -> Vec<bool> {
+    (0..shape.args.len()).map(|r| shape.args[r].1 && flats.iter().all(|f| f.args[r].0 == flats[0].args[r].0)).collect()
+}
+
 fn segments(kernels: &[DraftKernel], shape: &Flat, members: &[usize]) -> Kernel {
-    let flats: Vec<Flat> = members
-        .iter()
-        .filter_map(|m| match &kernels[*m].kernel.kind {
-            KernelKind::Pointwise(p) => flatten(p, &kernels[*m].kernel.args),
-            _ => None,
-        })
-        .collect();
-    let common: Vec<bool> = (0..shape.args.len())
-        .map(|r| shape.args[r].1 && flats.iter().all(|f| f.args[r].0 == shape.args[r].0))
-        .collect();
+    let flats: Vec<Flat> = members.iter().filter_map(|m| flat(&kernels[*m])).collect();
+    let common = common(shape, &flats);
     let roles = common.iter().filter(|c| !**c).count();
     let shared = common.len() - roles;
     // Own roles first, shared ones behind them.
@@ -171,7 +205,7 @@ fn segments(kernels: &[DraftKernel], shape: &Flat, members: &[usize]) -> Kernel 
         f.args.iter().zip(&common).filter(|(_, c)| **c == want).map(|((a, _), _)| *a).collect()
     };
     let mut args: Vec<Arg> = flats.iter().flat_map(|f| pick(f, false)).collect();
-    args.extend(pick(shape, true));
+    args.extend(pick(&flats[0], true));
     let mut kind = KernelKind::Update(Update {
         roles,
         shared,
