@@ -144,7 +144,8 @@ impl PreparedProgram {
     /// If a kernel computes in f16, the processor lacks the instruction set, or code generation fails.
     pub fn new(program: &Program, options: &CpuOptions) -> Result<PreparedProgram, CodegenError> {
         let table = options.isa.map(rows::rows).transpose().map_err(|e| CodegenError::Template(e.to_string()))?;
-        let table = table.map(|t| RowTable { exp: t.exp, log: t.log, tanh: t.tanh, erf: t.erf, sin: t.sin, cos: t.cos });
+        let table =
+            table.map(|t| RowTable { exp: t.exp, log: t.log, tanh: t.tanh, erf: t.erf, sin: t.sin, cos: t.cos });
         let target = if options.baseline { Target::Baseline } else { Target::Host };
         let mut jit = Jit::new(clif::Options { target, rows: table, texts: options.texts })?;
         let mut report = Report { kernels: program.kernels.len(), ..Report::default() };
@@ -361,7 +362,9 @@ fn templated(unit: &mut Unit, kernel: &Kernel, planned: Planned, jit: &mut Jit) 
                 let own = 4 * part.plan.scratch_len();
                 let own = own.next_multiple_of(SCRATCH_ALIGN);
                 let epilogue = match part.epilogue {
-                    template::PartEpilogue::Store { arg, offset, output } => GemmEpilogue::Store { arg, offset, output },
+                    template::PartEpilogue::Store { arg, offset, output } => {
+                        GemmEpilogue::Store { arg, offset, output }
+                    }
                     template::PartEpilogue::Call(Epilogue { func, bufs }) => {
                         generated += 1;
                         let needs = func.scratch_layout().1;

@@ -34,8 +34,17 @@ struct BoundTask {
 }
 
 enum BoundCall {
-    Func { f: KernelFn, bufs: Box<[*mut u8]>, params: Box<[i64]> },
-    Pack { gemm: Arc<Gemm>, task: usize, b: Box<[*const f32]>, packed: *mut f32 },
+    Func {
+        f: KernelFn,
+        bufs: Box<[*mut u8]>,
+        params: Box<[i64]>,
+    },
+    Pack {
+        gemm: Arc<Gemm>,
+        task: usize,
+        b: Box<[*const f32]>,
+        packed: *mut f32,
+    },
     Product {
         gemm: Arc<Gemm>,
         task: usize,
@@ -44,15 +53,27 @@ enum BoundCall {
         packed: *const f32,
         finish: Finish,
     },
-    Forward { attention: Arc<super::template::Forward>, task: usize, operands: Forward },
-    Backward { attention: Arc<super::template::Backward>, task: usize, operands: Backward },
+    Forward {
+        attention: Arc<super::template::Forward>,
+        task: usize,
+        operands: Forward,
+    },
+    Backward {
+        attention: Arc<super::template::Backward>,
+        task: usize,
+        operands: Backward,
+    },
 }
 
 /// What follows a product.
 enum Finish {
     Store(*mut f32),
     /// The first buffer, the tile, is filled in for each call.
-    Call { f: KernelFn, bufs: Box<[*mut u8]>, scratch: usize },
+    Call {
+        f: KernelFn,
+        bufs: Box<[*mut u8]>,
+        scratch: usize,
+    },
 }
 
 // SAFETY: the pointers are used only by `run`, whose contract makes concurrent calls touch disjoint memory.

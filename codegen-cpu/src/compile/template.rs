@@ -181,8 +181,7 @@ fn forward(k: &Attention, isa: Isa) -> Result<Option<Planned>, String> {
     let plan = AttentionPlan::new(isa, shape).map_err(|e| e.to_string())?;
     let shared = if k.lse.is_none() { vec![s.batch * s.heads * s.q_len] } else { vec![] };
     let lse = k.lse.as_ref().map(at);
-    let forward =
-        Forward { plan, q: at(&k.q), k: at(&k.k), v: at(v), out: at(out), lse, shared, cost: cost(s, 2.0) };
+    let forward = Forward { plan, q: at(&k.q), k: at(&k.k), v: at(v), out: at(out), lse, shared, cost: cost(s, 2.0) };
     Ok(Some(Planned::Forward(forward, isa.name())))
 }
 

@@ -69,7 +69,16 @@ pub fn lower(k: &Attention, args: &[DType], options: LowerOptions) -> Result<Low
     let out_to = k.out.as_ref().map(|o| (addr(&frame, o), o.at.coeffs.clone()));
     let lse_to = k.lse.as_ref().map(|l| (addr(&frame, l), l.at.coeffs.clone()));
     per_head(&mut frame.b, s, options, |b, h| {
-        copy(b, h, (&k_from, &k.k.at.coeffs), None, s.k_len.into(), z.keys, Mat { addr: kt.at(), row: 1, col: z.keys as i64 }, 1.0);
+        copy(
+            b,
+            h,
+            (&k_from, &k.k.at.coeffs),
+            None,
+            s.k_len.into(),
+            z.keys,
+            Mat { addr: kt.at(), row: 1, col: z.keys as i64 },
+            1.0,
+        );
         if let Some((from, c)) = &v_from {
             copy(b, h, (from, c), None, s.k_len.into(), z.keys, padded(v, z.dim), 1.0);
         }
@@ -95,8 +104,16 @@ pub fn lower(k: &Attention, args: &[DType], options: LowerOptions) -> Result<Low
                 }
             });
             if let Some((to, c)) = &out_to {
-                let keys = super::eval::idx_reg(b, limit);
-                matmul(b, block, z.dim.into(), keys.into(), &padded(scores, z.keys), &padded(v, z.dim), &padded(out, z.dim), false);
+                matmul(
+                    b,
+                    block,
+                    z.dim.into(),
+                    limit,
+                    &padded(scores, z.keys),
+                    &padded(v, z.dim),
+                    &padded(out, z.dim),
+                    false,
+                );
                 b.for_("r", 0, count, 1, |b, r| {
                     let by = b.load(norm.at().plus(r, 1));
                     let t = b.add(t0, r);
@@ -133,15 +150,15 @@ pub fn lower_grad(k: &AttentionGrad, args: &[DType], options: LowerOptions) -> R
     let [q_from, k_from, v_from, out_from, lse_from, dout_from] =
         [&k.q, &k.k, &k.v, &k.out, &k.lse, &k.dout].map(|a| source(&frame, a));
     let [dq_to, dk_to, dv_to] = [&k.dq, &k.dk, &k.dv].map(|a| a.as_ref().map(|a| source(&frame, a)));
-    let transposed = |x: ScratchId| Mat { addr: x.at(), row: 1, col: z.keys as i64 };
+    let turned = |x: ScratchId| Mat { addr: x.at(), row: 1, col: z.keys as i64 };
     let by_dim = |x: ScratchId| Mat { addr: x.at(), row: z.keys as i64, col: 1 };
     per_head(&mut frame.b, s, options, |b, h| {
-        copy(b, h, (&k_from.0, &k_from.1), None, s.k_len.into(), z.keys, transposed(kt), 1.0);
-        copy(b, h, (&v_from.0, &v_from.1), None, s.k_len.into(), z.keys, transposed(vt), 1.0);
+        copy(b, h, (&k_from.0, &k_from.1), None, s.k_len.into(), z.keys, turned(kt), 1.0);
+        copy(b, h, (&v_from.0, &v_from.1), None, s.k_len.into(), z.keys, turned(vt), 1.0);
         if dq_to.is_some() {
             copy(b, h, (&k_from.0, &k_from.1), None, s.k_len.into(), z.keys, padded(keys, z.dim), 1.0);
         }
-        for (sums, _) in [(dk, &dk_to), (dv, &dv_to)].into_iter().filter(|(_, to)| to.is_some()) {
+        for sums in [(dk, &dk_to), (dv, &dv_to)].into_iter().filter(|(_, to)| to.is_some()).map(|(sums, _)| sums) {
             fill_zero(b, sums.at(), (z.keys * z.dim).into());
         }
         h.blocks(b, |b, t0, count, limit| {
@@ -173,7 +190,6 @@ pub fn lower_grad(k: &AttentionGrad, args: &[DType], options: LowerOptions) -> R
                 fill_zero(b, probs.at().plus(r, z.keys as i64), limit);
                 fill_zero(b, grads.at().plus(r, z.keys as i64), limit);
             });
-            let turned = |x: ScratchId| Mat { addr: x.at(), row: 1, col: z.keys as i64 };
             if dv_to.is_some() {
                 matmul(b, limit, z.dim.into(), block, &turned(probs), &padded(dout, z.dim), &padded(dv, z.dim), true);
             }
@@ -181,7 +197,16 @@ pub fn lower_grad(k: &AttentionGrad, args: &[DType], options: LowerOptions) -> R
                 matmul(b, limit, z.dim.into(), block, &turned(grads), &padded(q, z.dim), &padded(dk, z.dim), true);
             }
             if let Some((to, c)) = &dq_to {
-                matmul(b, block, z.dim.into(), limit, &padded(grads, z.keys), &padded(keys, z.dim), &padded(dq, z.dim), false);
+                matmul(
+                    b,
+                    block,
+                    z.dim.into(),
+                    limit,
+                    &padded(grads, z.keys),
+                    &padded(keys, z.dim),
+                    &padded(dq, z.dim),
+                    false,
+                );
                 let scale = b.f32(s.scale as f32);
                 b.for_("r", 0, count, 1, |b, r| {
                     let t = b.add(t0, r);
@@ -211,7 +236,9 @@ fn finish(frame: Frame, s: &AttentionShape, products: f64) -> Result<Lowered, Lo
     let func = out.func(func);
     let calls = cut(s.batch * s.heads, cost, 1).into_iter();
     out.phases.push(
-        calls.map(|(u0, u1)| Call { func, bufs: bufs.clone(), params: vec![u0, u1], cost: cost * (u1 - u0) as f64 }).collect(),
+        calls
+            .map(|(u0, u1)| Call { func, bufs: bufs.clone(), params: vec![u0, u1], cost: cost * (u1 - u0) as f64 })
+            .collect(),
     );
     Ok(out)
 }

@@ -11,14 +11,14 @@
 //! A template replaces all but the epilogue, which is a function of its own: [`epilogue`].
 
 use super::cost::{cut, point_cost};
-use super::eval::{Acc, Analysis, Eval, enter_flat, pieces, split_flat};
+use super::eval::{Acc, Analysis, Eval, enter_flat, idx_reg, pieces, split_flat, sum};
 use super::matmul::{Mat, pack, tile};
 use super::rows::RowCode;
 use super::space::{AxisMap, by_stride, maps};
 use super::{BufRef, Call, Frame, LowerError, LowerOptions, Lowered};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use tinygpt_ir::program::{Access, ArgId, Body, Contract, ContractPart, ScalarOp, Store, Term};
+use tinygpt_ir::program::{ArgId, Body, Contract, ContractPart, ScalarOp, Store, Term};
 use tinygpt_ir::types::DType;
 use tinygpt_vloop::{Addr, Builder, Elem, Func, Idx, Reg};
 
@@ -295,7 +295,13 @@ pub fn lower(k: &Contract, args: &[DType], options: LowerOptions) -> Result<Lowe
 }
 
 /// Packs panels `u0..u1` of the right side, all copies in one flat number.
-fn pack_right(p: &Product, t: &Tiling, shared: usize, args: &[DType], out: &mut Lowered) -> Result<Vec<Call>, LowerError> {
+fn pack_right(
+    p: &Product,
+    t: &Tiling,
+    shared: usize,
+    args: &[DType],
+    out: &mut Lowered,
+) -> Result<Vec<Call>, LowerError> {
     let reads = p.terms.iter().map(|t| t.rhs.arg).collect();
     let mut frame = Frame::new("contract_pack", args, &reads, &BTreeSet::new());
     let packed = frame.shared("packed", shared, true);
@@ -333,7 +339,7 @@ fn batch_base(b: &mut Builder, addr: Addr, batch: &[usize], coeffs: &[i64], flat
     }
     let indices = split_flat(b, batch, flat);
     let terms: Vec<(Reg, i64)> = indices.into_iter().zip(coeffs.iter().copied()).filter(|(_, c)| *c != 0).collect();
-    match super::eval::sum(b, &terms) {
+    match sum(b, &terms) {
         Some(r) => addr.plus(r, 1),
         None => addr,
     }
@@ -407,11 +413,11 @@ fn compute(
             let c = &term.lhs.at.coeffs;
             let from = batch_base(b, src.at().offset(term.lhs.at.offset), &p.batch, &c[..nb], batch);
             let k: usize = term.k.iter().product();
-            let mut one = |b: &mut Builder, k0: Idx, len: Idx| {
+            let one = |b: &mut Builder, k0: Idx, len: Idx| {
                 let to = match (k0, len) {
                     (Idx::Const(k0), Idx::Const(len)) => Idx::Const(k0 + len),
                     (k0, len) => {
-                        let (k0, len) = (super::eval::idx_reg(b, k0), super::eval::idx_reg(b, len));
+                        let (k0, len) = (idx_reg(b, k0), idx_reg(b, len));
                         b.add(k0, len).into()
                     }
                 };
@@ -426,16 +432,13 @@ fn compute(
                     let number = b.mul_const(copy, t.panels as i64);
                     let number = b.add(number, panel);
                     let start = b.mul_const(number, (depth * t.nr) as i64);
-                    let k0 = super::eval::idx_reg(b, k0);
+                    let k0 = idx_reg(b, k0);
                     let inside = b.mul_const(k0, t.nr as i64);
                     let start = b.add(start, inside);
                     let column = b.sub(panel, p0);
                     let column = b.mul_const(column, t.nr as i64);
-                    let right = Mat {
-                        addr: packed.at().plus(start, 1).offset((done * t.nr) as i64),
-                        row: t.nr as i64,
-                        col: 1,
-                    };
+                    let right =
+                        Mat { addr: packed.at().plus(start, 1).offset((done * t.nr) as i64), row: t.nr as i64, col: 1 };
                     b.for_("s", 0, strips, 1, |b, s| {
                         let strip = Mat { addr: left.at().plus(s, (longest * t.mr) as i64), row: 1, col: t.mr as i64 };
                         let to = sums.at().plus(s, (t.mr * ld) as i64).plus(column, 1);

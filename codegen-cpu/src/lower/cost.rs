@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn cuts_cover_the_range_once() {
-        for (units, cost, align) in [(1, 1.0, 1), (100, 1000.0, 1), (100, 100_000.0, 1), (1003, 100.0, 16), (7, 1e9, 4)] {
+        for (units, cost, align) in [(1, 1.0, 1), (100, 1000.0, 1), (100, 100_000.0, 1), (1003, 100.0, 16), (7, 1e9, 4)]
+        {
             let parts = cut(units, cost, align);
             assert_eq!(parts.first().unwrap().0, 0);
             assert_eq!(parts.last().unwrap().1, units as i64);
@@ -121,7 +122,8 @@ mod tests {
 
     #[test]
     fn grids_cover_every_point_once() {
-        for (outer, inner, cost) in [(vec![], 1_000_000, 1.0), (vec![3], 1_000_000, 1.0), (vec![64, 32], 100, 1.0), (vec![2], 3, 0.1)]
+        for (outer, inner, cost) in
+            [(vec![], 1_000_000, 1.0), (vec![3], 1_000_000, 1.0), (vec![64, 32], 100, 1.0), (vec![2], 3, 0.1)]
         {
             let g = Grid::new(&outer, inner, cost, true, 16);
             let units: usize = outer[..g.prefix].iter().product();

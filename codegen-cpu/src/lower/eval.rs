@@ -39,7 +39,8 @@ impl Analysis {
     pub fn new(body: Body, space: Vec<usize>, vector: usize, acc_axes: u64, bufs: Vec<Option<BufId>>) -> Analysis {
         let mut axes_of = Vec::with_capacity(body.scalars.len());
         let mut accs_of = Vec::with_capacity(body.scalars.len());
-        let bits = |coeffs: &[i64]| coeffs.iter().enumerate().filter(|(_, c)| **c != 0).fold(0u64, |s, (i, _)| s | 1 << i);
+        let bits =
+            |coeffs: &[i64]| coeffs.iter().enumerate().filter(|(_, c)| **c != 0).fold(0u64, |s, (i, _)| s | 1 << i);
         for scalar in body.scalars.values() {
             let (mut axes, mut accs) = match &scalar.op {
                 ScalarOp::Load(a) => (bits(&a.at.coeffs), 0),
@@ -295,7 +296,7 @@ impl<'a> Eval<'a> {
         }
         let an = self.an;
         let scalar = &an.body.scalars[id];
-        let mut get = |s: &mut Self, b: &mut Builder, id| if wide { s.wide(b, id) } else { s.narrow(b, id) };
+        let get = |s: &mut Self, b: &mut Builder, id| if wide { s.wide(b, id) } else { s.narrow(b, id) };
         match &scalar.op {
             ScalarOp::Const(literal) => constant(b, *literal, wide),
             ScalarOp::Load(access) => {
@@ -375,8 +376,12 @@ impl<'a> Eval<'a> {
         let mut coeffs = access.at.coeffs.clone();
         let origin = if self.origin.is_some() { coeffs[v] } else { 0 };
         coeffs[v] = 0;
-        let indirect: Vec<_> =
-            access.indirect.iter().filter(|t| !self.an.varies(t.index)).map(|t| (t.index, t.stride, t.extent)).collect();
+        let indirect: Vec<_> = access
+            .indirect
+            .iter()
+            .filter(|t| !self.an.varies(t.index))
+            .map(|t| (t.index, t.stride, t.extent))
+            .collect();
         let key = (coeffs, origin, indirect);
         if let Some(base) = self.bases.get(&key) {
             return *base;
@@ -663,7 +668,8 @@ fn mix(b: &mut Builder, x: Reg) -> Reg {
 
 /// The part of [`tinygpt_ir::op::random_bits`] that does not depend on the index.
 fn random_key(b: &mut Builder, seed: Reg, counter: Reg, stream: u32) -> Reg {
-    let int = |b: &mut Builder, like: Reg, x: u32| if b.ty(like).is_vector() { b.i32x4(x as i32) } else { b.i32(x as i32) };
+    let int =
+        |b: &mut Builder, like: Reg, x: u32| if b.ty(like).is_vector() { b.i32x4(x as i32) } else { b.i32(x as i32) };
     let salt = int(b, seed, 0x9e37_79b9);
     let h = b.xor(seed, salt);
     let h = mix(b, h);

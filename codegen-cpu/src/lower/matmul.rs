@@ -1,6 +1,6 @@
 //! Register-tiled products over packed or padded operands, and the packing.
 
-use super::eval::{pieces, split_flat, sum};
+use super::eval::{idx_reg, pieces, split_flat, sum};
 use tinygpt_vloop::{Addr, Builder, CmpOp, Idx, Reg};
 
 /// A matrix: element (i, j) lies at `addr + i * row + j * col`.
@@ -93,7 +93,7 @@ pub fn pack(b: &mut Builder, from: Addr, rows: Axes, ks: Axes, width: usize, row
                 },
                 |b| {
                     let zero = b.f32(0.0);
-                    let (k0, k1) = (super::eval::idx_reg(b, k.0), super::eval::idx_reg(b, k.1));
+                    let (k0, k1) = (idx_reg(b, k.0), idx_reg(b, k.1));
                     let n = b.sub(k1, k0);
                     b.for_("p", 0, n, 1, |b, p| b.store(to.clone().plus(p, w), zero));
                 },
@@ -153,7 +153,7 @@ fn each_k(
             Some(r) => from.clone().plus(r, 1),
             None => from.clone(),
         };
-        let k0 = super::eval::idx_reg(b, k.0);
+        let k0 = idx_reg(b, k.0);
         let start = start.unwrap_or_else(|| b.index(0));
         let shift = b.sub(start, k0);
         body(b, from, *stride, lo, hi, shift);
@@ -163,7 +163,7 @@ fn each_k(
 /// One row of a packed strip: elements of k, `width` apart in `to`.
 fn copy_k(b: &mut Builder, from: Addr, ks: Axes, k: (Idx, Idx), width: i64, to: Addr) {
     each_k(b, from, ks, k, |b, from, stride, lo, hi, shift| {
-        let (lo, hi) = (super::eval::idx_reg(b, lo), super::eval::idx_reg(b, hi));
+        let (lo, hi) = (idx_reg(b, lo), idx_reg(b, hi));
         let n = b.sub(hi, lo);
         let main = b.div_const(n, 4);
         let main = b.mul_const(main, 4);

@@ -129,8 +129,8 @@ fn bodies(kind: &KernelKind) -> Vec<&Body> {
 
 /// Refuses what the functions cannot express.
 pub(crate) fn check(kind: &KernelKind, args: &[DType]) -> Result<(), LowerError> {
-    let f16 = args.contains(&DType::F16)
-        || bodies(kind).iter().any(|b| b.scalars.values().any(|s| s.dtype == DType::F16));
+    let f16 =
+        args.contains(&DType::F16) || bodies(kind).iter().any(|b| b.scalars.values().any(|s| s.dtype == DType::F16));
     if f16 {
         return Err(LowerError(
             "a kernel works on f16 and the CPU backend computes in f32: cast to f32 before it".into(),

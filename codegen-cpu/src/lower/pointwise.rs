@@ -78,7 +78,11 @@ pub fn rectangle(
     let grid = Grid::new(&space[..v], space[v], cost, true, 64);
     let func = code(out, frame, &an, &stores, grid.prefix, options)?;
     let (func, bufs) = func;
-    Ok(grid.calls.into_iter().map(|(params, cost)| Call { func, bufs: bufs.clone(), params: params.to_vec(), cost }).collect())
+    Ok(grid
+        .calls
+        .into_iter()
+        .map(|(params, cost)| Call { func, bufs: bufs.clone(), params: params.to_vec(), cost })
+        .collect())
 }
 
 fn code(

@@ -67,7 +67,10 @@ pub fn lower(k: &ReduceKernel, args: &[DType], options: LowerOptions) -> Result<
     let (func, bufs) = frame.finish()?;
     let func = out.func(func);
     out.phases.push(
-        grid.calls.into_iter().map(|(params, cost)| Call { func, bufs: bufs.clone(), params: params.to_vec(), cost }).collect(),
+        grid.calls
+            .into_iter()
+            .map(|(params, cost)| Call { func, bufs: bufs.clone(), params: params.to_vec(), cost })
+            .collect(),
     );
     Ok(out)
 }

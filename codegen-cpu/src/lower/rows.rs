@@ -78,12 +78,6 @@ impl<'a> RowCode<'a> {
         RowCode { an, cols, reductions, row_stores, stores, row_templates, strips: HashMap::new() }
     }
 
-    /// Everything a row evaluates, for preparing outside it.
-    pub fn targets(&self) -> Vec<ScalarId> {
-        let sweeps = 0..self.reductions.sweeps();
-        sweeps.flat_map(|s| self.reductions.targets(s)).chain(self.row_stores.iter().map(|s| s.value)).collect()
-    }
-
     fn extent(&self) -> usize {
         self.an.space[self.an.vector]
     }
@@ -131,7 +125,8 @@ impl<'a> RowCode<'a> {
                 Accumulator::new(b, op, self.an.body.scalars[value].dtype, vectors, tail)
             })
             .collect();
-        let mut later: Vec<ScalarId> = (sweep + 1..self.reductions.sweeps()).flat_map(|s| self.reductions.targets(s)).collect();
+        let mut later: Vec<ScalarId> =
+            (sweep + 1..self.reductions.sweeps()).flat_map(|s| self.reductions.targets(s)).collect();
         later.extend(self.stores.iter().map(|s| s.value));
         let position = self.reductions.position;
         let list: Vec<Reduction> = members.iter().map(|&r| self.reductions.list[r].clone()).collect();
@@ -228,7 +223,10 @@ impl<'a> RowCode<'a> {
     /// The transcendental values along the row that `targets` need and that are not in scratch.
     fn costly(&self, ev: &Eval, targets: &[ScalarId]) -> Vec<ScalarId> {
         let needed = self.an.needed(targets, |id| ev.has_strip(id));
-        needed.into_iter().filter(|&id| self.an.varies(id) && self.an.row_fn(id).is_some() && !ev.has_strip(id)).collect()
+        needed
+            .into_iter()
+            .filter(|&id| self.an.varies(id) && self.an.row_fn(id).is_some() && !ev.has_strip(id))
+            .collect()
     }
 
     fn strip(&mut self, b: &mut Builder, id: ScalarId, len: usize) -> ScratchId {

@@ -9,7 +9,7 @@ use super::pointwise::rectangle;
 use super::rows::vector_loop;
 use super::space::{AxisMap, maps};
 use super::{Call, Frame, LowerError, LowerOptions, Lowered};
-use tinygpt_ir::program::{Access, Affine, Body, Pointwise, Scatter, ScatterBase, ScalarOp, Store};
+use tinygpt_ir::program::{Access, Affine, Body, Pointwise, ScalarOp, Scatter, ScatterBase, Store};
 use tinygpt_ir::types::{DType, Literal};
 use tinygpt_vloop::{BinOp, CmpOp, Conv};
 

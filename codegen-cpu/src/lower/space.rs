@@ -59,9 +59,10 @@ impl AxisMap {
         self
     }
 
-    /// Coefficients over the new axes.
+    /// Coefficients over the new axes; 0 along an axis of extent 1, whose only index is 0.
     pub fn coeffs(&self, old: &[i64]) -> Vec<i64> {
-        self.groups.iter().map(|g| g.last().map_or(0, |&axis| old[axis])).collect()
+        let coeff = |g: &Vec<usize>| g.last().map_or(0, |&axis| old[axis]);
+        self.groups.iter().zip(&self.extents).map(|(g, n)| if *n == 1 { 0 } else { coeff(g) }).collect()
     }
 
     pub fn affine(&self, old: &Affine) -> Affine {
