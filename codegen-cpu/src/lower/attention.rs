@@ -7,8 +7,8 @@
 //! dv = P^T dout, dS = P * (dout v^T - delta), dq = scale dS k, dk = scale dS^T q.
 
 use super::cost::cut;
-use super::eval::{split_flat, sum};
 use super::matmul::{Mat, matmul};
+use super::nest::{split_flat, sum};
 use super::{Call, Frame, LowerError, LowerOptions, Lowered};
 use tinygpt_ir::program::{Access, Attention, AttentionGrad, AttentionShape};
 use tinygpt_ir::types::DType;

@@ -11,8 +11,9 @@
 //! A template replaces all but the epilogue, which is a function of its own: [`epilogue`].
 
 use super::cost::{cut, point_cost};
-use super::eval::{Acc, Analysis, Eval, enter_flat, idx_reg, pieces, split_flat, sum};
+use super::eval::{Acc, Analysis, Eval};
 use super::matmul::{Mat, pack, tile};
+use super::nest::{enter_flat, idx_reg, pieces, split_flat, sum};
 use super::rows::RowCode;
 use super::space::{AxisMap, by_stride, maps};
 use super::{BufRef, Call, Frame, LowerError, LowerOptions, Lowered};
@@ -375,7 +376,7 @@ fn compute(
     let longest = *blocks_k.iter().max().expect("a contraction has a term");
     let one_block = p.terms.len() == 1 && depth <= longest;
     // An odd number of cache lines a row, lest all rows fall into few cache sets.
-    let ld = t.block_n.next_multiple_of(16) / 16 / 2 * 32 + 16;
+    let ld = t.block_n.div_ceil(16) / 2 * 32 + 16;
     let left = b.scratch("left", Elem::F32, t.block_m * longest);
     let sums = b.scratch("sums", Elem::F32, t.block_m * ld);
     let (blocks_m, blocks_n) = (m.div_ceil(t.block_m), n.div_ceil(t.block_n));

@@ -14,11 +14,12 @@
 //! The same operations in the same order serve both widths, so an element's value does not depend on whether it fell into
 //! a vector or into a scalar tail.
 
+use super::nest::sum;
+use super::ops::{binary, cast, clamp, compare, constant, nonzero, random, random_key, row_fn, stored, unary};
 use std::collections::HashMap;
-use tinygpt_ir::op::{Binary, Compare, Unary};
 use tinygpt_ir::program::{Access, Affine, Body, ScalarId, ScalarOp, Store};
-use tinygpt_ir::types::{DType, Literal};
-use tinygpt_vloop::{Addr, BinOp, BufId, Builder, CmpOp, Conv, Idx, Reg, RowFn, ScratchId, Ty};
+use tinygpt_ir::types::DType;
+use tinygpt_vloop::{Addr, BufId, Builder, Conv, Reg, RowFn, ScratchId};
 
 /// What is known of a body before any code: dependencies, and the buffers behind arguments.
 pub struct Analysis {
@@ -81,18 +82,6 @@ impl Analysis {
             _ => None,
         }
     }
-}
-
-fn row_fn(op: Unary) -> Option<RowFn> {
-    Some(match op {
-        Unary::Exp => RowFn::Exp,
-        Unary::Log => RowFn::Log,
-        Unary::Tanh => RowFn::Tanh,
-        Unary::Erf => RowFn::Erf,
-        Unary::Sin => RowFn::Sin,
-        Unary::Cos => RowFn::Cos,
-        Unary::Neg | Unary::Sqrt | Unary::Rsqrt | Unary::Recip => return None,
-    })
 }
 
 /// Where an accumulator's value is.
@@ -235,10 +224,10 @@ impl<'a> Eval<'a> {
         }
         match op {
             ScalarOp::Load(access) => self.hoist_base(b, access),
-            ScalarOp::Random { seed, counter, stream, .. } if self.available(*seed) && self.available(*counter) => {
-                if !self.an.varies(*seed) && !self.an.varies(*counter) {
-                    self.random_key(b, *seed, *counter, *stream);
-                }
+            ScalarOp::Random { seed, counter, stream, .. }
+                if [*seed, *counter].into_iter().all(|x| self.available(x) && !an.varies(x)) =>
+            {
+                self.random_key(b, *seed, *counter, *stream);
             }
             _ => {}
         }
@@ -504,291 +493,5 @@ impl<'a> Eval<'a> {
     /// The address of the points evaluated in a scratch row that counts from the strip's beginning.
     pub fn strip_addr(&self, strip: ScratchId) -> Addr {
         self.along(strip.at(), 1)
-    }
-}
-
-/// The sum of reg * stride; None without terms, the register itself for one of stride 1.
-pub fn sum(b: &mut Builder, terms: &[(Reg, i64)]) -> Option<Reg> {
-    let mut out = None;
-    for &(r, stride) in terms {
-        let term = b.mul_const(r, stride);
-        out = Some(match out {
-            None => term,
-            Some(r) => b.add(r, term),
-        });
-    }
-    out
-}
-
-/// An index clamped to 0..extent, at its width.
-fn clamp(b: &mut Builder, index: Reg, extent: usize) -> Reg {
-    let wide = b.ty(index).is_vector();
-    let int = |b: &mut Builder, x: i32| if wide { b.i32x4(x) } else { b.i32(x) };
-    let zero = int(b, 0);
-    let last = int(b, extent as i32 - 1);
-    let index = b.max(index, zero);
-    b.min(index, last)
-}
-
-/// A constant as wide as asked for.
-fn constant(b: &mut Builder, literal: Literal, wide: bool) -> Reg {
-    match (literal.dtype, wide) {
-        (DType::Bool, false) => b.bool(literal.value != 0.0),
-        (DType::Bool, true) => b.mask4(literal.value != 0.0),
-        (DType::I32 | DType::U32, false) => b.i32(literal.value as i64 as i32),
-        (DType::I32 | DType::U32, true) => b.i32x4(literal.value as i64 as i32),
-        (_, false) => b.f32(literal.value as f32),
-        (_, true) => b.f32x4(literal.value as f32),
-    }
-}
-
-/// A constant of the kind and width of `like`.
-fn number_like(b: &mut Builder, like: Reg, x: f64) -> Reg {
-    match b.ty(like) {
-        Ty::F32 => b.f32(x as f32),
-        Ty::F32x4 => b.f32x4(x as f32),
-        Ty::I32 => b.i32(x as i32),
-        Ty::I32x4 => b.i32x4(x as i32),
-        other => unreachable!("no number of type {other}"),
-    }
-}
-
-/// Truth values become 0 or 1; the rest is stored as it is.
-fn stored(b: &mut Builder, x: Reg) -> Reg {
-    match b.ty(x).lane() {
-        Ty::Bool => truth_as(b, x, Ty::I32),
-        _ => x,
-    }
-}
-
-/// 1 where true, else 0, of the scalar kind `kind`.
-fn truth_as(b: &mut Builder, x: Reg, kind: Ty) -> Reg {
-    let wide = b.ty(x).is_vector();
-    let (one, zero) = match (kind, wide) {
-        (Ty::F32, false) => (b.f32(1.0), b.f32(0.0)),
-        (Ty::F32, true) => (b.f32x4(1.0), b.f32x4(0.0)),
-        (_, false) => (b.i32(1), b.i32(0)),
-        (_, true) => (b.i32x4(1), b.i32x4(0)),
-    };
-    b.select(x, one, zero)
-}
-
-fn nonzero(b: &mut Builder, x: Reg) -> Reg {
-    let zero = number_like(b, x, 0.0);
-    b.cmp(CmpOp::Ne, x, zero)
-}
-
-fn unary(b: &mut Builder, op: Unary, x: Reg) -> Reg {
-    if let Some(function) = row_fn(op) {
-        return b.transcendental(function, x);
-    }
-    match op {
-        Unary::Neg => b.neg(x),
-        Unary::Sqrt => b.sqrt(x),
-        Unary::Rsqrt => {
-            let root = b.sqrt(x);
-            let one = number_like(b, x, 1.0);
-            b.div(one, root)
-        }
-        _ => {
-            let one = number_like(b, x, 1.0);
-            b.div(one, x)
-        }
-    }
-}
-
-fn binary(b: &mut Builder, op: Binary, dtype: DType, x: Reg, y: Reg) -> Reg {
-    let op = match (op, dtype) {
-        (Binary::Max, DType::Bool) => BinOp::Or,
-        (Binary::Min, DType::Bool) => BinOp::And,
-        (Binary::Max, DType::U32) => BinOp::MaxU,
-        (Binary::Min, DType::U32) => BinOp::MinU,
-        (Binary::Max, _) => BinOp::Max,
-        (Binary::Min, _) => BinOp::Min,
-        (Binary::Add, _) => BinOp::Add,
-        (Binary::Sub, _) => BinOp::Sub,
-        (Binary::Mul, _) => BinOp::Mul,
-        (Binary::Div, _) => BinOp::Div,
-    };
-    b.binary(op, x, y)
-}
-
-fn compare(b: &mut Builder, op: Compare, dtype: DType, x: Reg, y: Reg) -> Reg {
-    if dtype == DType::Bool {
-        let differ = b.binary(BinOp::Xor, x, y);
-        return if op == Compare::Ne { differ } else { b.not(differ) };
-    }
-    let unsigned = dtype == DType::U32;
-    let op = match op {
-        Compare::Eq => CmpOp::Eq,
-        Compare::Ne => CmpOp::Ne,
-        Compare::Lt if unsigned => CmpOp::LtU,
-        Compare::Le if unsigned => CmpOp::LeU,
-        Compare::Gt if unsigned => CmpOp::GtU,
-        Compare::Ge if unsigned => CmpOp::GeU,
-        Compare::Lt => CmpOp::Lt,
-        Compare::Le => CmpOp::Le,
-        Compare::Gt => CmpOp::Gt,
-        Compare::Ge => CmpOp::Ge,
-    };
-    b.cmp(op, x, y)
-}
-
-fn cast(b: &mut Builder, from: DType, to: DType, x: Reg) -> Reg {
-    match (from, to) {
-        (DType::Bool, DType::Bool) => x,
-        (_, DType::Bool) => nonzero(b, x),
-        (DType::Bool, DType::F32) => truth_as(b, x, Ty::F32),
-        (DType::Bool, _) => truth_as(b, x, Ty::I32),
-        (DType::F32, DType::I32) => b.convert(Conv::F32ToI32, x),
-        (DType::F32, DType::U32) => b.convert(Conv::F32ToU32, x),
-        (DType::I32, DType::F32) => b.convert(Conv::I32ToF32, x),
-        (DType::U32, DType::F32) => b.convert(Conv::U32ToF32, x),
-        // The same 32 bits; f16 is refused before any code.
-        _ => x,
-    }
-}
-
-/// The mixer of [`tinygpt_ir::op::random_bits`].
-fn mix(b: &mut Builder, x: Reg) -> Reg {
-    let round = |b: &mut Builder, x: Reg, by: i32| {
-        let high = b.shift(BinOp::ShrU, x, by);
-        b.xor(x, high)
-    };
-    let times = |b: &mut Builder, x: Reg, by: u32| {
-        let by = if b.ty(x).is_vector() { b.i32x4(by as i32) } else { b.i32(by as i32) };
-        b.mul(x, by)
-    };
-    let x = round(b, x, 16);
-    let x = times(b, x, 0x7feb_352d);
-    let x = round(b, x, 15);
-    let x = times(b, x, 0x846c_a68b);
-    round(b, x, 16)
-}
-
-/// The part of [`tinygpt_ir::op::random_bits`] that does not depend on the index.
-fn random_key(b: &mut Builder, seed: Reg, counter: Reg, stream: u32) -> Reg {
-    let int =
-        |b: &mut Builder, like: Reg, x: u32| if b.ty(like).is_vector() { b.i32x4(x as i32) } else { b.i32(x as i32) };
-    let salt = int(b, seed, 0x9e37_79b9);
-    let h = b.xor(seed, salt);
-    let h = mix(b, h);
-    let h = b.xor(h, counter);
-    let h = mix(b, h);
-    let stream = int(b, h, stream);
-    let h = b.xor(h, stream);
-    mix(b, h)
-}
-
-/// Uniform f32 in [0,1) from the upper 24 bits.
-fn random(b: &mut Builder, key: Reg, index: Reg) -> Reg {
-    let index = mix(b, index);
-    let h = b.xor(key, index);
-    let bits = mix(b, h);
-    let bits = b.shift(BinOp::ShrU, bits, 8);
-    let x = b.convert(Conv::I32ToF32, bits);
-    let unit = number_like(b, x, 1.0 / f64::from(1 << 24));
-    b.mul(x, unit)
-}
-
-/// Loops over `axes` in order, preparing at each level; the innermost body evaluates in its own scope.
-pub fn nest<'a>(
-    b: &mut Builder,
-    ev: &Eval<'a>,
-    axes: &[usize],
-    targets: &[ScalarId],
-    stores: &[Store],
-    body: &mut dyn FnMut(&mut Builder, &mut Eval<'a>),
-) {
-    let Some((&axis, inner)) = axes.split_first() else {
-        return body(b, &mut ev.clone());
-    };
-    let extent = ev.an.space[axis];
-    b.for_("i", 0, extent, 1, |b, i| {
-        let mut ev = ev.clone();
-        ev.enter(axis, i);
-        ev.prepare(b, targets, stores);
-        nest(b, &ev, inner, targets, stores, body);
-    });
-}
-
-/// Loops over the flat range `begin..end` of `axes` taken together (the first outermost), entering all of them.
-pub fn flat_nest<'a>(
-    b: &mut Builder,
-    ev: &Eval<'a>,
-    axes: &[usize],
-    range: (Reg, Reg),
-    targets: &[ScalarId],
-    stores: &[Store],
-    body: &mut dyn FnMut(&mut Builder, &mut Eval<'a>),
-) {
-    b.for_("u", range.0, range.1, 1, |b, u| {
-        let mut ev = ev.clone();
-        enter_flat(b, &mut ev, axes, u);
-        ev.prepare(b, targets, stores);
-        body(b, &mut ev);
-    });
-}
-
-/// Enters `axes` at their flat number.
-pub fn enter_flat(b: &mut Builder, ev: &mut Eval, axes: &[usize], flat: Reg) {
-    let extents: Vec<usize> = axes.iter().map(|&a| ev.an.space[a]).collect();
-    for (&axis, i) in axes.iter().zip(split_flat(b, &extents, flat)) {
-        ev.enter(axis, i);
-    }
-}
-
-/// The indices along axes of `extents` of a flat number.
-pub fn split_flat(b: &mut Builder, extents: &[usize], flat: Reg) -> Vec<Reg> {
-    let mut rest = flat;
-    let mut out = Vec::with_capacity(extents.len());
-    for (i, &extent) in extents.iter().enumerate().rev() {
-        if i == 0 {
-            out.push(rest);
-        } else {
-            out.push(b.rem_const(rest, extent as i64));
-            rest = b.div_const(rest, extent as i64);
-        }
-    }
-    out.reverse();
-    out
-}
-
-/// Cuts the flat range `from..to` of axes with `extents` where the last axis wraps, and calls
-/// `body(outer indices, flat number of the last axis' beginning, lo, hi)` for each piece `lo..hi` of the last axis.
-pub fn pieces(
-    b: &mut Builder,
-    extents: &[usize],
-    from: Idx,
-    to: Idx,
-    body: &mut dyn FnMut(&mut Builder, &[Reg], Option<Reg>, Idx, Idx),
-) {
-    let (last, outer) = extents.split_last().expect("a group has at least one axis");
-    if outer.is_empty() {
-        return body(b, &[], None, from, to);
-    }
-    let last = *last as i64;
-    let (from, to) = (idx_reg(b, from), idx_reg(b, to));
-    let first = b.div_const(from, last);
-    let past = b.add_const(to, last - 1);
-    let past = b.div_const(past, last);
-    b.for_("o", first, past, 1, |b, o| {
-        let indices = split_flat(b, outer, o);
-        let start = b.mul_const(o, last);
-        let zero = b.index(0);
-        let lo = b.sub(from, start);
-        let lo = b.max(lo, zero);
-        let extent = b.index(last);
-        let hi = b.sub(to, start);
-        let hi = b.min(hi, extent);
-        body(b, &indices, Some(start), lo.into(), hi.into());
-    });
-}
-
-/// An index operand as a register.
-pub fn idx_reg(b: &mut Builder, i: Idx) -> Reg {
-    match i {
-        Idx::Reg(r) => r,
-        Idx::Const(c) => b.index(c),
     }
 }

@@ -1,6 +1,6 @@
 //! Register-tiled products over packed or padded operands, and the packing.
 
-use super::eval::{idx_reg, pieces, split_flat, sum};
+use super::nest::{idx_reg, pieces, split_flat, sum};
 use tinygpt_vloop::{Addr, Builder, CmpOp, Idx, Reg};
 
 /// A matrix: element (i, j) lies at `addr + i * row + j * col`.

@@ -11,7 +11,8 @@
 //! | [`scatter`] | scatter |
 //! | [`contract`] | contractions: packing, tiles, and epilogues by themselves |
 //! | [`attention`] | attention and its gradient |
-//! | [`space`], [`eval`], [`rows`], [`accum`], [`cost`] | what they share: axes, scalar bodies, sweeps, accumulators, the cut into calls |
+//! | [`space`], [`nest`], [`eval`], [`ops`] | what they share: axes, loops, scalar bodies, single operations |
+//! | [`rows`], [`accum`], [`matmul`], [`cost`] | sweeps, accumulators, tiles of products, the cut into calls |
 //!
 //! Invariants
 //! - The cut into calls depends on shapes alone, and an element's bits do not depend on the cut: results are equal for any number
@@ -27,6 +28,8 @@ mod contract;
 mod cost;
 mod eval;
 mod matmul;
+mod nest;
+mod ops;
 mod pointwise;
 mod reduce;
 mod rows;

@@ -4,7 +4,8 @@
 //! allow, so that a plain elementwise kernel is one flat loop.
 
 use super::cost::{Grid, cut, point_cost};
-use super::eval::{Analysis, Eval, flat_nest, nest};
+use super::eval::{Analysis, Eval};
+use super::nest::{flat_nest, nest};
 use super::rows::RowCode;
 use super::space::{AxisMap, by_stride, maps};
 use super::{BufRef, Call, Frame, LowerError, LowerOptions, Lowered};

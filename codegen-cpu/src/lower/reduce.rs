@@ -7,7 +7,8 @@
 
 use super::accum::Slot;
 use super::cost::{Grid, point_cost};
-use super::eval::{Acc, Analysis, Eval, flat_nest, nest};
+use super::eval::{Acc, Analysis, Eval};
+use super::nest::{flat_nest, nest};
 use super::pointwise::{axis_score, best_axis};
 use super::rows::{Reductions, RowCode, store_all, vector_blocks};
 use super::space::{AxisMap, by_stride, maps, row_major};

@@ -10,7 +10,8 @@
 
 use super::accum::Accumulator;
 use super::cost::unroll;
-use super::eval::{Acc, Analysis, Eval, idx_reg, nest};
+use super::eval::{Acc, Analysis, Eval};
+use super::nest::{idx_reg, nest};
 use std::collections::HashMap;
 use tinygpt_ir::op::Reduce;
 use tinygpt_ir::program::{Reduction, ScalarId, Store};

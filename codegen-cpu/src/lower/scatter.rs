@@ -4,7 +4,8 @@
 //! each element is in index order whatever the cut. Columns are cut first: rows cut work only by making every call scan all ids.
 
 use super::cost::{GRAIN_NS, cut, point_cost};
-use super::eval::{Analysis, Eval, nest};
+use super::eval::{Analysis, Eval};
+use super::nest::nest;
 use super::pointwise::rectangle;
 use super::rows::vector_loop;
 use super::space::{AxisMap, maps};

@@ -208,12 +208,11 @@ fn run_native(name: &str, prepared: &Arc<PreparedProgram>, args: &[Given], rever
     memory.into_iter().map(|m| m[GUARD..m.len() - GUARD].to_vec()).collect()
 }
 
+/// The parameters of the calls that replace one call, whose parameters have the given names.
+pub type Split<'s> = &'s mut dyn FnMut(&[String], &Call) -> Vec<Vec<i64>>;
+
 /// Contents of all arguments after the lowered functions ran in the interpreter, each call cut by `split`.
-pub fn run_lowered(
-    lowered: &Lowered,
-    args: &[Given],
-    split: &mut dyn FnMut(&[String], &Call) -> Vec<Vec<i64>>,
-) -> Vec<Vec<u32>> {
+pub fn run_lowered(lowered: &Lowered, args: &[Given], split: Split) -> Vec<Vec<u32>> {
     let mut memory: Vec<Vec<u32>> = args.iter().map(initial).collect();
     let mut shared: Vec<Vec<u32>> = lowered.shared.iter().map(|n| vec![GUARD_BITS; *n]).collect();
     for phase in &lowered.phases {
