@@ -1,1 +1,26 @@
-fn main() {}
+//! The `tinygpt` command: parse, run, report. Exit status: 0 done, 1 the thing asked about failed, 2 usage or bad input, 130
+//! interrupted after saving.
+
+use clap::Parser;
+use std::process::ExitCode;
+use tinygpt::runtime::cli::{Cli, Command};
+use tinygpt::runtime::commands::{bench, devices, dump, eval, parity, sample, train};
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Train(args) => train::run(&args),
+        Command::Sample(args) => sample::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Parity(args) => parity::run(&args),
+        Command::Dump(args) => dump::run(&args),
+        Command::Devices => devices::run(),
+    };
+    match result {
+        Ok(ending) => ExitCode::from(ending.exit_status()),
+        Err(error) => {
+            eprintln!("tinygpt: {error}");
+            ExitCode::from(error.exit_status())
+        }
+    }
+}

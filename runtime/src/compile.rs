@@ -152,14 +152,9 @@ pub fn prepare(compiled: &Compiled, options: &ExecOptions) -> Result<Box<dyn Exe
 
 /// The code generator's options for an instruction set that the user named, or for the best there is. Errors: this machine lacks it.
 pub fn cpu_options(isa: Option<Isa>, no_templates: bool) -> Result<CpuOptions> {
-    let named = match isa {
-        Some(Isa::Portable) => return Ok(CpuOptions { isa: None, baseline: true, texts: false }),
-        Some(Isa::Avx512) => Some("avx512"),
-        Some(Isa::Avx2) => Some("avx2"),
-        None => None,
-    };
     let available = tinygpt_simd::Isa::available();
-    let isa = match named {
+    let isa = match isa.map(|isa| isa.to_string()) {
+        Some(_) if isa == Some(Isa::Portable) => return Ok(CpuOptions { isa: None, baseline: true, texts: false }),
         None => available.first().copied(),
         Some(name) => Some(available.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| {
             let list: Vec<&str> = available.iter().map(|isa| isa.name()).chain(["portable"]).collect();

@@ -28,10 +28,8 @@ impl InterpExecutor {
             (p.name.as_str(), role, &p.ty)
         });
         let outputs = graph.outputs.iter().map(|(name, node)| (name.as_str(), Role::Output, &graph.nodes[*node].ty));
-        let slots: Vec<Slot> = params
-            .chain(outputs)
-            .map(|(name, role, ty)| Slot::new(name, role, ty.dtype.into(), &ty.shape))
-            .collect();
+        let slots: Vec<Slot> =
+            params.chain(outputs).map(|(name, role, ty)| Slot::new(name, role, ty.dtype.into(), &ty.shape)).collect();
         if let Some(slot) = slots.iter().find(|slot| slot.dtype == DType::F16) {
             return Err(Error::input(format!(
                 "{} is f16, and the interpreter exchanges f32, i32, u32 and bool: cast it in the graph",

@@ -10,6 +10,7 @@
 
 pub mod checkpoint;
 pub mod cli;
+pub mod commands;
 pub mod compile;
 pub mod config;
 pub mod corpus;
@@ -23,6 +24,7 @@ pub mod generate;
 pub mod interp;
 pub mod model;
 pub mod parity;
+pub mod peak;
 pub mod rng;
 pub mod rundir;
 pub mod sampling;

@@ -38,5 +38,14 @@ pub fn reproduce(fixture: &Fixture, options: &ExecOptions) -> Result<Outcome> {
     let mut greedy = fixture.prompt().to_vec();
     let count = fixture.expected.greedy.len() - PROMPT;
     generator.extend(&mut greedy, count, &mut Sampler::new(0.0, None, 0)?, |_| Ok(()))?;
-    Ok(Outcome { logits, loss: first.loss, grad_norm: first.grad_norm, grads, step1, last: train.weights()?, losses, greedy })
+    Ok(Outcome {
+        logits,
+        loss: first.loss,
+        grad_norm: first.grad_norm,
+        grads,
+        step1,
+        last: train.weights()?,
+        losses,
+        greedy,
+    })
 }

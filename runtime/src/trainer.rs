@@ -162,8 +162,8 @@ impl Trainer {
             for (name, tensor) in tensors {
                 if !tensor.as_f32()?.iter().all(|x| x.is_finite()) {
                     return Err(Error::failed(format!(
-                        "after step {} the {what} {name} is not finite everywhere, so no checkpoint was saved: go on from an \
-                         earlier one with a lower lr",
+                        "after step {} the {what} {name} is not finite everywhere, so training has stopped and saved nothing \
+                         more: try a lower lr",
                         self.step
                     )));
                 }
@@ -222,7 +222,10 @@ impl Trainer {
                 )));
             }
             if !result.grad_norm.is_finite() {
-                say(&format!("step {}: the gradient norm is {}, so the step changed nothing", self.step, result.grad_norm));
+                say(&format!(
+                    "step {}: the gradient norm is {}, so the step changed nothing",
+                    self.step, result.grad_norm
+                ));
             }
             if val_loss.is_some() || self.step == first + 1 || self.step == end || pace.silent_for() >= SILENCE {
                 say(&progress(&metrics, planned, pace.take()));
@@ -342,7 +345,10 @@ mod tests {
         let validated: Vec<u64> = metrics.iter().filter(|m| m.val_loss.is_some()).map(|m| m.step).collect();
         assert_eq!(validated, [3, 6]);
         assert_eq!(metrics[0].lr, config.train.lr / 2.0);
-        assert!(lines.len() == 3 && lines[0].starts_with("step 1/6  loss 5.5") && lines[1].contains("  val "), "{lines:?}");
+        assert!(
+            lines.len() == 3 && lines[0].starts_with("step 1/6  loss 5.5") && lines[1].contains("  val "),
+            "{lines:?}"
+        );
         let samples = std::fs::read_to_string(dir.path().join("samples.txt")).unwrap();
         assert_eq!(samples.matches("== step").count(), 3);
         for step in [2, 4, 6] {

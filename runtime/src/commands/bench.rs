@@ -1,0 +1,257 @@
+//! `bench`: the time of training steps, and what they are to the machine's peak.
+//!
+//! Invariants:
+//! - a step is a whole one: forward, loss, backward, clip and AdamW, on one fixed batch of random tokens;
+//! - one preset, one process: several presets run one after the other in child processes, so that the peak memory is each one's own;
+//! - standard output holds the results alone: with `--json` one object a line.
+//!
+//! FLOP of a step: 6 a parameter and token (2 forward, 4 backward), and 12 layers d_model ctx a token for attention, counted over the
+//! full square.
+
+use super::devices::cpu_name;
+use super::{Ending, print};
+use crate::cli::BenchArgs;
+use crate::compile::ExecOptions;
+use crate::config::{ModelConfig, RunConfig};
+use crate::error::one_line;
+use crate::model::{Batch, TrainStep, adamw};
+use crate::rng::Stream;
+use crate::{Error, Result, peak};
+use serde::{Deserialize, Serialize};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// Untimed steps before the timed ones.
+const WARMUP_STEPS: u64 = 3;
+
+/// Learning rate of the steps.
+const LR: f64 = 1e-3;
+
+/// One line of `--json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    pub preset: String,
+    pub backend: String,
+    /// The processor's name.
+    pub adapter: String,
+    /// Whether the adapter is a GPU emulated in software: no processor is one.
+    pub software: bool,
+    pub threads: usize,
+    pub params: u64,
+    /// Seconds from the model's declaration to a program ready to step.
+    pub compile_s: f64,
+    pub ms_per_step: Spread,
+    pub tokens_per_s: f64,
+    pub gflops: f64,
+    /// Of fused multiply-adds on registers, on as many threads.
+    pub peak_gflops: f64,
+    pub share_of_peak: f64,
+    /// Of this process; null where the system does not tell.
+    pub peak_rss_mib: Option<f64>,
+    pub planned_bytes: usize,
+    pub lower_bound_bytes: usize,
+}
+
+/// Milliseconds over the timed steps.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    /// Nearest rank.
+    pub p90: f64,
+}
+
+pub fn run(args: &BenchArgs) -> Result<Ending> {
+    let configs: Vec<RunConfig> = args.preset.iter().map(|name| RunConfig::preset(name)).collect::<Result<_>>()?;
+    let mut done = Vec::new();
+    for config in &configs {
+        let found = if configs.len() == 1 { measure(config, args)? } else { measure_in_child(&config.preset, args)? };
+        let line = if args.json {
+            serde_json::to_string(&found)
+                .map_err(|e| Error::failed(format!("cannot print the result: {}", one_line(e))))?
+        } else {
+            found.line()
+        };
+        print(format!("{line}\n").as_bytes())?;
+        done.push(found);
+    }
+    if !args.json {
+        print(block(&done, args.steps).as_bytes())?;
+    }
+    Ok(Ending::Done)
+}
+
+/// Times `args.steps` steps of a preset in this process.
+fn measure(config: &RunConfig, args: &BenchArgs) -> Result<Measurement> {
+    let options = ExecOptions::resolve(&args.exec, None);
+    let (model, batch_rows) = (&config.model, config.train.batch);
+    let start = Instant::now();
+    let mut train = TrainStep::new(model, batch_rows, adamw(&config.train), false, &options)?;
+    let compile_s = start.elapsed().as_secs_f64();
+    train.start(config.train.seed)?;
+
+    let mut batch = Batch::zeros(batch_rows, model.ctx)?;
+    let stream = Stream::new(config.train.seed, "bench");
+    let (ids, targets) = batch.slices()?;
+    for (at, token) in ids.iter_mut().chain(targets).enumerate() {
+        *token = stream.below(at as u64, model.vocab as u64) as i32;
+    }
+    let mut times_ms = Vec::new();
+    for number in 1..=WARMUP_STEPS + args.steps {
+        let start = Instant::now();
+        let result = train.run(&batch, LR, number)?;
+        if number > WARMUP_STEPS {
+            times_ms.push(1e3 * start.elapsed().as_secs_f64());
+        }
+        if !result.loss.is_finite() {
+            return Err(Error::failed(format!(
+                "the loss of preset {} is {} at step {number}, so there is no training step to time",
+                config.preset, result.loss
+            )));
+        }
+    }
+    let ms_per_step = spread(times_ms);
+    let tokens = batch.ids.len();
+    let seconds = ms_per_step.median / 1e3;
+    let gflops = flop(model, tokens) / seconds / 1e9;
+    let peak_gflops = peak::gflops(options.threads)?;
+    let memory = train.executor().memory();
+    Ok(Measurement {
+        preset: config.preset.clone(),
+        backend: options.backend.to_string(),
+        adapter: cpu_name(),
+        software: false,
+        threads: options.threads,
+        params: model.params(),
+        compile_s,
+        ms_per_step,
+        tokens_per_s: tokens as f64 / seconds,
+        gflops,
+        peak_gflops,
+        share_of_peak: gflops / peak_gflops,
+        peak_rss_mib: peak_rss_mib(),
+        planned_bytes: memory.planned_bytes,
+        lower_bound_bytes: memory.lower_bound_bytes,
+    })
+}
+
+/// The same in a process of its own.
+fn measure_in_child(preset: &str, args: &BenchArgs) -> Result<Measurement> {
+    let failed = |what: String| Error::failed(format!("the measurement of preset {preset} {what}"));
+    let program = std::env::current_exe().map_err(|e| failed(format!("cannot start: {e}")))?;
+    let mut command = Command::new(program);
+    command.args(["bench", "--json", "--preset", preset, "--steps", &args.steps.to_string()]);
+    let exec = &args.exec;
+    let flags = [
+        ("--backend", exec.backend.map(|b| b.to_string())),
+        ("--threads", exec.threads.map(|n| n.to_string())),
+        ("--isa", exec.isa.map(|isa| isa.to_string())),
+    ];
+    for (flag, value) in flags {
+        command.args(value.iter().flat_map(|value| [flag, value.as_str()]));
+    }
+    if exec.no_templates {
+        command.arg("--no-templates");
+    }
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|e| failed(format!("cannot start: {e}")))?;
+    if !output.status.success() {
+        return Err(failed(format!("failed ({}): its message is above", output.status)));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|e| failed(format!("printed no result: {}", one_line(e))))
+}
+
+/// Floating-point operations of a step over `tokens` tokens.
+fn flop(model: &ModelConfig, tokens: usize) -> f64 {
+    let attention = 12 * model.layers * model.d_model * model.ctx * tokens;
+    6.0 * model.params() as f64 * tokens as f64 + attention as f64
+}
+
+/// Of at least one time.
+fn spread(mut times: Vec<f64>) -> Spread {
+    times.sort_by(f64::total_cmp);
+    let n = times.len();
+    let median = if n % 2 == 1 { times[n / 2] } else { (times[n / 2 - 1] + times[n / 2]) / 2.0 };
+    Spread { median, min: times[0], p90: times[(n * 9).div_ceil(10) - 1] }
+}
+
+/// The most memory this process has had resident, where Linux tells (proc(5), VmHWM).
+fn peak_rss_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?;
+    Some(kib.parse::<f64>().ok()? / 1024.0)
+}
+
+impl Measurement {
+    /// One line for people.
+    fn line(&self) -> String {
+        let Spread { median, min, p90 } = self.ms_per_step;
+        format!(
+            "{}: median {median:.2} ms/step (min {min:.2}, p90 {p90:.2}), {:.0} tokens/s, {:.1} GFLOP/s, {:.1}% of {:.0}; {} params, {} \
+             thread(s), compiled in {:.2} s, peak RSS {}, planned {:.1} MiB, {:.2} times the lower bound",
+            self.preset,
+            self.tokens_per_s,
+            self.gflops,
+            100.0 * self.share_of_peak,
+            self.peak_gflops,
+            self.params,
+            self.threads,
+            self.compile_s,
+            self.peak_rss_mib.map_or("not measured".to_owned(), |mib| format!("{mib:.0} MiB")),
+            self.planned_bytes as f64 / (1 << 20) as f64,
+            self.planned_bytes as f64 / self.lower_bound_bytes.max(1) as f64,
+        )
+    }
+}
+
+/// The closing block of the text form, for pasting into reports: exactly nine fields.
+fn block(done: &[Measurement], steps: u64) -> String {
+    let join = |part: &dyn Fn(&Measurement) -> String| done.iter().map(part).collect::<Vec<_>>().join(",");
+    let notes = join(&|m| format!(" {} {:.2} ms/step on {} thread(s)", m.preset, m.ms_per_step.median, m.threads));
+    format!(
+        "\ndevice: {}\nos/browser: {} {}\nadapter: {}\npreset: {}\nsteps read: {steps}\nwebgpu: not measured\nwasm-simd: not measured\n\
+         ratio: not measured\nnotes:{notes}\n",
+        cpu_name(),
+        std::env::consts::OS,
+        std::env::consts::ARCH,
+        done.first().map_or("not measured", |m| m.backend.as_str()),
+        join(&|m| m.preset.clone()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spreads_are_order_statistics() {
+        let s = |times: &[f64]| spread(times.to_vec());
+        assert_eq!(s(&[3.0]), Spread { median: 3.0, min: 3.0, p90: 3.0 });
+        assert_eq!(s(&[4.0, 1.0, 3.0, 2.0]), Spread { median: 2.5, min: 1.0, p90: 4.0 });
+        assert_eq!(s(&(1..=20).map(f64::from).collect::<Vec<_>>()).p90, 18.0);
+    }
+
+    #[test]
+    fn operations_follow_the_stated_count() {
+        let model = RunConfig::preset("large").unwrap().model;
+        let tokens = 12.0 * 128.0;
+        let expected = 6.0 * 2_743_296.0 * tokens + 12.0 * 6.0 * 192.0 * 128.0 * tokens;
+        assert_eq!(flop(&model, 12 * 128), expected);
+    }
+
+    #[test]
+    fn the_block_has_nine_fields() {
+        let fields =
+            ["device", "os/browser", "adapter", "preset", "steps read", "webgpu", "wasm-simd", "ratio", "notes"];
+        let text = block(&[], 5);
+        let found: Vec<_> =
+            text.trim().lines().filter_map(|line| line.split_once(':')).map(|(field, _)| field).collect();
+        assert_eq!(found, fields);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn linux_tells_the_peak_memory() {
+        assert!(peak_rss_mib().unwrap() > 0.5);
+    }
+}

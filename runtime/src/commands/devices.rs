@@ -1,0 +1,45 @@
+//! `devices`: what can run programs here.
+
+use super::{Ending, print};
+use crate::Result;
+use std::fmt::Write;
+
+pub fn run() -> Result<Ending> {
+    let mut text = String::new();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let _ = writeln!(text, "cpu: {} ({} {})", cpu_name(), std::env::consts::ARCH, std::env::consts::OS);
+    let _ = writeln!(text, "  threads: {cores} by default");
+    let _ = writeln!(text, "  features: {}", features().join(" "));
+    let templates: Vec<String> =
+        tinygpt_simd::Isa::available().iter().map(|isa| format!("{} ({} lanes)", isa.name(), isa.lanes())).collect();
+    let templates = if templates.is_empty() { "none for this machine".to_owned() } else { templates.join(", ") };
+    let _ = writeln!(text, "  templates (--isa): {templates}; portable runs everywhere");
+    let _ = writeln!(text, "interp: the f64 interpreter, the reference (1 thread)");
+    print(text.as_bytes())?;
+    Ok(Ending::Done)
+}
+
+/// The processor's name where the system tells, else its architecture.
+pub(crate) fn cpu_name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+/// The processor's vector features that matter here.
+fn features() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! detect {
+            ($($name:tt)*) => { $(if is_x86_feature_detected!($name) { found.push($name); })* };
+        }
+        detect!("sse2" "sse4.1" "sse4.2" "avx" "f16c" "fma" "avx2" "avx512f" "avx512vl" "avx512bw" "avx512dq" "avx512vnni" "avx512bf16");
+    }
+    #[cfg(target_arch = "aarch64")]
+    found.push("neon");
+    if found.is_empty() {
+        found.push("none known");
+    }
+    found
+}

@@ -1,0 +1,32 @@
+//! `eval`: the loss of a checkpoint over a whole file.
+
+use super::{Ending, print};
+use crate::checkpoint::Model;
+use crate::cli::EvalArgs;
+use crate::compile::ExecOptions;
+use crate::evaluate::{ROWS, evaluate};
+use crate::model::Logits;
+use crate::{Error, Result};
+
+pub fn run(args: &EvalArgs) -> Result<Ending> {
+    let model = Model::load(&args.checkpoint)?;
+    model.config.check_bytes()?;
+    let text = std::fs::read(&args.data).map_err(|e| Error::reading(&args.data, e))?;
+    let mut logits = Logits::new(&model.config, ROWS, &ExecOptions::resolve(&args.exec, None))?;
+    logits.load(&model.weights, &args.checkpoint.display().to_string())?;
+    let found = evaluate(&mut logits, &text, model.config.ctx)?;
+    if !found.loss.is_finite() {
+        return Err(Error::failed(format!("the loss over {} is {}", args.data.display(), found.loss)));
+    }
+    let (loss, bits, perplexity) = (found.loss, found.bits_per_byte(), found.perplexity());
+    let line = if args.json {
+        serde_json::json!({
+            "val_loss": loss, "bits_per_byte": bits, "perplexity": perplexity, "bytes": found.tokens,
+        })
+        .to_string()
+    } else {
+        format!("val_loss {loss:.4} bits_per_byte {bits:.4} perplexity {perplexity:.4}")
+    };
+    print(format!("{line}\n").as_bytes())?;
+    Ok(Ending::Done)
+}

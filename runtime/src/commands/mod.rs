@@ -1,0 +1,58 @@
+//! What each command does. A command takes parsed flags, calls the crate, and prints.
+//!
+//! Invariants: results go to standard output, progress and diagnostics to standard error; a failure is an [`Error`](crate::Error)
+//! with its exit status, and nothing here ends the process.
+
+pub mod bench;
+pub mod devices;
+pub mod dump;
+pub mod eval;
+pub mod parity;
+pub mod sample;
+pub mod train;
+
+use crate::{Error, Result};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+/// How a command ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Done,
+    /// The user interrupted it, and it has saved what there was.
+    Interrupted,
+}
+
+impl Ending {
+    /// The process exit status that stands for it.
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+/// Writes to standard output. A reader that has seen enough (`tinygpt dump | head`) is no failure.
+pub(crate) fn print(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::failed(format!("cannot write to standard output: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One line to standard error; a standard error that is closed loses it.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Writes `text` to `DIR/name`, or to standard output where there is no DIR.
+pub(crate) fn deliver(out: Option<&Path>, name: &str, text: &str) -> Result<()> {
+    let Some(dir) = out else { return print(text.as_bytes()) };
+    std::fs::create_dir_all(dir).map_err(|e| Error::writing(dir, e))?;
+    let path = dir.join(name);
+    std::fs::write(&path, text).map_err(|e| Error::writing(&path, e))
+}

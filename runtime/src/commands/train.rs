@@ -1,0 +1,114 @@
+//! `train`: a new run, or one that goes on.
+
+use super::{Ending, print, say};
+use crate::checkpoint::Checkpoint;
+use crate::cli::TrainArgs;
+use crate::compile::ExecOptions;
+use crate::config::RunConfig;
+use crate::data::Corpus;
+use crate::rundir::RunDir;
+use crate::trainer::{self, Summary, Trainer};
+use crate::{Error, Result};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime};
+
+pub fn run(args: &TrainArgs) -> Result<Ending> {
+    let resumed = args.resume.as_deref().map(resume).transpose()?;
+    let config = match &resumed {
+        Some((_, checkpoint)) => checkpoint.config.clone(),
+        None => RunConfig::resolve(args.preset.as_deref(), args.config.as_deref(), &args.overrides())?,
+    };
+    if args.print_config {
+        print(config.to_toml()?.as_bytes())?;
+        return Ok(Ending::Done);
+    }
+    check_stop(args.stop_at, &config, resumed.as_ref().map_or(0, |(_, checkpoint)| checkpoint.step))?;
+    config.model.check_bytes()?;
+    let options = ExecOptions::resolve(&args.exec, Some(&config.train));
+    let corpus = Corpus::open(&config.data, config.model.ctx)?;
+    let start = Instant::now();
+    let mut trainer = Trainer::new(config.clone(), corpus, options)?;
+    let compile_s = start.elapsed().as_secs_f64();
+    if args.time_passes {
+        say(trainer.compiled().time_table().trim_end());
+        say(trainer.compiled().fusion_report()?.to_string().trim_end());
+    }
+    let dir = match &resumed {
+        Some((dir, checkpoint)) => {
+            trainer.restore(checkpoint, &dir.path().display().to_string())?;
+            dir.rewind(checkpoint.step)?;
+            dir.clone()
+        }
+        None => RunDir::create(args.out.as_deref(), &config, SystemTime::now())?,
+    };
+    say(&format!(
+        "{}: {} parameters, ctx {}, batch {}, {} steps; {} on {} thread(s), compiled in {compile_s:.2} s; {}{}",
+        config.preset,
+        config.model.params(),
+        config.model.ctx,
+        config.train.batch,
+        config.train.steps,
+        options.backend,
+        options.threads,
+        dir.path().display(),
+        resumed.as_ref().map_or(String::new(), |(_, checkpoint)| format!(", from step {}", checkpoint.step)),
+    ));
+    let interrupted = listen()?;
+    let summary = trainer.run(&dir, args.stop_at, &|| interrupted.load(Ordering::Relaxed), &mut say)?;
+    report(&summary, &dir)
+}
+
+/// The run to go on with, and its latest checkpoint.
+fn resume(name: &str) -> Result<(RunDir, Checkpoint)> {
+    let dir = RunDir::open(name)?;
+    let checkpoint = Checkpoint::load(dir.path())?;
+    Ok((dir, checkpoint))
+}
+
+/// Refuses a run with nothing to do.
+fn check_stop(stop_at: Option<u64>, config: &RunConfig, done: u64) -> Result<()> {
+    let planned = config.train.steps;
+    match stop_at {
+        _ if done >= planned => Err(Error::input(format!("the run is complete: all of its {planned} steps are done"))),
+        Some(stop) if stop > planned => Err(Error::input(format!(
+            "--stop-at {stop} lies beyond the {planned} planned steps: plan more with --steps"
+        ))),
+        Some(stop) if stop <= done => Err(Error::input(format!(
+            "--stop-at {stop} is reached: the run has done {done} steps, so give a larger number"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A flag that Ctrl-C raises. A second Ctrl-C ends the process at once.
+fn listen() -> Result<&'static AtomicBool> {
+    static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(Ending::Interrupted.exit_status()));
+        }
+        say("interrupted: saving after this step (again to give up)");
+    })
+    .map_err(|e| Error::failed(format!("cannot listen for interrupts: {e}")))?;
+    Ok(&INTERRUPTED)
+}
+
+fn report(summary: &Summary, dir: &RunDir) -> Result<Ending> {
+    let Summary { ending, step, val_loss, sample, checkpoint, elapsed_s, .. } = summary;
+    let saved = checkpoint.display();
+    match ending {
+        trainer::Ending::Complete => {
+            let val_loss = val_loss.map_or(String::new(), |v| format!(" val_loss {v:.4}"));
+            print(format!("step {step}{val_loss} elapsed_s {elapsed_s:.1} checkpoint {saved}\n").as_bytes())?;
+            if !sample.is_empty() {
+                print(format!("\n{}\n", String::from_utf8_lossy(sample).trim_start()).as_bytes())?;
+            }
+            Ok(Ending::Done)
+        }
+        trainer::Ending::Stopped | trainer::Ending::Interrupted => {
+            print(format!("step {step} checkpoint {saved}\n").as_bytes())?;
+            say(&format!("go on with: tinygpt train --resume {}", dir.path().display()));
+            Ok(if *ending == trainer::Ending::Stopped { Ending::Done } else { Ending::Interrupted })
+        }
+    }
+}
