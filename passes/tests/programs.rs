@@ -23,7 +23,7 @@ fn prepared(graph: Graph, simplify: bool) -> Graph {
 fn targets() -> Vec<TargetModel> {
     let slots =
         TargetModel { name: "slots".into(), max_args: 8, placement: PlacementPolicy::Slot, ..TargetModel::cpu() };
-    let eager = TargetModel { launch_cost_bytes: 0, ..TargetModel::cpu() };
+    let eager = TargetModel { name: "eager".into(), launch_cost_bytes: 0, ..TargetModel::cpu() };
     vec![TargetModel::cpu(), slots, eager]
 }
 
@@ -74,7 +74,8 @@ fn start(graph: &Graph, seed: u64) -> Vec<Tensor> {
 
 #[test]
 fn random_graphs_keep_their_meaning() {
-    for seed in 0..150 {
+    // Beyond the first, seeds that once found a bug: a merge of reductions that closed a circle through other kernels.
+    for seed in (0..150).chain([1060]) {
         let graph = random_graph(seed, &RandomOptions::default());
         let params = common::values(&graph, seed);
         for simplify in [false, true] {

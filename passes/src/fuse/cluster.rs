@@ -45,6 +45,8 @@ pub struct Cluster {
 pub struct Clusters<'a> {
     pub values: &'a Values<'a>,
     pub list: Vec<Cluster>,
+    /// For each cluster, all clusters it depends on, directly or not.
+    ancestors: Vec<Bits>,
     of: Vec<Option<usize>>,
     maps: Vec<Option<Map>>,
     /// Values smaller than this gain nothing from fusion that makes a cluster wait.
@@ -56,8 +58,15 @@ impl<'a> Clusters<'a> {
     /// Clusters of all computed nodes; one a node unless `fuse`.
     pub fn new(values: &'a Values<'a>, fuse: bool, small_bytes: usize, max_args: usize) -> Clusters<'a> {
         let n = values.graph.nodes.len();
-        let mut c =
-            Clusters { values, list: Vec::new(), of: vec![None; n], maps: vec![None; n], small_bytes, max_args };
+        let mut c = Clusters {
+            values,
+            list: Vec::new(),
+            ancestors: Vec::new(),
+            of: vec![None; n],
+            maps: vec![None; n],
+            small_bytes,
+            max_args,
+        };
         for id in values.graph.nodes.ids() {
             if values.class(id).is_computed() && !(fuse && c.join(id)) {
                 c.start(id);
@@ -109,14 +118,13 @@ impl<'a> Clusters<'a> {
             }
         };
         self.list.push(Cluster { kind, space, nodes: Vec::new(), preds: BTreeSet::new() });
+        self.ancestors.push(Bits::default());
         self.add(self.list.len() - 1, id, map);
     }
 
     fn add(&mut self, c: usize, id: NodeId, map: Map) {
         for p in self.producers(id) {
-            if p != c {
-                self.list[c].preds.insert(p);
-            }
+            self.depend(c, p);
         }
         self.of[id.index()] = Some(c);
         self.maps[id.index()] = Some(map);
@@ -238,8 +246,12 @@ impl<'a> Clusters<'a> {
         self.args_with(c, &[id]) <= self.max_args
     }
 
-    /// The node behind operand `u` of `id`, and its index where `id` has index `map`; None where that is not affine.
+    /// The node behind operand `u` of `id`, and its index where `id` has index `map`; None where that is not affine, or `id` reads it
+    /// at points of its own choice.
     pub fn read(&self, id: NodeId, u: NodeId, map: &Map, space: &[usize]) -> (NodeId, Option<Map>) {
+        if self.values.stored_operands(id).contains(&u) {
+            return (self.source(u), None);
+        }
         let node = &self.values.graph.nodes[id];
         let mut at = Some(map.clone());
         if self.values.class(id) == Class::Copy {
@@ -275,19 +287,24 @@ impl<'a> Clusters<'a> {
 
     /// Whether cluster `x` is `on`, or reads (through any others) what `on` computes.
     pub fn depends_on(&self, x: usize, on: usize) -> bool {
-        let mut seen = BTreeSet::new();
-        let mut todo = vec![x];
-        // Nothing that ended before `on` began can depend on it.
-        let first = self.list[on].nodes.first().copied();
-        while let Some(c) = todo.pop() {
-            if c == on {
-                return true;
-            }
-            if seen.insert(c) && self.list[c].nodes.last().copied() > first {
-                todo.extend(self.list[c].preds.iter().copied());
+        x == on || self.ancestors[x].contains(on)
+    }
+
+    /// Records that cluster `c` reads what `on` computes.
+    fn depend(&mut self, c: usize, on: usize) {
+        if c == on
+            || !self.list[c].preds.insert(on)
+            || self.ancestors[c].contains(on) && self.ancestors[c].contains_all(&self.ancestors[on])
+        {
+            return;
+        }
+        let mut more = self.ancestors[on].clone();
+        more.insert(on);
+        for d in 0..self.list.len() {
+            if d == c || self.ancestors[d].contains(c) {
+                self.ancestors[d].add_all(&more);
             }
         }
-        false
     }
 
     /// Moves pointwise cluster `other` into `c`, whose new member `id` reads it, if both then still form one kernel.
@@ -313,9 +330,6 @@ impl<'a> Clusters<'a> {
             clusters.map(n).iter().map(|a| compose(a, &seen, space.len())).collect()
         };
         for member in self.list[c].nodes.clone() {
-            if self.values.stored_operands(member).iter().any(|u| self.of(self.source(*u)) == Some(other)) {
-                return;
-            }
             for u in self.values.inputs(member) {
                 let (source, at) = self.read(member, u, self.map(member), &space);
                 if self.of(source) == Some(other) && at != Some(moved(self, source)) {
@@ -352,13 +366,25 @@ impl<'a> Clusters<'a> {
         }
         self.list[into].nodes.extend(nodes);
         self.list[into].nodes.sort_unstable();
-        self.list[into].preds.extend(preds);
-        for c in &mut self.list {
-            if c.preds.remove(&from) {
-                c.preds.insert(into);
+        for c in 0..self.list.len() {
+            if self.list[c].preds.remove(&from) && c != into {
+                self.list[c].preds.insert(into);
+            }
+            if self.ancestors[c].remove(from) {
+                self.ancestors[c].insert(into);
             }
         }
+        let above = std::mem::take(&mut self.ancestors[from]);
+        self.ancestors[into].add_all(&above);
+        self.list[into].preds.extend(preds);
         self.list[into].preds.remove(&into);
+        self.ancestors[into].remove(into);
+        let above = self.ancestors[into].clone();
+        for c in 0..self.list.len() {
+            if self.ancestors[c].contains(into) {
+                self.ancestors[c].add_all(&above);
+            }
+        }
     }
 
     fn join_reduce(&mut self, id: NodeId) -> bool {
@@ -444,11 +470,10 @@ impl<'a> Clusters<'a> {
     fn reads_in_step(&self, a: usize, b: usize) -> bool {
         let space = &self.list[a].space;
         self.list[a].nodes.iter().all(|n| {
-            let elsewhere = self.values.stored_operands(*n);
             self.values.inputs(*n).into_iter().all(|u| {
                 let at = if self.values.class(*n) == Class::Reduce { identity(space) } else { self.map(*n).clone() };
                 let (source, at) = self.read(*n, u, &at, space);
-                self.of(source) != Some(b) || (!elsewhere.contains(&u) && at.as_ref() == Some(self.map(source)))
+                self.of(source) != Some(b) || at.as_ref() == Some(self.map(source))
             })
         })
     }
@@ -472,6 +497,45 @@ impl<'a> Clusters<'a> {
             found
         };
         !operands(a).is_disjoint(&operands(b))
+    }
+}
+
+/// A set of small numbers.
+#[derive(Clone, Debug, Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn contains(&self, i: usize) -> bool {
+        self.0.get(i / 64).is_some_and(|w| w >> (i % 64) & 1 == 1)
+    }
+
+    fn insert(&mut self, i: usize) {
+        if self.0.len() <= i / 64 {
+            self.0.resize(i / 64 + 1, 0);
+        }
+        self.0[i / 64] |= 1 << (i % 64);
+    }
+
+    /// Whether `i` was there.
+    fn remove(&mut self, i: usize) -> bool {
+        let had = self.contains(i);
+        if had {
+            self.0[i / 64] &= !(1 << (i % 64));
+        }
+        had
+    }
+
+    fn add_all(&mut self, other: &Bits) {
+        if self.0.len() < other.0.len() {
+            self.0.resize(other.0.len(), 0);
+        }
+        for (a, b) in self.0.iter_mut().zip(&other.0) {
+            *a |= b;
+        }
+    }
+
+    fn contains_all(&self, other: &Bits) -> bool {
+        other.0.iter().enumerate().all(|(i, w)| w & !self.0.get(i).copied().unwrap_or(0) == 0)
     }
 }
 
