@@ -266,7 +266,7 @@ impl Tiling {
         } else {
             8
         };
-        let mr = m.min(4);
+        let (nr, mr) = match std::env::var("TILE") { Ok(t) => { let v: Vec<usize> = t.split('x').map(|x| x.parse().unwrap()).collect(); (v[1], v[0]) } _ => (nr, m.min(4)) };
         let nb = p.batch.len();
         let shared = p.terms.iter().all(|t| t.rhs.at.coeffs[..nb].iter().all(|c| *c == 0));
         Tiling {

@@ -42,7 +42,7 @@ pub fn tile(b: &mut Builder, (mr, nr): (usize, usize), k: Idx, a: &Mat, bm: &Mat
             }
         }
     };
-    const UNROLL: i64 = 4;
+    #[allow(non_snake_case)] let UNROLL: i64 = std::env::var("UNROLL").map_or(4, |x| x.parse().unwrap());
     let main: Idx = match k {
         Idx::Const(k) => (k / UNROLL * UNROLL).into(),
         Idx::Reg(k) => {

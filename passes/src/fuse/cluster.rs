@@ -225,11 +225,8 @@ impl<'a> Clusters<'a> {
         for u in self.values.inputs(id) {
             let (source, at) = self.read(id, u, map, &cluster.space);
             match self.of(source) {
-                Some(d) if d == c => {
-                    if at.as_ref() != Some(self.map(source)) {
-                        return false;
-                    }
-                }
+                Some(d) if d == c && at.as_ref() != Some(self.map(source)) => return false,
+                Some(d) if d == c => {}
                 Some(d) => {
                     if self.depends_on(d, c) {
                         return false;

@@ -220,7 +220,7 @@ impl<'a, 'b> BodyWriter<'a, 'b> {
                 let view = values
                     .strided(input)
                     .and_then(|s| s.through(&node.op, values.shape(input), &node.ty.shape))
-                    .ok_or_else(|| Retry::Store(source))?;
+                    .ok_or(Retry::Store(source))?;
                 let at = view.at(map, self.rank());
                 self.load(&view, at, Vec::new())
             }
