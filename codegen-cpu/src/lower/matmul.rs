@@ -20,7 +20,7 @@ impl Mat {
 
 /// `c[mr, nr] = a[mr, k] b[k, nr]`, or added to `c`. `nr` is a multiple of 4; b and c have `col` = 1.
 ///
-/// `mr * nr / 4` accumulators and a row of b stay in registers: 12 and 3 fill the 16 of x86-64.
+/// `mr * nr / 4` accumulators and a row of b stay in registers: of 16 on x86-64.
 pub fn tile(b: &mut Builder, (mr, nr): (usize, usize), k: Idx, a: &Mat, bm: &Mat, c: &Mat, add: bool) {
     let vectors = nr / 4;
     let place = |r: usize, v: usize| c.addr.clone().offset(r as i64 * c.row + 4 * v as i64);
@@ -42,7 +42,7 @@ pub fn tile(b: &mut Builder, (mr, nr): (usize, usize), k: Idx, a: &Mat, bm: &Mat
             }
         }
     };
-    #[allow(non_snake_case)] let UNROLL: i64 = std::env::var("UNROLL").map_or(4, |x| x.parse().unwrap());
+    const UNROLL: i64 = 4;
     let main: Idx = match k {
         Idx::Const(k) => (k / UNROLL * UNROLL).into(),
         Idx::Reg(k) => {
