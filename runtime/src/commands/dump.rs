@@ -20,21 +20,29 @@ pub fn run(args: &DumpArgs) -> Result<Ending> {
     let only = Kernels::new(args)?;
     let goal = Goal::Train { adamw: adamw(&config.train), gradients: false };
     let compiled = compile(forward(&config.model, config.train.batch)?, &goal, &TargetModel::cpu())?;
-    let out = args.out.as_deref();
-    match args.stage {
-        Stage::Graph => deliver(out, "graph.gir", &compiled.forward.to_string())?,
-        Stage::Grad => deliver(out, "grad.gir", &compiled.step.to_string())?,
-        Stage::Fused => deliver(out, "fused.txt", &fused(&compiled, &only)?)?,
-        Stage::Program => deliver(out, "program.txt", &compiled.program.to_string())?,
-        Stage::Clif | Stage::Asm => {
-            let options = CpuOptions { texts: true, ..cpu_options(args.isa, args.no_templates)? };
-            for (name, text) in code(&compiled, &options, args.stage, &only)? {
-                let suffix = if args.stage == Stage::Clif { "clif" } else { "asm" };
-                deliver(out, &format!("{name}.{suffix}"), &text)?;
-            }
-        }
+    let options = cpu_options(args.isa, args.no_templates)?;
+    for (name, text) in render(&compiled, args.stage, &options, &only.of(&compiled)?)? {
+        deliver(args.out.as_deref(), &name, &text)?;
     }
     Ok(Ending::Done)
+}
+
+/// The texts of a stage by file name: of the code stages one a kernel of `kernels`, of the others one. `options` are those of the
+/// code stages.
+pub fn render(
+    compiled: &Compiled,
+    stage: Stage,
+    options: &CpuOptions,
+    kernels: &[KernelId],
+) -> Result<Vec<(String, String)>> {
+    let one = |name: &str, text: String| Ok(vec![(name.to_owned(), text)]);
+    match stage {
+        Stage::Graph => one("graph.gir", compiled.forward.to_string()),
+        Stage::Grad => one("grad.gir", compiled.step.to_string()),
+        Stage::Fused => one("fused.txt", fused(compiled, kernels)?),
+        Stage::Program => one("program.txt", compiled.program.to_string()),
+        Stage::Clif | Stage::Asm => code(compiled, &CpuOptions { texts: true, ..*options }, stage, kernels),
+    }
 }
 
 /// The kernels asked for.
@@ -69,24 +77,30 @@ impl Kernels {
 }
 
 /// What fusion saved, and the kernels it made.
-fn fused(compiled: &Compiled, only: &Kernels) -> Result<String> {
+fn fused(compiled: &Compiled, kernels: &[KernelId]) -> Result<String> {
     let mut text = String::new();
     for line in compiled.fusion_report()?.to_string().lines() {
         let _ = writeln!(text, "{}", format!("# {line}").trim_end());
     }
-    for id in only.of(compiled)? {
-        let _ = write!(text, "\n{}", compiled.program.kernels[id]);
+    for id in kernels {
+        let _ = write!(text, "\n{}", compiled.program.kernels[*id]);
     }
     Ok(text)
 }
 
-/// The generated code of each kernel, by name. Of kernels with equal code the first has it, and the others name that one.
-fn code(compiled: &Compiled, options: &CpuOptions, stage: Stage, only: &Kernels) -> Result<Vec<(String, String)>> {
+/// The generated code of each kernel. Of kernels with equal code the first has it, and the others name that one.
+fn code(
+    compiled: &Compiled,
+    options: &CpuOptions,
+    stage: Stage,
+    kernels: &[KernelId],
+) -> Result<Vec<(String, String)>> {
     let program = &compiled.program;
     let prepared = PreparedProgram::new(program, options).map_err(|e| Error::failed(one_line(e)))?;
+    let suffix = if stage == Stage::Clif { "clif" } else { "asm" };
     let mut shown: HashMap<KernelId, &str> = HashMap::new();
     let mut texts = Vec::new();
-    for id in only.of(compiled)? {
+    for &id in kernels {
         let name = program.kernels[id].name.as_str();
         let mut text = format!("; kernel {name}\n");
         if let Some(template) = prepared.template(id) {
@@ -103,7 +117,7 @@ fn code(compiled: &Compiled, options: &CpuOptions, stage: Stage, only: &Kernels)
         }
         text.truncate(text.trim_end().len());
         text += "\n\n";
-        texts.push((name.to_owned(), text));
+        texts.push((format!("{name}.{suffix}"), text));
     }
     Ok(texts)
 }

@@ -1,0 +1,14 @@
+//! Tests across crates: what only the whole road from model to machine code, or the command line, can show.
+//!
+//! - [`parity`]: every backend reproduces PyTorch's fixtures
+//! - [`training`]: the overfit gate; runs are equal to the last bit over threads and resumes
+//! - [`cli`]: the command line's contract: output, sentences, exit statuses
+//! - [`snapshots`]: the text of every stage for a small model
+//!
+//! `tests/allocation.rs` is a binary of its own, since it counts the allocations of a process.
+
+mod cli;
+mod parity;
+mod snapshots;
+mod support;
+mod training;
