@@ -1,7 +1,7 @@
 //! Memory: temporaries get bytes.
 //!
 //! One liveness analysis (a temporary lives from the stage that writes it to the last stage that reads it), two placements: *slab*, offsets in
-//! one allocation, and *slot*, whole buffers reused. Before placement a temporary may *take over* the bytes of one that dies in the
+//! one allocation, and *slot*, whole buffers reused beside packs that are not. Before placement a temporary may *take over* the bytes of one that dies in the
 //! kernel that writes it, if every element is read where it is written.
 //!
 //! Invariants
@@ -9,13 +9,17 @@
 //! - The plan states the lower bound (most live bytes in one stage, a takeover counted once) beside what it uses.
 
 use tinygpt_ir::program::{
-    Access, ArgId, ArgMode, Body, BufferId, BufferKind, Kernel, KernelKind, MemoryPlan, Place, PlacementPolicy,
-    Program, Store,
+    Access, ArgId, ArgMode, Body, Buffer, BufferId, BufferKind, Kernel, KernelKind, MemoryPlan, Place, PlacementPolicy,
+    Program, ProgramParam, Store,
 };
+use tinygpt_ir::{ParamKind, StateRole};
 
 /// Fills in `live`, `takes_over` and `place` of every temporary and the program's memory plan.
 pub fn plan(program: &mut Program) {
     liveness(program);
+    if program.target.placement == PlacementPolicy::Slot {
+        pack(program);
+    }
     take_over(program);
     let chains = chains(program);
     let lower_bound = lower_bound(&chains, program.stages.len());
@@ -54,13 +58,14 @@ fn take_over(program: &mut Program) {
             let mut taken: Vec<BufferId> = Vec::new();
             for (w, arg) in args.iter().enumerate() {
                 let new = &program.buffers[arg.buffer];
-                if arg.mode != ArgMode::Write || new.kind != BufferKind::Temp {
+                if arg.mode != ArgMode::Write || new.kind != BufferKind::Temp || new.place != Place::Own {
                     continue;
                 }
                 let old = args.iter().enumerate().find(|(r, a)| {
                     let b = &program.buffers[a.buffer];
                     a.mode == ArgMode::Read
                         && b.kind == BufferKind::Temp
+                        && b.place == Place::Own
                         && b.live.is_some_and(|(first, last)| last == stage as u32 && first < stage as u32)
                         && b.bytes() == new.bytes()
                         && b.dtype == new.dtype
@@ -176,7 +181,7 @@ fn slab(program: &mut Program, chains: &[Chain], lower_bound: usize) -> MemoryPl
             program.buffers[*m].place = Place::Slab(offset);
         }
     }
-    MemoryPlan { planned, lower_bound, slots: Vec::new() }
+    MemoryPlan { planned, lower_bound, slots: Vec::new(), packs: Vec::new() }
 }
 
 fn place(chains: &[Chain], order: &[usize]) -> (usize, Vec<usize>) {
@@ -217,6 +222,9 @@ fn slots(program: &mut Program, chains: &[Chain], lower_bound: usize) -> MemoryP
     let mut free_from: Vec<u32> = Vec::new();
     for i in order {
         let c = &chains[i];
+        if program.buffers[c.members[0]].place != Place::Own {
+            continue;
+        }
         let fits =
             (0..sizes.len()).filter(|s| free_from[*s] <= c.live.0).min_by_key(|s| (sizes[*s].abs_diff(c.bytes), *s));
         let slot = match fits {
@@ -233,5 +241,52 @@ fn slots(program: &mut Program, chains: &[Chain], lower_bound: usize) -> MemoryP
             program.buffers[*m].place = Place::Slot(slot as u32);
         }
     }
-    MemoryPlan { planned: sizes.iter().sum(), lower_bound, slots: sizes }
+    let packed: usize = program
+        .buffers
+        .values()
+        .filter(|b| b.kind == BufferKind::Temp && matches!(b.place, Place::Pack { .. }))
+        .map(|b| b.bytes().next_multiple_of(program.target.alignment))
+        .sum();
+    let packs = std::mem::take(&mut program.memory.packs);
+    MemoryPlan { planned: sizes.iter().sum::<usize>() + packed, lower_bound, slots: sizes, packs }
+}
+
+/// Puts side by side what update kernels use in one role, and the scalars of the step; see [`MemoryPlan::packs`].
+fn pack(program: &mut Program) {
+    let packable = |b: &BufferId| {
+        let b = &program.buffers[*b];
+        !matches!(b.kind, BufferKind::Input(_)) && b.bytes() <= program.target.max_arg_bytes
+    };
+    // All weights first: forward kernels read several of them.
+    let is_weight = |p: &ProgramParam| matches!(p.kind, ParamKind::State { role: StateRole::Weight, .. });
+    let weights = program.params.iter().filter(|p| is_weight(p)).map(|p| p.buffer).filter(packable);
+    let mut groups: Vec<Vec<BufferId>> = vec![weights.collect()];
+    for k in program.kernels.values() {
+        let KernelKind::Update(u) = &k.kind else { continue };
+        for role in 0..u.roles {
+            let all = (0..u.segments.len()).map(|s| k.args[s * u.roles + role].buffer);
+            groups.push(all.filter(packable).collect());
+        }
+    }
+    let scalars = |b: &Buffer| b.kind == BufferKind::Temp && b.bytes() <= program.target.alignment && b.live.is_some();
+    groups.push(program.buffers.iter().filter(|(_, b)| scalars(b)).map(|(id, _)| id).collect());
+    for group in groups {
+        let mut current: Option<(u32, usize)> = None;
+        for b in group {
+            if program.buffers[b].place != Place::Own {
+                continue;
+            }
+            let bytes = program.buffers[b].bytes().next_multiple_of(program.target.alignment);
+            let (pack, offset) = match current {
+                Some((pack, end)) if end + bytes <= program.target.max_arg_bytes => (pack, end),
+                _ => {
+                    program.memory.packs.push(0);
+                    (program.memory.packs.len() as u32 - 1, 0)
+                }
+            };
+            program.buffers[b].place = Place::Pack { pack, offset };
+            program.memory.packs[pack as usize] = offset + bytes;
+            current = Some((pack, offset + bytes));
+        }
+    }
 }

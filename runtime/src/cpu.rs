@@ -105,7 +105,7 @@ impl CpuExecutor {
                     let last = memory.len() - 1;
                     memory[last].ptr()
                 }
-                Place::Slot(_) => {
+                Place::Slot(_) | Place::Pack { .. } => {
                     return Err(Error::input(format!(
                         "program {} was placed in slots, and the CPU runs programs placed in a slab: compile it for the CPU",
                         program.name

@@ -56,9 +56,9 @@ pub struct TargetModel {
     pub name: String,
     /// f32 lanes of a vector.
     pub lanes: usize,
-    /// Most arguments a kernel may have.
+    /// Most allocations a kernel may touch.
     pub max_args: usize,
-    /// Most bytes one argument may have.
+    /// Most bytes one allocation of a kernel may have.
     pub max_arg_bytes: usize,
     /// Alignment of buffers in bytes, a power of two.
     pub alignment: usize,
@@ -77,6 +77,19 @@ impl TargetModel {
             max_arg_bytes: usize::MAX,
             alignment: 64,
             placement: PlacementPolicy::Slab,
+            launch_cost_bytes: 4096,
+        }
+    }
+
+    /// A GPU whose kernels bind at most `max_args` buffers of at most `max_arg_bytes` each.
+    pub fn gpu(max_args: usize, max_arg_bytes: usize) -> TargetModel {
+        TargetModel {
+            name: "gpu".into(),
+            lanes: 4,
+            max_args,
+            max_arg_bytes,
+            alignment: 256,
+            placement: PlacementPolicy::Slot,
             launch_cost_bytes: 4096,
         }
     }
@@ -104,6 +117,17 @@ pub enum Place {
     Slab(usize),
     /// Number of a whole reused buffer.
     Slot(u32),
+    /// Part of a pack: a buffer that holds many values side by side, for good.
+    Pack { pack: u32, offset: usize },
+}
+
+/// One allocation, as a target binds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StorageUnit {
+    /// A buffer bound by itself: with storage of its own, or by its address in the slab.
+    Own(BufferId),
+    Slot(u32),
+    Pack(u32),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -147,13 +171,16 @@ pub struct ProgramOutput {
 /// Bytes of the temporaries.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct MemoryPlan {
-    /// Bytes of the slab, or the sum of all slots.
+    /// Bytes of the slab; or of all slots and of the temporaries in packs.
     pub planned: usize,
     /// Largest sum of bytes (rounded up to the alignment) of temporaries live in one stage, a takeover counted once: no placement
     /// needs fewer.
     pub lower_bound: usize,
     /// Bytes of each slot, where there are slots.
     pub slots: Vec<usize>,
+    /// Bytes of each pack. Values that one update kernel uses in one role (all weights, all gradients, all first moments) lie side by side in a
+    /// pack, and so do the scalars of a step, so that a kernel over hundreds of values binds a handful of buffers.
+    pub packs: Vec<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -173,6 +200,24 @@ impl Program {
     pub fn stage_kernels(&self, stage: usize) -> impl Iterator<Item = KernelId> + use<> {
         let (from, to) = self.stages[stage];
         (from..to).map(KernelId)
+    }
+
+    /// The allocation that holds a buffer, and the buffer's first byte in it.
+    pub fn storage(&self, buffer: BufferId) -> (StorageUnit, usize) {
+        match self.buffers[buffer].place {
+            Place::Own | Place::Slab(_) => (StorageUnit::Own(buffer), 0),
+            Place::Slot(slot) => (StorageUnit::Slot(slot), 0),
+            Place::Pack { pack, offset } => (StorageUnit::Pack(pack), offset),
+        }
+    }
+
+    /// The distinct allocations that a kernel touches.
+    pub fn storage_units(&self, kernel: &Kernel) -> Vec<StorageUnit> {
+        let known = kernel.args.iter().filter(|a| self.buffers.get(a.buffer).is_some());
+        let mut units: Vec<StorageUnit> = known.map(|a| self.storage(a.buffer).0).collect();
+        units.sort_unstable();
+        units.dedup();
+        units
     }
 
     pub fn param_named(&self, name: &str) -> Option<&ProgramParam> {

@@ -137,6 +137,7 @@ impl Display for Buffer {
             Place::Own => write!(f, " own")?,
             Place::Slab(offset) => write!(f, " slab {offset}")?,
             Place::Slot(slot) => write!(f, " slot {slot}")?,
+            Place::Pack { pack, offset } => write!(f, " pack {pack}+{offset}")?,
         }
         if let Some((first, last)) = self.live {
             write!(f, " live {first}..{last}")?;

@@ -131,7 +131,7 @@ pub(super) fn linear() -> Program {
     p.place(h, 0, (0, 2), None);
     p.place(s, 64, (1, 2), None);
     p.place(z, 0, (2, 3), Some(h));
-    p.0.memory = MemoryPlan { planned: 128, lower_bound: 128, slots: vec![] };
+    p.0.memory = MemoryPlan { planned: 128, lower_bound: 128, slots: vec![], packs: vec![] };
 
     let mut b = Body::default();
     let acc = b.acc(0);

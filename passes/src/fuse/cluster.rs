@@ -16,6 +16,7 @@
 
 use std::collections::BTreeSet;
 
+use tinygpt_ir::program::{PlacementPolicy, TargetModel};
 use tinygpt_ir::{Composite, NodeId, Op, numel};
 
 use super::values::{Class, Values};
@@ -52,11 +53,13 @@ pub struct Clusters<'a> {
     /// Values smaller than this gain nothing from fusion that makes a cluster wait.
     small_bytes: usize,
     max_args: usize,
+    /// Whether all weights are one argument.
+    packed: bool,
 }
 
 impl<'a> Clusters<'a> {
     /// Clusters of all computed nodes; one a node unless `fuse`.
-    pub fn new(values: &'a Values<'a>, fuse: bool, small_bytes: usize, max_args: usize) -> Clusters<'a> {
+    pub fn new(values: &'a Values<'a>, fuse: bool, target: &TargetModel) -> Clusters<'a> {
         let n = values.graph.nodes.len();
         let mut c = Clusters {
             values,
@@ -64,8 +67,9 @@ impl<'a> Clusters<'a> {
             ancestors: Vec::new(),
             of: vec![None; n],
             maps: vec![None; n],
-            small_bytes,
-            max_args,
+            small_bytes: target.launch_cost_bytes,
+            max_args: target.max_args,
+            packed: target.placement == PlacementPolicy::Slot,
         };
         for id in values.graph.nodes.ids() {
             if values.class(id).is_computed() && !(fuse && c.join(id)) {
@@ -266,11 +270,13 @@ impl<'a> Clusters<'a> {
 
     /// Upper bound on the buffers that cluster `c` with `more` touches: every outside operand and every member used outside.
     fn args_with(&self, c: usize, more: &[NodeId]) -> usize {
-        let mut touched = BTreeSet::new();
+        let (mut touched, mut weights) = (BTreeSet::new(), 0);
         for id in self.list[c].nodes.iter().chain(more) {
             for u in self.values.inputs(*id) {
                 let s = self.source(u);
-                if self.of(s) != Some(c) && self.values.class(s) != Class::Free {
+                if self.packed && self.is_weight(s) {
+                    weights = 1;
+                } else if self.of(s) != Some(c) && self.values.class(s) != Class::Free {
                     touched.insert(s);
                 }
             }
@@ -279,7 +285,11 @@ impl<'a> Clusters<'a> {
                 touched.insert(*id);
             }
         }
-        touched.len()
+        touched.len() + weights
+    }
+
+    fn is_weight(&self, id: NodeId) -> bool {
+        matches!(self.values.graph.nodes[id].op, Op::Param(p) if self.values.graph.params[p].is_weight())
     }
 
     /// Whether cluster `x` is `on`, or reads (through any others) what `on` computes.

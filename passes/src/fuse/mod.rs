@@ -23,10 +23,10 @@ pub mod view;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use tinygpt_ir::program::{
-    Arg, ArgId, ArgMode, Buffer, BufferId, BufferKind, Kernel, KernelKind, Place, ProgramOutput, ProgramParam,
-    TargetModel,
+    Arg, ArgId, ArgMode, Buffer, BufferId, BufferKind, Kernel, KernelKind, Place, PlacementPolicy, ProgramOutput,
+    ProgramParam, TargetModel,
 };
-use tinygpt_ir::{Arena, Graph, NodeId, Op, ParamId, ParamKind};
+use tinygpt_ir::{Arena, Graph, NodeId, Op, ParamId, ParamKind, StateRole};
 
 use cluster::Clusters;
 use emit::{Buffers, Retry};
@@ -55,7 +55,7 @@ pub struct DraftKernel {
 /// Errors: one sentence on what the graph holds that has no kernel (a composite that was not expanded).
 pub fn fuse(graph: &Graph, target: &TargetModel, fuse: bool) -> Result<Draft, String> {
     let values = Values::new(graph, fuse)?;
-    let clusters = Clusters::new(&values, fuse, target.launch_cost_bytes, target.max_args);
+    let clusters = Clusters::new(&values, fuse, target);
     let mut stored = Stored::new(&clusters, fuse);
     let mut through_temp: HashSet<ParamId> = HashSet::new();
     // Each round stores one more value or sends one more update through a temporary, so this ends.
@@ -114,7 +114,8 @@ fn draft(
     for c in 0..clusters.list.len() {
         if let Some(k) = kernels::kernel(&buffers, c)? {
             // A value that is loaded is one argument; computed again it may be several.
-            if let (true, Some(id)) = (k.args.len() > target.max_args, k.provenance.recomputed.last()) {
+            let count = units(&table.buffers, &table.params, target, &k.args);
+            if let (true, Some(id)) = (count > target.max_args, k.provenance.recomputed.last()) {
                 return Err(Again::Emit(Retry::Store(*id)));
             }
             kernels.push((clusters.list[c].nodes[0], k));
@@ -125,7 +126,7 @@ fn draft(
         kernels.push((end, kernels::copy(&buffers, *id, buffers.of[id], *to)));
     }
     if fuse {
-        siblings::merge(&mut kernels, target.max_args);
+        siblings::merge(&mut kernels, target.max_args, &|args| units(&table.buffers, &table.params, target, args));
     }
     let states = order(&kernels, &bound)?;
     let mut draft_kernels = in_place(kernels, states, &bound);
@@ -150,6 +151,20 @@ struct Table<'g> {
     buffers: Arena<BufferId, Buffer>,
     of: HashMap<NodeId, BufferId>,
     param_buffer: HashMap<ParamId, BufferId>,
+}
+
+/// Allocations that a kernel with these arguments will touch: weights that training updates share one where buffers are packed.
+fn units(buffers: &Arena<BufferId, Buffer>, params: &[ProgramParam], target: &TargetModel, args: &[Arg]) -> usize {
+    let packed = |a: &Arg| match buffers[a.buffer].kind {
+        BufferKind::State(p) => target.placement == PlacementPolicy::Slot && is_weight(&params[p].kind),
+        _ => false,
+    };
+    let weights = args.iter().filter(|a| packed(a)).count();
+    args.len() - weights + weights.min(1)
+}
+
+fn is_weight(kind: &ParamKind) -> bool {
+    matches!(kind, ParamKind::State { role: StateRole::Weight, .. })
 }
 
 /// What the roots of the graph are bound to.

@@ -10,14 +10,14 @@ use std::collections::HashMap;
 use tinygpt_ir::NodeId;
 use tinygpt_ir::program::{Access, Arg, ArgId, ArgMode, BufferId, Kernel, KernelKind};
 
-/// Merges siblings among `kernels`, keeping at most `max_args` arguments a kernel.
-pub fn merge(kernels: &mut Vec<(NodeId, Kernel)>, max_args: usize) {
+/// Merges siblings among `kernels`, keeping at most `max_args` arguments a kernel, as `count` counts them.
+pub fn merge(kernels: &mut Vec<(NodeId, Kernel)>, max_args: usize, count: &dyn Fn(&[Arg]) -> usize) {
     let mut a = 0;
     while a < kernels.len() {
         let mut b = a + 1;
         while b < kernels.len() {
             if are_siblings(&kernels[a].1, &kernels[b].1)
-                && kernels[a].1.args.len() + kernels[b].1.args.len() <= max_args
+                && count(&united(&kernels[a].1, &kernels[b].1)) <= max_args
                 && !connected(kernels, a, b)
             {
                 let (key, sibling) = kernels.remove(b);
@@ -29,6 +29,12 @@ pub fn merge(kernels: &mut Vec<(NodeId, Kernel)>, max_args: usize) {
         }
         a += 1;
     }
+}
+
+/// Arguments of both kernels, each buffer once.
+fn united(a: &Kernel, b: &Kernel) -> Vec<Arg> {
+    let more = b.args.iter().filter(|x| a.args.iter().all(|y| y.buffer != x.buffer));
+    a.args.iter().chain(more).copied().collect()
 }
 
 /// Buffer and elements of an operand, over its extents.

@@ -11,7 +11,8 @@ use std::collections::BTreeSet;
 
 use tinygpt_ir::program::BufferId;
 use tinygpt_ir::program::{
-    Access, Affine, Arg, ArgId, Body, Kernel, KernelKind, Pointwise, ScalarOp, Store, TargetModel, Update,
+    Access, Affine, Arg, ArgId, Body, Kernel, KernelKind, PlacementPolicy, Pointwise, ScalarOp, Store, TargetModel,
+    Update,
 };
 use tinygpt_ir::row_major;
 
@@ -30,7 +31,7 @@ pub fn merge(kernels: &mut Vec<DraftKernel>, target: &TargetModel) {
     let mut gone: Vec<usize> = Vec::new();
     for (flat, members) in groups {
         let members = independent(kernels, members);
-        for members in chunks(kernels, &flat, &members, target.max_args) {
+        for members in chunks(kernels, &flat, &members, target) {
             let first = members[0];
             let merged = segments(kernels, &flat, &members);
             let after: BTreeSet<usize> = members.iter().flat_map(|m| kernels[*m].after.iter().copied()).collect();
@@ -145,14 +146,23 @@ fn independent(kernels: &[DraftKernel], members: Vec<usize>) -> Vec<usize> {
     ends.iter().enumerate().filter(|(i, _)| !ends.iter().any(|other| reach[*i][*other])).map(|(_, m)| *m).collect()
 }
 
-/// Groups of two or more members whose merged kernel has at most `max_args` arguments.
-fn chunks(kernels: &[DraftKernel], shape: &Flat, members: &[usize], max_args: usize) -> Vec<Vec<usize>> {
-    // Arguments that are single elements may be shared by all; the others never are.
+/// Groups of two or more members whose merged kernel touches at most the target's number of allocations: where buffers are packed, one a
+/// role and one for scalars, however many segments there are.
+fn chunks(kernels: &[DraftKernel], shape: &Flat, members: &[usize], target: &TargetModel) -> Vec<Vec<usize>> {
     let roles = shape.args.iter().filter(|(_, one)| !one).count();
+    let fits = |args: usize, chunk: &[usize]| match target.placement {
+        PlacementPolicy::Slab => args <= target.max_args,
+        // Scalars that are inputs of the program are not packed; count each.
+        PlacementPolicy::Slot => {
+            let bytes: usize =
+                chunk.iter().filter_map(|m| flat(&kernels[*m])).map(|f| f.len * 4 + target.alignment).sum();
+            shape.args.len().min(roles + 3) <= target.max_args && bytes <= target.max_arg_bytes
+        }
+    };
     let mut out: Vec<Vec<usize>> = Vec::new();
     for m in members {
         match out.last_mut() {
-            Some(chunk) if roles > 0 && segments_args(kernels, shape, chunk, *m).is_some_and(|n| n <= max_args) => {
+            Some(chunk) if roles > 0 && segments_args(kernels, shape, chunk, *m).is_some_and(|n| fits(n, chunk)) => {
                 chunk.push(*m);
             }
             _ => out.push(vec![*m]),

@@ -36,7 +36,8 @@ impl Memory {
         let mut own = Vec::new();
         for (id, b) in program.buffers.iter() {
             let (pool, offset) = match b.place {
-                Place::Own => (None, 0),
+                // Packs are never reused, so their parts are as good as arrays of their own.
+                Place::Own | Place::Pack { .. } => (None, 0),
                 Place::Slab(offset) => (Some(0), offset),
                 Place::Slot(slot) => (Some(1 + slot as usize), 0),
             };

@@ -38,8 +38,9 @@ fn arguments(program: &Program, kernel: &Kernel, list: &[Use<'_>], report: &mut 
             report.add(Invariant::TargetLimits, found);
         }
     }
-    report.expect(kernel.args.len() <= t.max_args, Invariant::TargetLimits, || {
-        format!("{} arguments: {} takes at most {}", kernel.args.len(), t.name, t.max_args)
+    let units = program.storage_units(kernel).len();
+    report.expect(units <= t.max_args, Invariant::TargetLimits, || {
+        format!("{units} arguments: {} takes at most {}", t.name, t.max_args)
     });
     if let KernelKind::Update(k) = &kernel.kind {
         let want = k.segments.len() * k.roles + k.shared;

@@ -28,9 +28,11 @@ pub(super) fn check(program: &Program, report: &mut Report) {
     let touches = touches(program);
     let temps = || program.buffers.iter().filter(|(_, b)| b.kind == BufferKind::Temp);
     let planned = temps().any(|(_, b)| b.place != Place::Own);
+    packs(program, report);
     for (id, b) in program.buffers.iter() {
         let label = &b.label;
-        let own = b.place == Place::Own;
+        let packed = matches!(b.place, Place::Pack { .. });
+        let own = b.place == Place::Own || (packed && matches!(b.kind, BufferKind::State(_) | BufferKind::Output(_)));
         if b.kind != BufferKind::Temp || !planned {
             report.expect(own && b.live.is_none() && b.takes_over.is_none(), Invariant::Placement, || {
                 format!(
@@ -43,14 +45,15 @@ pub(super) fn check(program: &Program, report: &mut Report) {
         let policy = match b.place {
             Place::Own => None,
             Place::Slab(_) => Some(PlacementPolicy::Slab),
-            Place::Slot(_) => Some(PlacementPolicy::Slot),
+            Place::Slot(_) | Place::Pack { .. } => Some(PlacementPolicy::Slot),
         };
         report.expect(policy == Some(program.target.placement), Invariant::Placement, || {
             format!("{id} ({label}) lies at {:?}: expected a {:?} place", b.place, program.target.placement)
         });
     }
     if !planned {
-        report.expect(program.memory == MemoryPlan::default(), Invariant::MemoryTotals, || {
+        let none = MemoryPlan { packs: program.memory.packs.clone(), ..MemoryPlan::default() };
+        report.expect(program.memory == none, Invariant::MemoryTotals, || {
             format!("no temporary is placed, and the memory plan is {:?}: expected an empty one", program.memory)
         });
         return;
@@ -79,6 +82,13 @@ fn place<'a>(
     });
     let bytes = match buffer.place {
         Place::Own => return None,
+        // Past all slots, so that parts of packs are compared with each other only.
+        Place::Pack { pack, offset } => {
+            report.expect(buffer.takes_over.is_none(), Invariant::Takeover, || {
+                format!("{id} ({label}) lies in pack {pack} and takes over another: parts of packs are never reused")
+            });
+            (program.memory.slots.len() as u32 + pack, offset, offset + buffer.bytes())
+        }
         Place::Slab(offset) => {
             report.expect(offset % program.target.alignment == 0, Invariant::Alignment, || {
                 format!("{id} ({label}) lies at byte {offset}: expected a multiple of {}", program.target.alignment)
@@ -98,6 +108,32 @@ fn place<'a>(
         }
     };
     Some(Placed { id, buffer, live, bytes })
+}
+
+/// Parts of packs lie within their pack, aligned, and never share bytes, whenever they live.
+fn packs(program: &Program, report: &mut Report) {
+    let mut parts: Vec<(u32, usize, usize, BufferId)> = Vec::new();
+    for (id, b) in program.buffers.iter() {
+        if let Place::Pack { pack, offset } = b.place {
+            let size = program.memory.packs.get(pack as usize).copied().unwrap_or(0);
+            report.expect(offset + b.bytes() <= size, Invariant::Placement, || {
+                format!("{id} ({}) ends at byte {} of pack {pack}, which has {size}", b.label, offset + b.bytes())
+            });
+            report.expect(offset % program.target.alignment == 0, Invariant::Alignment, || {
+                format!(
+                    "{id} ({}) lies at byte {offset} of pack {pack}: expected a multiple of {}",
+                    b.label, program.target.alignment
+                )
+            });
+            parts.push((pack, offset, offset + b.bytes(), id));
+        }
+    }
+    parts.sort_unstable();
+    for w in parts.windows(2) {
+        report.expect(w[0].0 != w[1].0 || w[0].2 <= w[1].1, Invariant::NoOverlap, || {
+            format!("{} and {} share bytes of pack {}", w[0].3, w[1].3, w[0].0)
+        });
+    }
 }
 
 fn overlap(placed: &[Placed<'_>], report: &mut Report) {
@@ -170,7 +206,12 @@ fn totals(program: &Program, placed: &[Placed<'_>], report: &mut Report) {
     let end = placed.iter().map(|p| p.bytes.2).max().unwrap_or(0);
     let (least, most) = match program.target.placement {
         PlacementPolicy::Slab => (end, end.next_multiple_of(program.target.alignment.max(1))),
-        PlacementPolicy::Slot => (memory.slots.iter().sum(), memory.slots.iter().sum()),
+        PlacementPolicy::Slot => {
+            let parts = placed.iter().filter(|p| matches!(p.buffer.place, Place::Pack { .. }));
+            let sum = memory.slots.iter().sum::<usize>()
+                + parts.map(|p| p.buffer.bytes().next_multiple_of(program.target.alignment.max(1))).sum::<usize>();
+            (sum, sum)
+        }
     };
     report.expect((least..=most).contains(&memory.planned), Invariant::MemoryTotals, || {
         format!("planned is {} bytes, and the temporaries take {least}", memory.planned)
