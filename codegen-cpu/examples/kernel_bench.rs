@@ -89,6 +89,8 @@ fn layer_norm(rows: usize, cols: usize) -> Bench {
     let inverse = b.unary(Unary::Rsqrt, variance);
     let out = b.binary(Binary::Mul, centred, inverse);
     let out = b.binary(Binary::Mul, out, w);
+    let bias = b.load(2, DType::F32, &[0, 1]);
+    let out = b.binary(Binary::Add, out, bias);
     let mut rng = Rng(3);
     Bench {
         name: format!("layer_norm {rows}x{cols}"),
@@ -97,11 +99,18 @@ fn layer_norm(rows: usize, cols: usize) -> Bench {
             cols: vec![cols],
             body: b.body,
             reductions: vec![Reduction { op: Reduce::Sum, value: x }, Reduction { op: Reduce::Sum, value: square }],
-            stores: vec![store(2, vec![cols as i64, 1], out)],
+            stores: vec![
+                store(3, vec![1, 0], mean),
+                store(4, vec![1, 0], inverse),
+                store(5, vec![cols as i64, 1], out),
+            ],
         }),
         args: vec![
             read(DType::F32, rng.floats(rows * cols)),
             read(DType::F32, rng.floats(cols)),
+            read(DType::F32, rng.floats(cols)),
+            write(DType::F32, rows),
+            write(DType::F32, rows),
             write(DType::F32, rows * cols),
         ],
         work: (rows * cols) as f64,
@@ -216,6 +225,7 @@ fn main() {
         layer_norm(1536, 192),
         softmax(1536, 256),
         column_sums(1536, 768),
+        column_sums(12_288, 768),
         attention(large, false),
         attention(large, true),
     ];

@@ -10,7 +10,7 @@ use super::rows::RowCode;
 use super::space::{AxisMap, by_stride, maps};
 use super::{BufRef, Call, Frame, LowerError, LowerOptions, Lowered};
 use std::sync::Arc;
-use tinygpt_ir::program::{Body, Pointwise, ScalarId, ScalarOp, Store, Update};
+use tinygpt_ir::program::{Body, Pointwise, ScalarId, Store, Update};
 use tinygpt_ir::types::DType;
 
 pub fn lower(k: &Pointwise, args: &[DType], options: LowerOptions) -> Result<Lowered, LowerError> {
@@ -29,37 +29,42 @@ fn loop_order(space: &[usize], body: &Body, stores: &[Store]) -> Vec<usize> {
         Some(store) => by_stride(0..space.len(), &store.access.at.coeffs),
         None => (0..space.len()).collect(),
     };
-    let best = best_axis(space, &order, body, stores);
+    let best = best_axis(space, &order, &Uses::new(body, stores));
     order.retain(|axis| Some(*axis) != best);
     order.extend(best);
     order
 }
 
-/// The axis of `among` (the last of equals) along which vectors are cheapest: most accesses with stride 1 or 0.
-pub fn best_axis(space: &[usize], among: &[usize], body: &Body, stores: &[Store]) -> Option<usize> {
-    among.iter().copied().max_by_key(|&axis| axis_score(space, axis, body, stores))
+/// The axis of `among` (the last of equals) along which vectors are cheapest.
+pub fn best_axis(space: &[usize], among: &[usize], uses: &Uses) -> Option<usize> {
+    among.iter().copied().max_by_key(|&axis| uses.score(space, axis))
 }
 
-/// How well vectors along `axis` suit the accesses.
-pub fn axis_score(space: &[usize], axis: usize, body: &Body, stores: &[Store]) -> i64 {
-    let loads: i64 = body
-        .scalars
-        .values()
-        .map(|s| match &s.op {
-            ScalarOp::Load(a) => match a.at.coeffs[axis] {
-                0 | 1 => 2,
-                _ => 0,
-            },
+/// Coefficients of the accesses of the innermost loops.
+pub struct Uses<'a> {
+    pub loads: Vec<&'a [i64]>,
+    pub stores: Vec<&'a [i64]>,
+}
+
+impl<'a> Uses<'a> {
+    pub fn new(body: &'a Body, stores: &'a [Store]) -> Uses<'a> {
+        Uses {
+            loads: body.loads().map(|a| a.at.coeffs.as_slice()).collect(),
+            stores: stores.iter().map(|s| s.access.at.coeffs.as_slice()).collect(),
+        }
+    }
+
+    /// How well vectors along `axis` suit the accesses: contiguous and constant ones are good, short axes bad.
+    pub fn score(&self, space: &[usize], axis: usize) -> i64 {
+        let loads: i64 = self.loads.iter().map(|c| if matches!(c[axis], 0 | 1) { 2 } else { 0 }).sum();
+        let stores: i64 = self.stores.iter().map(|c| if c[axis] == 1 { 4 } else { 0 }).sum();
+        let short = match space[axis] {
+            1 => -10_000,
+            2 | 3 => -1_000,
             _ => 0,
-        })
-        .sum();
-    let stores: i64 = stores.iter().map(|s| if s.access.at.coeffs[axis] == 1 { 4 } else { 0 }).sum();
-    let short = match space[axis] {
-        1 => -10_000,
-        2 | 3 => -1_000,
-        _ => 0,
-    };
-    loads + stores + short
+        };
+        loads + stores + short
+    }
 }
 
 /// A function that computes a rectangle of `space`, and the calls that cover it. The last axis is the vector axis.

@@ -9,7 +9,7 @@ use super::accum::Slot;
 use super::cost::{Grid, point_cost};
 use super::eval::{Acc, Analysis, Eval};
 use super::nest::{flat_nest, nest};
-use super::pointwise::{axis_score, best_axis};
+use super::pointwise::{Uses, best_axis};
 use super::rows::{Reductions, RowCode, store_all, vector_blocks};
 use super::space::{AxisMap, by_stride, maps, row_major};
 use super::{Call, Frame, LowerError, LowerOptions, Lowered};
@@ -49,10 +49,11 @@ pub fn lower(k: &ReduceKernel, args: &[DType], options: LowerOptions) -> Result<
     let every: Vec<Store> = row_stores.iter().chain(&stores).cloned().collect();
     let last = extents.len() - 1;
     let candidates: Vec<usize> = (0..row_count).collect();
-    let across = best_axis(&extents, &candidates, &body, &every);
-    let across = across.filter(|&axis| {
-        extents[axis] >= 4 && axis_score(&extents, axis, &body, &every) > axis_score(&extents, last, &body, &every)
-    });
+    // What happens once a row does not count.
+    let mut uses = Uses::new(&body, &stores);
+    uses.loads.retain(|c| c[row_count..].iter().any(|c| *c != 0));
+    let across = best_axis(&extents, &candidates, &uses);
+    let across = across.filter(|&axis| extents[axis] >= 4 && uses.score(&extents, axis) > uses.score(&extents, last));
 
     let plan = Parts { reductions: Reductions { list: k.reductions.clone(), levels, position }, row_stores, stores };
     let mut out = Lowered::default();
@@ -104,7 +105,7 @@ fn col_order(space: &[usize], rows: usize, body: &tinygpt_ir::program::Body, sto
     let rank = space.len();
     let guide = maps(body, stores).into_iter().find(|c| (rows..rank).all(|a| c[a] != 0 || space[a] == 1));
     let mut order = guide.map_or_else(|| (rows..rank).collect::<Vec<_>>(), |c| by_stride(rows..rank, c));
-    let best = best_axis(space, &order, body, stores);
+    let best = best_axis(space, &order, &Uses::new(body, stores));
     order.retain(|axis| Some(*axis) != best);
     order.extend(best);
     order
