@@ -304,7 +304,9 @@ fn an_interrupted_run_saves_and_ends_with_status_130() {
         line.clear();
         assert!(stderr.read_line(&mut line).unwrap() > 0, "the run ended before its first step");
     }
-    let interrupted = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    // The shell's own kill: not every machine has it as a program.
+    let kill = format!("kill -INT {}", child.id());
+    let interrupted = std::process::Command::new("sh").args(["-c", &kill]).status().unwrap();
     assert!(interrupted.success());
     // Drained, so that the child cannot block on a full pipe.
     let rest: Vec<String> = stderr.lines().map(Result::unwrap).collect();
