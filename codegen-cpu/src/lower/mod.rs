@@ -6,13 +6,13 @@
 //!
 //! | module | lowers |
 //! |---|---|
-//! | [`pointwise`] | pointwise kernels and optimizer updates |
-//! | [`reduce`] | reductions, along rows or across them |
-//! | [`scatter`] | scatter |
-//! | [`contract`] | contractions: packing, tiles, and epilogues by themselves |
-//! | [`attention`] | attention and its gradient |
-//! | [`space`], [`nest`], [`eval`], [`ops`] | what they share: axes, loops, scalar bodies, single operations |
-//! | [`rows`], [`accum`], [`matmul`], [`cost`] | sweeps, accumulators, tiles of products, the cut into calls |
+//! | `pointwise` | pointwise kernels and optimizer updates |
+//! | `reduce` | reductions, along rows or across them |
+//! | `scatter` | scatter |
+//! | `contract` | contractions: packing, tiles, and epilogues by themselves |
+//! | `attention` | attention and its gradient |
+//! | `space`, `nest`, `eval`, `ops` | what they share: axes, loops, scalar bodies, single operations |
+//! | `rows`, `accum`, `matmul`, `cost` | sweeps, accumulators, tiles of products, the cut into calls |
 //!
 //! Invariants
 //! - The cut into calls depends on shapes alone, and an element's bits do not depend on the cut: results are equal for any number

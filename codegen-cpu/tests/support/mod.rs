@@ -10,8 +10,8 @@ use std::sync::Arc;
 use tinygpt_codegen_cpu::compile::{CpuOptions, PreparedProgram};
 use tinygpt_codegen_cpu::lower::{BufRef, Call, LowerOptions, Lowered, lower};
 use tinygpt_ir::program::{
-    Access, Affine, Arg, ArgId, ArgMode, Body, Buffer, BufferId, BufferKind, Kernel, KernelKind, MemoryPlan, Place,
-    Program, ScalarId, ScalarOp, TargetModel,
+    Access, Affine, Arg, ArgId, ArgMode, Body, Buffer, BufferKind, Kernel, KernelKind, MemoryPlan, Place, Program,
+    ScalarId, ScalarOp, TargetModel,
 };
 use tinygpt_ir::types::{Arena, DType, Literal};
 use tinygpt_simd::Isa;
@@ -368,8 +368,4 @@ pub fn check(name: &str, kind: &KernelKind, args: &[Given], tolerance: Tolerance
 fn same(a: &[Vec<u32>], b: &[Vec<u32>]) -> bool {
     let canonical = |x: u32| if f32::from_bits(x).is_nan() { 0x7fc0_0000 } else { x };
     a.iter().flatten().map(|x| canonical(*x)).eq(b.iter().flatten().map(|x| canonical(*x)))
-}
-
-pub fn buffer(n: u32) -> BufferId {
-    BufferId(n)
 }
