@@ -1,6 +1,7 @@
 //! Tests across crates: what only the whole road from model to machine code, or the command line, can show.
 //!
 //! - [`parity`]: every backend reproduces PyTorch's fixtures
+//! - [`programs`]: operations, random graphs and a model that is no GPT on the CPU against the interpreter
 //! - [`training`]: the overfit gate; runs are equal to the last bit over threads and resumes
 //! - [`cli`]: the command line's contract: output, sentences, exit statuses
 //! - [`snapshots`]: the text of every stage for a small model
@@ -9,6 +10,7 @@
 
 mod cli;
 mod parity;
+mod programs;
 mod snapshots;
 mod support;
 mod training;
