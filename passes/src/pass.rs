@@ -215,7 +215,7 @@ impl Pipeline {
 }
 
 /// The clock, where there is one.
-fn now() -> Option<std::time::Instant> {
+pub(crate) fn now() -> Option<std::time::Instant> {
     (!cfg!(target_arch = "wasm32")).then(std::time::Instant::now)
 }
 

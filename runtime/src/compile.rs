@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use tinygpt_codegen_cpu::compile::CpuOptions;
 use tinygpt_ir::Graph;
 use tinygpt_ir::program::{FusionReport, Program, TargetModel};
+use tinygpt_passes::compile as lowering;
 use tinygpt_passes::optimizer::{self, AdamWConfig};
 use tinygpt_passes::pass::{self, Pass, Pipeline};
 
@@ -49,6 +50,8 @@ pub struct Compiled {
     /// The passes' record; its graph is the one that was fused.
     pub passes: pass::Run,
     pub program: Arc<Program>,
+    /// The record of the passes that made the program.
+    pub lowering: Vec<lowering::Step>,
     times: Times,
 }
 
@@ -56,7 +59,6 @@ pub struct Compiled {
 #[derive(Debug, Clone, Copy)]
 struct Times {
     goal: Duration,
-    program: Duration,
     verify: Duration,
 }
 
@@ -72,7 +74,8 @@ pub fn compile(forward: Graph, goal: &Goal, target: &TargetModel) -> Result<Comp
         step.map_err(|e| Error::input(one_line(e)))
     })?;
     let passes = Pipeline::new(PASSES).run(step.clone()).map_err(|e| Error::failed(one_line(e)))?;
-    let (program, program_time) = timed(|| to_program(&passes.graph, target, true))?;
+    let lowering::Lowered { program, steps: lowering } =
+        lowering::lower(&passes.graph, target, true, false).map_err(Error::failed)?;
     let ((), verify_time) = timed(|| {
         let faulty = |what: &str, e: &dyn std::fmt::Display| {
             Error::failed(format!("{what} is invalid, which is a fault of tinygpt: {}", one_line(e)))
@@ -80,12 +83,8 @@ pub fn compile(forward: Graph, goal: &Goal, target: &TargetModel) -> Result<Comp
         tinygpt_ir::verify::verify(&passes.graph).map_err(|e| faulty("the graph after the passes", &e))?;
         tinygpt_ir::program::verify(&program).map_err(|e| faulty("the program", &e))
     })?;
-    let times = Times { goal: goal_time, program: program_time, verify: verify_time };
-    Ok(Compiled { forward, step, passes, program: Arc::new(program), times })
-}
-
-fn to_program(graph: &Graph, target: &TargetModel, fusion: bool) -> Result<Program> {
-    tinygpt_passes::compile::to_program(graph, target, fusion).map_err(Error::failed)
+    let times = Times { goal: goal_time, verify: verify_time };
+    Ok(Compiled { forward, step, passes, program: Arc::new(program), lowering, times })
 }
 
 fn timed<V>(work: impl FnOnce() -> Result<V>) -> Result<(V, Duration)> {
@@ -97,17 +96,24 @@ fn timed<V>(work: impl FnOnce() -> Result<V>) -> Result<(V, Duration)> {
 impl Compiled {
     /// What fusion saved: the program beside one where each node has a kernel of its own, which is made for the comparison.
     pub fn fusion_report(&self) -> Result<FusionReport> {
-        let unfused = to_program(&self.passes.graph, &self.program.target, false)?;
+        let target = &self.program.target;
+        let unfused = lowering::to_program(&self.passes.graph, target, false).map_err(Error::failed)?;
         Ok(FusionReport::new(&unfused, &self.program))
     }
 
     /// Milliseconds of every stage, with what the passes did.
     pub fn time_table(&self) -> String {
         let mut table = self.passes.time_table();
-        let Times { goal, program, verify } = self.times;
-        for (stage, time) in [("(differentiate)", goal), ("(fuse, place)", program), ("(verify)", verify)] {
-            let _ = writeln!(table, "{stage:<15}{:>9.3}", time.as_secs_f64() * 1e3);
+        let Times { goal, verify } = self.times;
+        let line = |table: &mut String, name: &str, time: Option<Duration>, did: &str| {
+            let ms = time.map_or("no clock".to_string(), |t| format!("{:.3}", t.as_secs_f64() * 1e3));
+            let _ = writeln!(table, "{}", format!("{name:<14}{ms:>10}{:>28}{did}", "").trim_end());
+        };
+        for step in &self.lowering {
+            line(&mut table, step.name, step.time, &step.did);
         }
+        line(&mut table, "autodiff", Some(goal), "the step's graph, made before the passes above");
+        line(&mut table, "verify", Some(verify), "graph and program");
         table
     }
 }

@@ -40,6 +40,8 @@ pub struct Draft {
     pub outputs: Vec<ProgramOutput>,
     pub buffers: Arena<BufferId, Buffer>,
     pub kernels: Vec<DraftKernel>,
+    /// How often kernels were written anew because a value turned out to need a buffer.
+    pub retries: usize,
 }
 
 pub struct DraftKernel {
@@ -59,9 +61,14 @@ pub fn fuse(graph: &Graph, target: &TargetModel, fuse: bool) -> Result<Draft, St
     let mut stored = Stored::new(&clusters, fuse);
     let mut through_temp: HashSet<ParamId> = HashSet::new();
     // Each round stores one more value or sends one more update through a temporary, so this ends.
+    let mut retries = 0;
     loop {
         match draft(&clusters, &stored, target, fuse, &through_temp) {
-            Ok(draft) => return Ok(draft),
+            Ok(mut draft) => {
+                draft.retries = retries;
+                drop_unused(&mut draft);
+                return Ok(draft);
+            }
             Err(Again::Emit(Retry::Store(id))) if !stored.contains(id) && values.class(id).is_computed() => {
                 stored.insert(id)
             }
@@ -81,6 +88,7 @@ pub fn fuse(graph: &Graph, target: &TargetModel, fuse: bool) -> Result<Draft, St
                 }
             }
         }
+        retries += 1;
     }
 }
 
@@ -140,6 +148,7 @@ fn draft(
         outputs: table.outputs,
         buffers: table.buffers,
         kernels: draft_kernels,
+        retries: 0,
     })
 }
 
@@ -396,6 +405,27 @@ fn unite_args(kernel: &mut Kernel) {
     }
     kernel.args = list;
     kernel.kind.for_each_arg(&mut |a| *a = renumber[a.index()]);
+}
+
+/// Removes temporaries that no kernel touches: the provisional buffers of states.
+fn drop_unused(draft: &mut Draft) {
+    let mut used = vec![false; draft.buffers.len()];
+    for a in draft.kernels.iter().flat_map(|k| &k.kernel.args) {
+        used[a.buffer.index()] = true;
+    }
+    let mut kept: Arena<BufferId, Buffer> = Arena::default();
+    let mut renumber = vec![BufferId(0); draft.buffers.len()];
+    for (id, b) in draft.buffers.iter() {
+        if used[id.index()] || b.kind != BufferKind::Temp {
+            renumber[id.index()] = kept.push(b.clone());
+        }
+    }
+    draft.buffers = kept;
+    let args = draft.kernels.iter_mut().flat_map(|k| &mut k.kernel.args).map(|a| &mut a.buffer);
+    let params = draft.params.iter_mut().map(|p| &mut p.buffer);
+    for b in args.chain(params).chain(draft.outputs.iter_mut().map(|o| &mut o.buffer)) {
+        *b = renumber[b.index()];
+    }
 }
 
 /// Names by archetype, scope of the first node and a number that makes them unique.
