@@ -9,7 +9,7 @@ use tinygpt_ir::program::verify::verify;
 use tinygpt_ir::program::{BufferKind, KernelKind, PlacementPolicy, Program, TargetModel};
 use tinygpt_ir::random::{RandomOptions, random_graph};
 use tinygpt_ir::{Graph, Init, ParamKind, Tensor};
-use tinygpt_passes::compile::to_program;
+use tinygpt_passes::compile::{PASSES, lower, to_program};
 use tinygpt_passes::optimizer::{AdamWConfig, training_step_with_gradients};
 use tinygpt_passes::pass::{Pass, Pipeline};
 
@@ -112,13 +112,49 @@ fn training_steps_keep_their_meaning() {
 }
 
 #[test]
+fn each_pass_to_a_program_says_what_it_did_and_prints_its_result() {
+    let b = tinygpt_ir::Builder::new("tiny");
+    let x = b.input("x", tinygpt_ir::TensorType::f32([4, 6]));
+    let w = b.weight("w", [5, 6], Init::Normal(0.1));
+    b.output("y", x.linear(w, None).softmax(1));
+    let graph = prepared(b.finish().unwrap(), true);
+    let run = lower(&graph, &TargetModel::cpu(), true, true).unwrap();
+    let names: Vec<&str> = run.steps.iter().map(|s| s.name).collect();
+    assert_eq!(names, PASSES.map(|(name, _)| name));
+    assert_eq!(run.steps[0].did, "11 nodes to 2 kernels");
+    assert_eq!(run.steps[1].did, "2 stages");
+    assert_eq!(run.steps[2].did, "128 bytes in a slab, lower bound 128; 0 values in place");
+    let texts: Vec<&str> = run.steps.iter().filter_map(|s| s.text.as_deref()).collect();
+    assert!(!texts[0].contains("stage 0") && texts[1].contains("stage 0"), "{}", texts[0]);
+    assert!(!texts[1].contains("slab 0") && texts[2] == run.program.to_string(), "{}", texts[1]);
+    assert!(lower(&graph, &TargetModel::cpu(), true, false).unwrap().steps.iter().all(|s| s.text.is_none()));
+}
+
+#[test]
 fn a_gpt_step_is_fused_as_designed() {
     let model = tinygpt_models::gpt::gpt(&tinygpt_models::gpt::preset("large").unwrap().config).unwrap();
     let step = tinygpt_passes::optimizer::training_step(&model, &AdamWConfig::default()).unwrap();
     let program = to_program(&prepared(step, true), &TargetModel::cpu(), true).unwrap();
     let count = |f: fn(&KernelKind) -> bool| program.kernels.values().filter(|k| f(&k.kind)).count();
-    assert_eq!(count(|k| matches!(k, KernelKind::Attention(_))), 6);
-    assert_eq!(count(|k| matches!(k, KernelKind::AttentionGrad(_))), 6);
+    assert_eq!(
+        count(|k| matches!(k, KernelKind::Attention(_))),
+        6,
+        "attention and its log-sum-exp are one kernel a layer"
+    );
+    assert_eq!(count(|k| matches!(k, KernelKind::AttentionGrad(_))), 6, "and so are its three gradients");
+    // A layer: q, k and v as one; o; fc_in; fc_out. Backward: two each for o, fc_in and fc_out, and one for each side of q, k and v. And the head.
+    assert_eq!(count(|k| matches!(k, KernelKind::Contract(_))), 6 * (4 + 8) + 3);
+    assert_eq!(count(|k| matches!(k, KernelKind::Update(_))), 2, "with and without weight decay");
+    assert_eq!(count(|k| matches!(k, KernelKind::Pointwise(_))), 1, "the scalars of the optimizer");
+    let terms = |k: &KernelKind| match k {
+        KernelKind::Contract(c) => c.parts.iter().map(|p| p.terms.len()).max().unwrap_or(0),
+        _ => 0,
+    };
+    assert_eq!(
+        program.kernels.values().filter(|k| terms(&k.kind) == 3).count(),
+        6,
+        "the gradient of q, k and v's input"
+    );
     assert!(program.memory.planned as f64 <= 1.05 * program.memory.lower_bound as f64);
     let temps = program.buffers.values().filter(|b| b.kind == BufferKind::Temp).count();
     assert!(temps > 0);
