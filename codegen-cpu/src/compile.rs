@@ -129,7 +129,6 @@ pub struct PreparedProgram {
     code: Code,
     units: Vec<Unit>,
     kernels: Vec<Prepared>,
-    names: Vec<String>,
     buffers: usize,
     /// (stage, phase) of each round.
     rounds: Vec<(usize, usize)>,
@@ -193,7 +192,6 @@ impl PreparedProgram {
             scratch: units.iter().map(|u| u.scratch).max().unwrap_or(0),
             units,
             kernels,
-            names: program.kernels.values().map(|k| k.name.clone()).collect(),
             buffers: program.buffers.len(),
             rounds,
             stages: program.stages.clone(),
@@ -211,11 +209,6 @@ impl PreparedProgram {
         self.scratch
     }
 
-    /// Bytes of scratch shared by the tasks of a kernel, which [`PreparedProgram::bind`] allocates: packed operands.
-    pub fn shared_bytes(&self) -> usize {
-        self.arena
-    }
-
     /// Number of rounds of a step.
     pub fn rounds(&self) -> usize {
         self.rounds.len()
@@ -231,11 +224,6 @@ impl PreparedProgram {
         let unit = self.kernels[kernel.index()].unit;
         let first = self.kernels.iter().position(|k| k.unit == unit).expect("the kernel itself");
         KernelId(first as u32)
-    }
-
-    /// The vector loop IR of the functions generated for a kernel.
-    pub fn vloop_text(&self, kernel: KernelId) -> String {
-        self.texts(kernel, |func, _| Some(func.to_string()))
     }
 
     /// The CLIF of the functions generated for a kernel; empty unless texts were asked for.

@@ -208,10 +208,6 @@ impl Place<'_> {
 }
 
 impl Bound {
-    pub fn program(&self) -> &PreparedProgram {
-        &self.program
-    }
-
     /// Number of rounds of a step; a barrier belongs between one and the next.
     pub fn rounds(&self) -> usize {
         self.rounds.len()
@@ -225,16 +221,6 @@ impl Bound {
     /// The kernel that a task belongs to.
     pub fn kernel(&self, round: usize, task: usize) -> KernelId {
         self.rounds[round][task].kernel
-    }
-
-    /// Name of a kernel.
-    pub fn kernel_name(&self, kernel: KernelId) -> &str {
-        &self.program.names[kernel.index()]
-    }
-
-    /// Estimated nanoseconds of a round on one core: short ones are not worth waking threads for.
-    pub fn cost(&self, round: usize) -> f64 {
-        self.rounds[round].iter().map(|t| t.cost).sum()
     }
 
     /// Runs one task.

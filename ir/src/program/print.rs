@@ -25,8 +25,8 @@
 //!
 //! Regularities that a parser can rely on
 //! - One statement a line; a line starts with its keyword or with the id it defines.
-//! - Names that are no words (letters, digits, `_ . - + /`) are quoted. Nodes of the graph print as `%3` in `computes` and
-//!   `recomputes`, scalars of a body in the lines of that body.
+//! - Names that are no words (letters, digits, `_ . - + /`) are quoted. Nodes of the graph print as `%3`, or `%3..%7` (both included), in
+//!   `computes` and `recomputes`, scalars of a body in the lines of that body.
 //! - An element is `a0[12*i0 - i1 + 4]`: a sum of coefficient * axis, then of indirect terms `3*clamp(%2,10)` (%2 clamped to 0..=9), then the
 //!   offset; no term is zero, a coefficient of 1 is left out, and the empty sum is `0`. In an update kernel the elements are of roles:
 //!   `role0[i0]`.
@@ -41,7 +41,7 @@ use super::{
     Access, Affine, ArgMode, Body, Buffer, BufferKind, ContractPart, Kernel, KernelKind, Place, PlacementPolicy,
     Program, ProgramParam, ScalarOp, ScatterBase, Store, TargetModel,
 };
-use crate::graph::{Init, ParamKind, StateRole};
+use crate::graph::{Init, NodeId, ParamKind, StateRole};
 use crate::op::Real;
 
 /// First word of the text form.
@@ -167,11 +167,28 @@ impl Display for Kernel {
         }
         for (what, nodes) in [("computes", &p.nodes), ("recomputes", &p.recomputed)] {
             if !nodes.is_empty() {
-                writeln!(f, "  {what} {}", joined(" ", nodes))?;
+                writeln!(f, "  {what} {}", joined(" ", &ranges(nodes)))?;
             }
         }
         writeln!(f, "}}")
     }
+}
+
+/// Ascending ids, runs of three or more as `%3..%7` (both included).
+fn ranges(nodes: &[NodeId]) -> Vec<String> {
+    let mut runs: Vec<(NodeId, NodeId)> = Vec::new();
+    for n in nodes {
+        match runs.last_mut() {
+            Some((_, last)) if last.0 + 1 == n.0 => *last = *n,
+            _ => runs.push((*n, *n)),
+        }
+    }
+    let print = |(first, last): (NodeId, NodeId)| match last.0 - first.0 {
+        0 => vec![first.to_string()],
+        1 => vec![first.to_string(), last.to_string()],
+        _ => vec![format!("{first}..{last}")],
+    };
+    runs.into_iter().flat_map(print).collect()
 }
 
 fn kind(f: &mut Formatter<'_>, kind: &KernelKind) -> Result {
