@@ -1,0 +1,187 @@
+//! Gradients of attention, with the probabilities recomputed from the saved log-sum-exp (Dao et al. 2022), without atomics.
+//!
+//! With p = exp(scale q k - lse), delta = sum over dimensions of dout * out, and ds = scale p (dout v - delta):
+//! dv = p^T dout, dk = ds^T q, dq = ds k.
+//!
+//! Two dispatches. The first computes delta of every query into scratch. In the second, some workgroups take a tile of keys each and walk over
+//! the tiles of queries (dk and dv), the others a tile of queries and walk over the tiles of keys (dq); each computes the scores it needs again. Tiles
+//! are as in module `attention`.
+//!
+//! Invariants
+//! - Tiles that causality hides are not visited; loop bounds depend on the workgroup's number only.
+//! - Rows beyond the last query have p = 0 and ds = 0.
+
+use crate::attention::{Head, Square, aligned_store};
+use crate::cx::Cx;
+use crate::error::Error;
+use crate::text::float;
+use crate::tile::Registers;
+use tinygpt_ir::program::{Access, AttentionGrad};
+use tinygpt_ir::types::DType;
+
+struct Heads {
+    q: Head,
+    k: Head,
+    v: Head,
+    dout: Head,
+}
+
+pub fn emit(cx: &mut Cx, k: &AttentionGrad, tile: u32) -> Result<(), Error> {
+    let shape = k.shape;
+    let s = Square::new(cx, shape, tile)?;
+    let heads = Heads {
+        q: s.head(cx, &k.q, shape.q_len),
+        k: s.head(cx, &k.k, shape.k_len),
+        v: s.head(cx, &k.v, shape.k_len),
+        dout: s.head(cx, &k.dout, shape.q_len),
+    };
+    let mut flagged: Vec<(&Access, bool)> =
+        [(&k.q, &heads.q), (&k.k, &heads.k), (&k.v, &heads.v)].map(|(a, h)| (a, Square::aligned(h))).to_vec();
+    // The first dispatch reads these element by element.
+    flagged.extend([(&k.dout, false), (&k.out, false), (&k.lse, false)]);
+    for a in [&k.dq, &k.dk, &k.dv].into_iter().flatten() {
+        flagged.push((a, aligned_store(cx, a, shape.head_dim)));
+    }
+    cx.vectorise(&flagged);
+    let rows = s.heads() * shape.q_len;
+    let delta = cx.scratch(rows);
+    deltas(cx, k, &s, rows, delta)?;
+
+    s.declare(cx);
+    let key_groups = if k.dk.is_some() || k.dv.is_some() { s.heads() * s.key_tiles() } else { 0 };
+    let query_groups = if k.dq.is_some() { s.heads() * s.query_tiles() } else { 0 };
+    cx.entry("main", key_groups + query_groups, s.invocations())?;
+    cx.code.line(format!("let x = local % {}u;", tile / 4));
+    cx.code.line(format!("let y = local / {}u;", tile / 4));
+    match (key_groups, query_groups) {
+        (0, _) => of_queries(cx, k, &s, &heads, delta, "group"),
+        (_, 0) => of_keys(cx, k, &s, &heads, delta, "group"),
+        _ => {
+            cx.code.open(format!("if (group < {key_groups}u)"));
+            of_keys(cx, k, &s, &heads, delta, "group");
+            cx.code.otherwise(None);
+            of_queries(cx, k, &s, &heads, delta, &format!("(group - {key_groups}u)"));
+            cx.code.close();
+        }
+    }
+    cx.code.close();
+    Ok(())
+}
+
+/// The first dispatch: one invocation a query.
+fn deltas(cx: &mut Cx, k: &AttentionGrad, s: &Square, rows: usize, delta: usize) -> Result<(), Error> {
+    const GROUP: u32 = 64;
+    let shape = k.shape;
+    cx.entry("deltas", rows.div_ceil(GROUP as usize), GROUP)?;
+    cx.code.line(format!("let row = group * {GROUP}u + local;"));
+    cx.code.line(format!("if (row >= {rows}u) {{ return; }}"));
+    cx.code.line(format!("let head = row / {}u;", shape.q_len));
+    cx.code.line(format!("let query = row % {}u;", shape.q_len));
+    for (name, a) in [("out", &k.out), ("dout", &k.dout)] {
+        let at = s.row_address(cx, a, "query");
+        cx.code.line(format!("let {name}_at = {at};"));
+    }
+    cx.code.line("var delta = 0.0f;");
+    cx.code.open(format!("for (var d = 0u; d < {}u; d++)", shape.head_dim));
+    let at = |name: &str, a: &Access| format!("{name}_at + d * {}u", a.at.coeffs[3]);
+    let (out, dout) = (cx.load(k.out.arg, &at("out", &k.out)), cx.load(k.dout.arg, &at("dout", &k.dout)));
+    cx.code.line(format!("delta = fma({out}, {dout}, delta);"));
+    cx.code.close();
+    cx.store_scratch(&format!("row + {delta}u"), DType::F32, "delta");
+    cx.code.close();
+    Ok(())
+}
+
+/// Registers `p` and `ds` of the tile of queries at `first_query` and of keys at `first_key`. `lse` and `delta` are vectors of the four
+/// queries' values.
+fn probabilities(cx: &mut Cx, k: &AttentionGrad, s: &Square, heads: &Heads) -> (Registers, Registers) {
+    let shape = k.shape;
+    let (p, ds) = (s.registers("p"), s.registers("ds"));
+    p.declare(cx);
+    ds.declare(cx);
+    s.scores(cx, &p, (&heads.q, "first_query", shape.q_len), (&heads.k, "first_key", shape.k_len));
+    s.scores(cx, &ds, (&heads.dout, "first_query", shape.q_len), (&heads.v, "first_key", shape.k_len));
+    s.mask(cx, &p, "first_query", "first_key", shape.scale);
+    let exp = cx.helper("exp", true);
+    for (i, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+        let (p, ds) = (p.at(i, 0), ds.at(i, 0));
+        cx.code.line(format!("{p} = {exp}({p} - vec4<f32>(lse.{lane})) * present.{lane};"));
+        cx.code.line(format!("{ds} = {p} * ({ds} - vec4<f32>(delta.{lane})) * {};", float(shape.scale as f32)));
+    }
+    (p, ds)
+}
+
+/// Binds `lse`, `delta` and `present` (1, or 0 beyond the last) of the four queries from `first_query + 4 y` on.
+fn query_values(cx: &mut Cx, k: &AttentionGrad, s: &Square, delta: usize) {
+    let n = k.shape.q_len;
+    cx.code.line("var lse = vec4<f32>();");
+    cx.code.line("var delta = vec4<f32>();");
+    cx.code.line("var present = vec4<f32>();");
+    for (i, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+        let position = format!("first_query + y * 4u + {i}u");
+        cx.code.open(format!("if ({position} < {n}u)"));
+        let at = s.row_address(cx, &k.lse, &position);
+        let value = cx.load(k.lse.arg, &at);
+        cx.code.line(format!("lse.{lane} = {value};"));
+        let value = Cx::load_scratch(&format!("head * {n}u + {position} + {delta}u"), DType::F32);
+        cx.code.line(format!("delta.{lane} = {value};"));
+        cx.code.line(format!("present.{lane} = 1.0f;"));
+        cx.code.close();
+    }
+}
+
+/// dk and dv of a tile of keys.
+fn of_keys(cx: &mut Cx, k: &AttentionGrad, s: &Square, heads: &Heads, delta: usize, group: &str) {
+    let (shape, tile) = (k.shape, s.tile);
+    let registers = |wanted: bool, name: &str| -> Vec<Registers> {
+        (0..if wanted { s.chunks() } else { 0 }).map(|c| s.registers(&format!("{name}_{c}"))).collect()
+    };
+    let (dk, dv) = (registers(k.dk.is_some(), "dk"), registers(k.dv.is_some(), "dv"));
+    cx.code.line(format!("let head = {group} / {}u;", s.key_tiles()));
+    cx.code.line(format!("let key_tile = {group} % {}u;", s.key_tiles()));
+    cx.code.line(format!("let first_key = key_tile * {tile}u;"));
+    dk.iter().chain(&dv).for_each(|r| r.declare(cx));
+    let first = if shape.causal { "key_tile" } else { "0u" };
+    cx.code.open(format!("for (var query_tile = {first}; query_tile < {}u; query_tile++)", s.query_tiles()));
+    cx.code.line(format!("let first_query = query_tile * {tile}u;"));
+    query_values(cx, k, s, delta);
+    let (p, ds) = probabilities(cx, k, s, heads);
+    for (sums, block, x) in [(&dv, &p, &heads.dout), (&dk, &ds, &heads.q)] {
+        if sums.is_empty() {
+            continue;
+        }
+        // Nobody reads the weights of before any more.
+        cx.code.line("workgroupBarrier();");
+        s.write_straight(cx, block);
+        s.weighted(cx, sums, (x, "first_query", shape.q_len));
+    }
+    cx.code.close();
+    for (sums, access) in [(&dk, &k.dk), (&dv, &k.dv)] {
+        if let Some(access) = access {
+            s.store_rows(cx, sums, access, shape.k_len, "first_key", &|_| None);
+        }
+    }
+}
+
+/// dq of a tile of queries.
+fn of_queries(cx: &mut Cx, k: &AttentionGrad, s: &Square, heads: &Heads, delta: usize, group: &str) {
+    let (shape, tile) = (k.shape, s.tile);
+    let Some(access) = &k.dq else { return };
+    let dq: Vec<Registers> = (0..s.chunks()).map(|c| s.registers(&format!("dq_{c}"))).collect();
+    cx.code.line(format!("let head = {group} / {}u;", s.query_tiles()));
+    cx.code.line(format!("let query_tile = {group} % {}u;", s.query_tiles()));
+    cx.code.line(format!("let first_query = query_tile * {tile}u;"));
+    dq.iter().for_each(|r| r.declare(cx));
+    query_values(cx, k, s, delta);
+    let tiles = s.key_tiles();
+    let bound = if shape.causal { format!("min(query_tile + 1u, {tiles}u)") } else { format!("{tiles}u") };
+    cx.code.line(format!("let key_tiles = {bound};"));
+    cx.code.open("for (var key_tile = 0u; key_tile < key_tiles; key_tile++)");
+    cx.code.line(format!("let first_key = key_tile * {tile}u;"));
+    let (_, ds) = probabilities(cx, k, s, heads);
+    cx.code.line("workgroupBarrier();");
+    s.write_transposed(cx, &ds);
+    s.weighted(cx, &dq, (&heads.k, "first_key", shape.k_len));
+    cx.code.close();
+    s.store_rows(cx, &dq, access, shape.q_len, "first_query", &|_| None);
+}

@@ -1,0 +1,46 @@
+//! What an adapter can do, as far as code depends on it.
+
+/// Features and limits of an adapter: plain values, so that the emitter needs no GPU API.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Caps {
+    /// Smallest and largest subgroup size, where there are subgroup operations.
+    pub subgroups: Option<(u32, u32)>,
+    /// Whether shaders compute in f16 (`shader-f16`).
+    pub f16: bool,
+    /// Bytes of workgroup memory.
+    pub workgroup_bytes: u32,
+    /// Most invocations of a workgroup.
+    pub max_invocations: u32,
+    /// Most invocations of a workgroup along x, y and z.
+    pub max_workgroup_size: [u32; 3],
+    /// Most storage buffers a dispatch may bind.
+    pub max_storage_buffers: u32,
+    /// Most bytes of one binding.
+    pub max_binding_bytes: u64,
+    /// Most workgroups along one dimension of a dispatch.
+    pub max_workgroups: u32,
+    /// Alignment in bytes of the start of a binding in its buffer, a power of two.
+    pub offset_alignment: u32,
+}
+
+impl Caps {
+    /// What every WebGPU implementation has.
+    pub fn webgpu() -> Caps {
+        Caps {
+            subgroups: None,
+            f16: false,
+            workgroup_bytes: 16 << 10,
+            max_invocations: 256,
+            max_workgroup_size: [256, 256, 64],
+            max_storage_buffers: 8,
+            max_binding_bytes: 128 << 20,
+            max_workgroups: 65535,
+            offset_alignment: 256,
+        }
+    }
+
+    /// Most invocations of a workgroup of one dimension.
+    pub fn flat_workgroup(&self) -> u32 {
+        self.max_invocations.min(self.max_workgroup_size[0])
+    }
+}

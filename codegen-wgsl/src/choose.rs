@@ -1,0 +1,186 @@
+//! Which variants a piece has on an adapter, the default first.
+//!
+//! Defaults come from a rough model of a GPU: so many invocations keep it busy, and larger tiles read less memory a result. Measurement may pick
+//! any other of the list.
+
+use crate::bind::Piece;
+use crate::caps::Caps;
+use crate::contract::Tiling;
+use crate::reduce::Plan;
+use crate::variant::{ScatterOrder, Variant};
+use crate::{pointwise, update};
+use tinygpt_ir::program::{Contract, KernelKind, ReduceKernel, Scatter};
+use tinygpt_ir::types::numel;
+
+/// Invocations that keep a large GPU busy.
+const BUSY: usize = 32 << 10;
+/// Workgroups that keep a large GPU busy.
+const BUSY_GROUPS: usize = 256;
+
+/// The variants of `piece`, the default first; never empty. All fit the adapter's limits on workgroups; one that needs a further binding is listed
+/// only if there is room for it.
+pub fn variants(piece: &Piece, caps: &Caps) -> Vec<Variant> {
+    let group = caps.flat_workgroup();
+    let room = piece.bindings.list.len() < caps.max_storage_buffers as usize;
+    match &piece.kind {
+        KernelKind::Pointwise(k) => {
+            let widths: &[u32] = if pointwise::allows_four(k) { &[4, 1] } else { &[1] };
+            let points = numel(&k.space);
+            flat(widths, group, points).into_iter().map(|(width, group)| Variant::Pointwise { width, group }).collect()
+        }
+        KernelKind::Update(k) => {
+            let aligned = update::offsets_aligned(k, |i| piece.bindings.args[i].offset);
+            let widths: &[u32] = if update::allows_four(k, aligned) { &[4, 1] } else { &[1] };
+            let points: usize = k.segments.iter().sum();
+            flat(widths, group, points).into_iter().map(|(width, group)| Variant::Update { width, group }).collect()
+        }
+        KernelKind::Reduce(k) => reduce(k, caps, group, room),
+        KernelKind::Contract(k) => contract(k, caps, group, room),
+        KernelKind::Attention(k) => {
+            tiles(k.shape.q_len.max(k.shape.k_len), caps).into_iter().map(|tile| Variant::Attention { tile }).collect()
+        }
+        KernelKind::AttentionGrad(k) => tiles(k.shape.q_len.max(k.shape.k_len), caps)
+            .into_iter()
+            .map(|tile| Variant::AttentionGrad { tile })
+            .collect(),
+        KernelKind::Scatter(k) => scatter(k, group),
+    }
+}
+
+fn push(list: &mut Vec<Variant>, v: Variant) {
+    if !list.contains(&v) {
+        list.push(v);
+    }
+}
+
+/// Widths and workgroup sizes: small workgroups where there is little to do.
+fn flat(widths: &[u32], most: u32, points: usize) -> Vec<(u32, u32)> {
+    let sizes: Vec<u32> = if points / widths[0] as usize >= BUSY { vec![256, 64] } else { vec![64, 256] };
+    let sizes: Vec<u32> = sizes.into_iter().filter(|s| *s <= most).collect();
+    let sizes = if sizes.is_empty() { vec![most] } else { sizes };
+    widths.iter().flat_map(|w| sizes.iter().map(move |s| (*w, *s))).collect()
+}
+
+fn power_of_two_at_most(n: u32) -> u32 {
+    if n == 0 { 1 } else { 1 << n.ilog2() }
+}
+
+fn reduce(k: &ReduceKernel, caps: &Caps, most: u32, room: bool) -> Vec<Variant> {
+    let plan = Plan::new(k);
+    let (rows, cols) = (plan.count_rows(), plan.count_cols());
+    // Every reduction has an array of workgroup memory, argmax two.
+    let by_memory = caps.workgroup_bytes / (8 * plan.reductions() as u32).max(1);
+    let group = power_of_two_at_most(most.min(256).min(by_memory));
+    let at_most = |n: usize, cap: u32| power_of_two_at_most((n.min(1 << 30) as u32).max(1)).min(cap);
+    let row_cap = |lanes: u32| {
+        let free = (group / lanes).max(1);
+        free.min((rows.next_power_of_two()).min(1 << 30) as u32)
+    };
+    let mut list = Vec::new();
+    let mut add = |rows_at_once: u32, lanes: u32, subgroups: bool| {
+        let groups = rows.div_ceil(rows_at_once as usize);
+        let each = cols.div_ceil(lanes as usize);
+        // Parts so that the GPU is busy, of at least a few columns an invocation.
+        let mut split = 1;
+        if room && plan.allows_split() && groups < BUSY_GROUPS && each > 16 {
+            split = (BUSY_GROUPS / groups).min(each / 8).clamp(1, 64) as u32;
+        }
+        if split > 1 {
+            push(&mut list, Variant::Reduce { rows: rows_at_once, lanes, split, subgroups });
+        }
+        push(&mut list, Variant::Reduce { rows: rows_at_once, lanes, split: 1, subgroups });
+    };
+    if plan.down {
+        // Neighbouring invocations read neighbouring rows.
+        let across = at_most(rows.next_power_of_two(), 32.min(group));
+        let lanes = at_most(cols, group / across);
+        add(across, lanes, false);
+        add(at_most(rows.next_power_of_two(), 64.min(group)), 1, false);
+    } else {
+        let lanes = if cols <= 4 { 1 } else { at_most(cols.div_ceil(2), group.min(64)) };
+        if let Some((_, largest)) = caps.subgroups
+            && cols >= 64
+            && largest <= 64.min(group)
+        {
+            add(1, 64.min(group), true);
+        }
+        add(row_cap(lanes), lanes, false);
+        if cols >= 512 {
+            add(1, group, false);
+        }
+        if cols <= 64 {
+            add(row_cap(1).min(64), 1, false);
+        }
+    }
+    list
+}
+
+/// Tilings and how fast each runs when there is enough to do, relative to the fastest.
+const TILINGS: [(Tiling, f64); 7] = [
+    (tiling(128, 128, 16, 8, 8), 1.0),
+    (tiling(128, 64, 16, 8, 8), 0.95),
+    (tiling(64, 64, 16, 8, 4), 0.8),
+    (tiling(64, 64, 32, 4, 4), 0.7),
+    (tiling(32, 64, 16, 4, 4), 0.6),
+    (tiling(32, 32, 16, 4, 4), 0.5),
+    (tiling(16, 32, 32, 4, 4), 0.35),
+];
+
+const fn tiling(m: u32, n: u32, k: u32, each_m: u32, each_n: u32) -> Tiling {
+    Tiling { m, n, k, each_m, each_n, split: 1 }
+}
+
+fn contract(kernel: &Contract, caps: &Caps, most: u32, room: bool) -> Vec<Variant> {
+    let depth = kernel.parts.iter().map(|p| p.terms.iter().map(|t| numel(&t.k)).sum::<usize>()).max().unwrap_or(1);
+    let results: usize = kernel.parts.iter().map(|p| numel(&p.space())).sum();
+    let mut scored: Vec<(f64, Tiling)> = Vec::new();
+    for (t, speed) in TILINGS {
+        if t.invocations() > most || t.workgroup_bytes() > caps.workgroup_bytes {
+            continue;
+        }
+        let tiles: usize = kernel.parts.iter().map(|p| t.tiles(p)).sum();
+        let computed = (tiles * (t.m * t.n) as usize * depth) as f64;
+        let mut splits = vec![1];
+        let steps = depth.div_ceil(t.k as usize);
+        let wanted = (BUSY / (tiles * t.invocations() as usize).max(1)).min(steps / 4).min(32);
+        if room && wanted > 1 {
+            splits.push(wanted as u32);
+        }
+        for split in splits {
+            let busy = ((tiles * split as usize * t.invocations() as usize) as f64 / BUSY as f64).min(1.0);
+            // A second dispatch and its traffic, as so many products.
+            let extra = if split > 1 { 4e6 + 16.0 * (results * split as usize) as f64 } else { 0.0 };
+            scored.push((computed / (speed * busy) + extra, Tiling { split, ..t }));
+        }
+    }
+    if scored.is_empty() {
+        scored.push((0.0, tiling(16, 16, 4, 4, 4)));
+    }
+    scored.sort_by(|a, b| a.0.total_cmp(&b.0));
+    scored
+        .into_iter()
+        .map(|(_, t)| Variant::Contract { m: t.m, n: t.n, k: t.k, each_m: t.each_m, each_n: t.each_n, split: t.split })
+        .collect()
+}
+
+fn tiles(longest: usize, caps: &Caps) -> Vec<u32> {
+    let bytes = |t: u32| 3 * 4 * t * t + t * t;
+    let fits = |t: &u32| bytes(*t) <= caps.workgroup_bytes && (t / 4) * (t / 4) <= caps.flat_workgroup();
+    let order: &[u32] = match longest {
+        0..=8 => &[8, 16],
+        9..=16 => &[16, 8, 32],
+        _ => &[32, 16, 64],
+    };
+    let list: Vec<u32> = order.iter().copied().filter(fits).collect();
+    if list.is_empty() { vec![8] } else { list }
+}
+
+fn scatter(k: &Scatter, most: u32) -> Vec<Variant> {
+    let group = if most >= 64 { 64 } else { 32 };
+    let by = |order| Variant::Scatter { order, group };
+    if k.table <= 2 * numel(&k.ids) {
+        vec![by(ScatterOrder::Rows), by(ScatterOrder::Positions)]
+    } else {
+        vec![by(ScatterOrder::Positions), by(ScatterOrder::Rows)]
+    }
+}

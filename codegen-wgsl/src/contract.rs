@@ -1,0 +1,314 @@
+//! Contractions: tiles in workgroup memory, sums in registers, epilogues on the registers.
+//!
+//! A workgroup computes `m` x `n` results of one batch element of one part; workgroup numbers run over parts, batches, rows of
+//! tiles and columns of tiles. The contracted axes are walked in steps of `k`: while a step is multiplied the blocks of the next are on their way
+//! from memory. Each part is a function, and so is its epilogue, which a call hands four neighbouring results along n (or one, where n has no
+//! multiple of four).
+//!
+//! With `split` > 1 the steps are cut into slices for different workgroups, which leave their sums in scratch; a second dispatch
+//! adds the slices in order and runs the epilogues. No atomics, so one result for one variant.
+//!
+//! Invariants
+//! - Loops around barriers have constant bounds: control flow is uniform wherever the workgroup works.
+//! - An epilogue reads and writes at its own point only, so that a result may take the place of an epilogue operand.
+
+use crate::cx::Cx;
+use crate::error::{Error, refuse};
+use crate::eval::{Eval, Value, is_aligned};
+use crate::space::{Merged, merge_body, split};
+use crate::tile::{Operand, Registers, Tile};
+use tinygpt_ir::program::{Access, Contract, ContractPart};
+use tinygpt_ir::types::{DType, numel};
+
+/// The numbers of a variant.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tiling {
+    pub m: u32,
+    pub n: u32,
+    pub k: u32,
+    pub each_m: u32,
+    pub each_n: u32,
+    pub split: u32,
+}
+
+impl Tiling {
+    pub fn invocations(&self) -> u32 {
+        (self.m / self.each_m) * (self.n / self.each_n)
+    }
+    /// Bytes of both tiles.
+    pub fn workgroup_bytes(&self) -> u32 {
+        4 * self.k * (self.m + self.n)
+    }
+    fn is_valid(&self) -> bool {
+        let of = |whole: u32, part: u32| part > 0 && whole % part == 0 && part % 4 == 0;
+        of(self.m, self.each_m) && of(self.n, self.each_n) && self.k > 0 && self.k % 4 == 0 && self.split > 0
+    }
+    /// Workgroups of a part, for one slice.
+    pub fn tiles(&self, p: &ContractPart) -> usize {
+        numel(&p.batch) * numel(&p.m).div_ceil(self.m as usize) * numel(&p.n).div_ceil(self.n as usize)
+    }
+}
+
+/// A part as it is emitted.
+struct Part<'a> {
+    part: &'a ContractPart,
+    operands: Vec<(Operand, Operand)>,
+    epilogue: Merged,
+    /// Four results along n at once.
+    wide: bool,
+    m: usize,
+    n: usize,
+    /// First word of its slices in scratch.
+    scratch: usize,
+}
+
+pub fn emit(cx: &mut Cx, k: &Contract, t: Tiling) -> Result<(), Error> {
+    if !t.is_valid() {
+        return refuse(format!(
+            "kernel {}: tiles of a variant are multiples of what an invocation computes, which is a multiple of 4: found {}x{}x{} by {}x{}",
+            cx.name, t.m, t.n, t.k, t.each_m, t.each_n
+        ));
+    }
+    let mut parts: Vec<Part> = Vec::new();
+    let mut flagged: Vec<(&Access, bool)> = Vec::new();
+    let mut epilogue_flags: Vec<(Access, bool)> = Vec::new();
+    for part in &k.parts {
+        let (nb, nm, nn) = (part.batch.len(), part.m.len(), part.n.len());
+        let mut operands = Vec::new();
+        for term in &part.terms {
+            let lhs = Operand::new(cx, &term.lhs, &part.batch, (&part.m, nb), (&term.k, nb + nm));
+            let rhs = Operand::new(cx, &term.rhs, &part.batch, (&part.n, nb), (&term.k, nb + nn));
+            flagged.push((&term.lhs, lhs.is_aligned()));
+            flagged.push((&term.rhs, rhs.is_aligned()));
+            operands.push((lhs, rhs));
+        }
+        let epilogue = merge_body(&[&part.batch, &part.m, &part.n], &part.body, &part.stores);
+        let wide = epilogue.groups[2].last().is_some_and(|n| n % 4 == 0);
+        let axis = epilogue.groups.iter().map(Vec::len).sum::<usize>().wrapping_sub(1);
+        for a in epilogue.body.loads().chain(epilogue.stores.iter().map(|s| &s.access)) {
+            epilogue_flags.push((a.clone(), wide && is_aligned(cx, a, axis)));
+        }
+        parts.push(Part { part, operands, epilogue, wide, m: numel(&part.m), n: numel(&part.n), scratch: 0 });
+    }
+    flagged.extend(epilogue_flags.iter().map(|(a, aligned)| (a, *aligned)));
+    cx.vectorise(&flagged);
+    if t.split > 1 {
+        for p in &mut parts {
+            p.scratch = cx.scratch(t.split as usize * numel(&p.part.space()));
+        }
+    }
+    for (i, p) in parts.iter().enumerate() {
+        constants(cx, i, p);
+        finish(cx, i, p);
+        part_function(cx, i, p, t);
+    }
+    main(cx, &parts, t)?;
+    if t.split > 1 {
+        combine(cx, &parts, t)?;
+    }
+    Ok(())
+}
+
+fn constants(cx: &mut Cx, i: usize, p: &Part) {
+    cx.constant(&format!("BATCH_{i}"), numel(&p.part.batch));
+    cx.constant(&format!("M_{i}"), p.m);
+    cx.constant(&format!("N_{i}"), p.n);
+    for (t, term) in p.part.terms.iter().enumerate() {
+        cx.constant(&format!("K_{i}_{t}"), numel(&term.k));
+    }
+}
+
+/// `finish_i(batch, m, n, sum)`: the epilogue of one result, or of four along n.
+fn finish(cx: &mut Cx, i: usize, p: &Part) {
+    cx.code.blank();
+    let ty = if p.wide { "vec4<f32>" } else { "f32" };
+    cx.code.open(format!("fn finish_{i}(batch: u32, m: u32, n: u32, sum: {ty})"));
+    cx.code.line(format!("if (m >= M_{i} || n >= N_{i}) {{ return; }}"));
+    let groups = &p.epilogue.groups;
+    let mut point = Vec::new();
+    for (flat, extents) in ["batch", "m", "n"].iter().zip(groups) {
+        for (d, index) in split(flat, extents).into_iter().enumerate() {
+            let name = format!("{flat}_{d}");
+            cx.code.line(format!("let {name} = {index};"));
+            point.push(name);
+        }
+    }
+    let mut eval = Eval::new(&p.epilogue.body, point);
+    let f16 = p.part.terms.first().is_some_and(|t| cx.dtype(t.lhs.arg) == DType::F16);
+    let sum = match (f16, p.wide) {
+        (false, _) => "sum".to_string(),
+        (true, true) => "vec4<f16>(sum)".into(),
+        (true, false) => "f16(sum)".into(),
+    };
+    if p.wide {
+        eval.vector = Some(groups.iter().map(Vec::len).sum::<usize>() - 1);
+        eval.accs = vec![Some(Value::wide(sum))];
+    } else {
+        eval.accs = vec![Some(Value::scalar(sum))];
+    }
+    eval.stores(cx, &p.epilogue.stores.iter().collect::<Vec<_>>());
+    cx.code.close();
+}
+
+/// `part_i(tile, slice, local)`: all of a workgroup's work on part i.
+fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Tiling) {
+    let (tiles_m, tiles_n) = (p.m.div_ceil(t.m as usize), p.n.div_ceil(t.n as usize));
+    let (tm, tn, tk) = (t.m as usize, t.n as usize, t.k as usize);
+    let group = t.invocations() as usize;
+    cx.code.blank();
+    cx.code.open(format!("fn part_{i}(tile: u32, slice: u32, local: u32)"));
+    cx.code.line(format!("let first_n = (tile % {tiles_n}u) * {tn}u;"));
+    cx.code.line(format!("let first_m = (tile / {tiles_n}u % {tiles_m}u) * {tm}u;"));
+    cx.code.line(format!("let batch = tile / {}u;", tiles_n * tiles_m));
+    let columns = t.n / t.each_n;
+    cx.code.line(format!("let x = local % {columns}u;"));
+    cx.code.line(format!("let y = local / {columns}u;"));
+    let sums = Registers { name: "sum".into(), each_m: t.each_m as usize, each_n: t.each_n as usize };
+    sums.declare(cx);
+    let lhs = Tile { name: "lhs".into(), rows: tm, depth: tk, group, shift: 0 };
+    let rhs = Tile { name: "rhs".into(), rows: tn, depth: tk, group, shift: lhs.blocks() % group };
+    lhs.declare(cx);
+    rhs.declare(cx);
+    for (number, ((a, b), term)) in p.operands.iter().zip(&p.part.terms).enumerate() {
+        let depth = numel(&term.k);
+        let steps = depth.div_ceil(tk).div_ceil(t.split as usize);
+        // Whether the last step may reach beyond the operands' depth.
+        let ragged = steps * tk * t.split as usize != depth;
+        cx.code.line(format!("// Product {number}: {steps} steps of {tk} along its {depth} contracted elements."));
+        cx.code.open("");
+        a.begin(cx, "lhs", "batch");
+        b.begin(cx, "rhs", "batch");
+        lhs.prepare(cx, a, "first_m");
+        rhs.prepare(cx, b, "first_n");
+        let first = if t.split > 1 { format!("slice * {}u", steps * tk) } else { "0u".into() };
+        let fetch = |cx: &mut Cx, from: &str| {
+            lhs.fetch(cx, a, from, p.m % tm != 0, ragged);
+            rhs.fetch(cx, b, from, p.n % tn != 0, ragged);
+        };
+        cx.code.line(format!("let first_k = {first};"));
+        fetch(cx, "first_k");
+        cx.code.open(format!("for (var s = 0u; s < {steps}u; s++)"));
+        cx.code.line("workgroupBarrier();");
+        lhs.commit(cx);
+        rhs.commit(cx);
+        cx.code.line("workgroupBarrier();");
+        if steps > 1 {
+            cx.code.open(format!("if (s + 1u < {steps}u)"));
+            cx.code.line(format!("let next_k = first_k + (s + 1u) * {tk}u;"));
+            fetch(cx, "next_k");
+            cx.code.close();
+        }
+        sums.multiply(cx, ("lhs", tm), ("rhs", tn), tk);
+        cx.code.close();
+        cx.code.close();
+    }
+    let m_parts = sums.each_m / 4;
+    for r in 0..sums.each_m {
+        let m = format!("first_m + y * 4u + {}u", r / 4 * (tm / m_parts) + r % 4);
+        for j in 0..sums.each_n / 4 {
+            let n = format!("first_n + x * 4u + {}u", j * (tn / (sums.each_n / 4)));
+            let sum = sums.at(r, j);
+            if t.split > 1 {
+                cx.code.line(format!("keep_{i}(slice, batch, {m}, {n}, {sum});"));
+            } else if p.wide {
+                cx.code.line(format!("finish_{i}(batch, {m}, {n}, {sum});"));
+            } else {
+                for (l, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+                    cx.code.line(format!("finish_{i}(batch, {m}, {n} + {l}u, {sum}.{lane});"));
+                }
+            }
+        }
+    }
+    cx.code.close();
+    if t.split > 1 {
+        keep(cx, i, p);
+    }
+}
+
+/// `keep_i(slice, batch, m, n, sum)`: four sums of a slice into scratch.
+fn keep(cx: &mut Cx, i: usize, p: &Part) {
+    let total = numel(&p.part.space());
+    cx.code.blank();
+    cx.code.open(format!("fn keep_{i}(slice: u32, batch: u32, m: u32, n: u32, sum: vec4<f32>)"));
+    cx.code.line(format!("if (m >= M_{i}) {{ return; }}"));
+    cx.code.line(format!("let at = slice * {total}u + (batch * M_{i} + m) * N_{i} + n + {}u;", p.scratch));
+    for (l, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+        let guard = p.n % 4 != 0 || l == 0;
+        if guard {
+            cx.code.open(format!("if (n + {l}u < N_{i})"));
+        }
+        cx.store_scratch(&format!("at + {l}u"), DType::F32, &format!("sum.{lane}"));
+        if guard && p.n % 4 != 0 {
+            cx.code.close();
+        }
+    }
+    if p.n % 4 == 0 {
+        cx.code.close();
+    }
+    cx.code.close();
+}
+
+/// The entry point over all tiles of all parts, and their slices.
+fn main(cx: &mut Cx, parts: &[Part], t: Tiling) -> Result<(), Error> {
+    let tiles: Vec<usize> = parts.iter().map(|p| t.tiles(p.part)).collect();
+    let all: usize = tiles.iter().sum();
+    cx.entry("main", all * t.split as usize, t.invocations())?;
+    let (tile, slice) = if t.split > 1 {
+        (format!("group % {all}u"), format!("group / {all}u"))
+    } else {
+        ("group".into(), "0u".into())
+    };
+    cx.code.line(format!("let tile = {tile};"));
+    cx.code.line(format!("let slice = {slice};"));
+    let mut first = 0;
+    for (i, n) in tiles.iter().enumerate() {
+        if tiles.len() > 1 {
+            match i {
+                0 => cx.code.open(format!("if (tile < {n}u)")),
+                _ if i + 1 == tiles.len() => cx.code.otherwise(None),
+                _ => cx.code.otherwise(Some(&format!("tile < {}u", first + n))),
+            }
+        }
+        let own = if first == 0 { "tile".to_string() } else { format!("tile - {first}u") };
+        cx.code.line(format!("part_{i}({own}, slice, local);"));
+        first += n;
+    }
+    if tiles.len() > 1 {
+        cx.code.close();
+    }
+    cx.code.close();
+    Ok(())
+}
+
+/// The second dispatch of a split: adds the slices and runs the epilogues.
+fn combine(cx: &mut Cx, parts: &[Part], t: Tiling) -> Result<(), Error> {
+    const GROUP: usize = 64;
+    let counts: Vec<usize> = parts.iter().map(|p| numel(&p.part.space()) / if p.wide { 4 } else { 1 }).collect();
+    let groups: Vec<usize> = counts.iter().map(|n| n.div_ceil(GROUP)).collect();
+    cx.entry("combine", groups.iter().sum(), GROUP as u32)?;
+    let mut first = 0;
+    for (i, p) in parts.iter().enumerate() {
+        let total = numel(&p.part.space());
+        cx.code.open(format!("if (group >= {first}u && group < {}u)", first + groups[i]));
+        cx.code.line(format!("let i = (group - {first}u) * {GROUP}u + local;"));
+        cx.code.open(format!("if (i < {}u)", counts[i]));
+        let (width, ty) = if p.wide { (4, "vec4<f32>") } else { (1, "f32") };
+        cx.code.line(format!("let point = i * {width}u;"));
+        cx.code.line(format!("var sum = {ty}();"));
+        cx.code.open(format!("for (var slice = 0u; slice < {}u; slice++)", t.split));
+        cx.code.line(format!("let at = slice * {total}u + point + {}u;", p.scratch));
+        let word = |l: usize| Cx::load_scratch(&format!("at + {l}u"), DType::F32);
+        if p.wide {
+            cx.code.line(format!("sum += vec4<f32>({}, {}, {}, {});", word(0), word(1), word(2), word(3)));
+        } else {
+            cx.code.line(format!("sum += {};", word(0)));
+        }
+        cx.code.close();
+        cx.code.line(format!("finish_{i}(point / {}u, point / N_{i} % M_{i}, point % N_{i}, sum);", p.m * p.n));
+        cx.code.close();
+        cx.code.close();
+        first += groups[i];
+    }
+    cx.code.close();
+    Ok(())
+}

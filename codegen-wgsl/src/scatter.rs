@@ -1,0 +1,134 @@
+//! Scatters: rows added to a table at computed rows, in index order, without float atomics.
+//!
+//! A workgroup takes one row of the table and as many elements of it as it has invocations. It looks through the ids, as many at a time as it has
+//! invocations, marks those that name its row in a bit mask (integer atomics: the order does not matter), and adds the marked rows in
+//! index order. Which row is its own depends on the order of the variant:
+//! - `Rows`: one workgroup a row of the table. The cost is table x ids comparisons.
+//! - `Positions`: one a position of the id list; the first position that names a row works, the others find an earlier one and store
+//!   nothing. Rows that nobody names are written by a dispatch before, which copies the base. The cost is ids x ids comparisons.
+
+use crate::cx::Cx;
+use crate::error::{Error, refuse};
+use crate::eval::Eval;
+use crate::space::{Merged, address, merge, merge_body, split};
+use crate::text::{affine, literal};
+use crate::variant::ScatterOrder;
+use tinygpt_ir::program::{Access, Scatter, ScatterBase};
+use tinygpt_ir::types::{DType, numel};
+
+pub fn emit(cx: &mut Cx, k: &Scatter, order: ScatterOrder, group: u32) -> Result<(), Error> {
+    if group % 32 != 0 || group == 0 {
+        return refuse(format!("kernel {}: found {group} invocations a workgroup, expected a multiple of 32", cx.name));
+    }
+    let Merged { groups, body, .. } = merge_body(&[&k.ids, &k.inner], &k.body, &[]);
+    let (ids, inner) = (numel(&k.ids), numel(&k.inner));
+    let dtype = body.scalars[k.value].dtype;
+    let sum_dtype = if dtype == DType::F16 { DType::F32 } else { dtype };
+    cx.constant("TABLE", k.table);
+    cx.constant("IDS", ids);
+    cx.constant("INNER", inner);
+    for (name, value) in [("row_of", k.index), ("value_at", k.value)] {
+        let index = name == "row_of";
+        cx.code.blank();
+        let (arguments, result) = if index { ("p: u32", "u32") } else { ("p: u32, e: u32", sum_dtype.name()) };
+        cx.code.open(format!("fn {name}({arguments}) -> {result}"));
+        let mut point = split("p", &groups[0]);
+        point.extend(if index { vec!["0u".to_string(); groups[1].len()] } else { split("e", &groups[1]) });
+        let mut eval = Eval::new(&body, point);
+        let v = eval.value(cx, value);
+        cx.code.line(match index {
+            true => format!("return u32(clamp({}, 0i, {}i));", v.text, k.table - 1),
+            false if sum_dtype != dtype => format!("return {sum_dtype}({});", v.text),
+            false => format!("return {};", v.text),
+        });
+        cx.code.close();
+    }
+    let in_place = matches!(&k.base, ScatterBase::Load(a) if a == &k.out);
+    if order == ScatterOrder::Positions && !in_place {
+        copy_base(cx, k)?;
+    }
+    let words = group / 32;
+    cx.workgroup("matches", &format!("array<atomic<u32>, {words}>"), 4 * words);
+    let chunks = inner.div_ceil(group as usize);
+    let owners = if order == ScatterOrder::Rows { k.table } else { ids };
+    cx.entry("main", owners * chunks, group)?;
+    let owner = if chunks == 1 { "group".to_string() } else { format!("group / {chunks}u") };
+    let chunk = if chunks == 1 { "0u".to_string() } else { format!("group % {chunks}u") };
+    cx.code.line(format!("let e = ({chunk}) * {group}u + local;"));
+    match order {
+        ScatterOrder::Rows => cx.code.line(format!("let row = {owner};")),
+        ScatterOrder::Positions => {
+            cx.workgroup("earlier", "atomic<u32>", 4);
+            cx.code.line(format!("let position = {owner};"));
+            cx.code.line("let row = row_of(position);");
+            cx.code.line("if (local == 0u) { atomicStore(&earlier, 0u); }");
+            cx.code.line("workgroupBarrier();");
+            cx.code.open(format!("for (var p = local; p < position; p += {group}u)"));
+            cx.code.line("if (row_of(p) == row) { atomicOr(&earlier, 1u); }");
+            cx.code.close();
+            cx.code.line("workgroupBarrier();");
+            cx.code.line("let is_first = atomicLoad(&earlier) == 0u;");
+        }
+    }
+    cx.code.line(format!("var sum = {sum_dtype}();"));
+    cx.code.open("if (e < INNER)");
+    let base = base(cx, k);
+    cx.code.line(format!("sum = {};", if sum_dtype == dtype { base } else { format!("{sum_dtype}({base})") }));
+    cx.code.close();
+    let first = if order == ScatterOrder::Rows { "0u".into() } else { format!("position / {group}u * {group}u") };
+    cx.code.open(format!("for (var first = {first}; first < IDS; first += {group}u)"));
+    cx.code.line(format!("if (local < {words}u) {{ atomicStore(&matches[local], 0u); }}"));
+    cx.code.line("workgroupBarrier();");
+    cx.code.line("let p = first + local;");
+    cx.code.open("if (p < IDS)");
+    cx.code.line("if (row_of(p) == row) { atomicOr(&matches[local / 32u], 1u << (local % 32u)); }");
+    cx.code.close();
+    cx.code.line("workgroupBarrier();");
+    cx.code.open("if (e < INNER)");
+    cx.code.open(format!("for (var word = 0u; word < {words}u; word++)"));
+    cx.code.line("var bits = atomicLoad(&matches[word]);");
+    cx.code.open("while (bits != 0u)");
+    cx.code.line("sum += value_at(first + word * 32u + firstTrailingBit(bits), e);");
+    cx.code.line("bits &= bits - 1u;");
+    cx.code.close();
+    cx.code.close();
+    cx.code.close();
+    cx.code.line("workgroupBarrier();");
+    cx.code.close();
+    cx.code.open(if order == ScatterOrder::Rows { "if (e < INNER)" } else { "if (e < INNER && is_first)" });
+    let at = element(cx, k, &k.out);
+    cx.store(k.out.arg, &at, &if sum_dtype == dtype { "sum".to_string() } else { format!("{dtype}(sum)") });
+    cx.code.close();
+    cx.code.close();
+    Ok(())
+}
+
+/// Element of an access over [table] ++ inner at (`row`, `e`).
+fn element(cx: &Cx, k: &Scatter, a: &Access) -> String {
+    let m = merge(&k.inner, 1, &[&a.at.coeffs]);
+    let inner = address(0, "e", &m.extents, &m.coefficients(&a.at.coeffs, 1));
+    affine(a.at.offset + cx.offset(a.arg), &[(a.at.coeffs[0], "row".into()), (1, inner)])
+}
+
+fn base(cx: &Cx, k: &Scatter) -> String {
+    match &k.base {
+        ScatterBase::Const(c) => literal(*c),
+        ScatterBase::Load(a) => cx.load(a.arg, &element(cx, k, a)),
+    }
+}
+
+/// out = base, one invocation an element.
+fn copy_base(cx: &mut Cx, k: &Scatter) -> Result<(), Error> {
+    const GROUP: u32 = 64;
+    let count = k.table * numel(&k.inner);
+    cx.entry("copy_base", count.div_ceil(GROUP as usize), GROUP)?;
+    cx.code.line(format!("let i = group * {GROUP}u + local;"));
+    cx.code.line(format!("if (i >= {count}u) {{ return; }}"));
+    cx.code.line("let row = i / INNER;");
+    cx.code.line("let e = i % INNER;");
+    let value = base(cx, k);
+    let at = element(cx, k, &k.out);
+    cx.store(k.out.arg, &at, &value);
+    cx.code.close();
+    Ok(())
+}

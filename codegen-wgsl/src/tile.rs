@@ -1,0 +1,380 @@
+//! Tiles: blocks of operands in workgroup memory, and products of tiles in registers.
+//!
+//! An [`Operand`] is a matrix of rows by depth: the left side of a product with its m axes as rows, the right side with its n axes, and
+//! the contracted axes as depth. A tile of `rows` x `depth` lies in workgroup memory as `array<vec4<f32>>`, four rows side by side,
+//! depth outermost: element (r, d) is lane r % 4 of vector d * rows / 4 + r / 4. So a product reads whole vectors of both sides, and
+//! neighbouring invocations read neighbouring vectors.
+//!
+//! An invocation fetches blocks of 4 x 4 elements: from memory that is contiguous along depth four vectors that it transposes, from memory
+//! that is contiguous along rows four vectors as they are, from any other sixteen elements.
+//!
+//! Invariants
+//! - Rows and depth beyond the operand's read as zero, and touch no memory.
+
+use crate::cx::Cx;
+use crate::space::{address, merge};
+use crate::text::affine;
+use tinygpt_ir::program::{Access, ArgId};
+use tinygpt_ir::types::{DType, numel};
+
+/// Along which side four consecutive elements can be loaded at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Along {
+    Depth,
+    Rows,
+    Neither,
+}
+
+/// One side of a product.
+#[derive(Clone, Debug)]
+pub struct Operand {
+    arg: ArgId,
+    offset: i64,
+    batch: Vec<usize>,
+    batch_strides: Vec<i64>,
+    rows: Vec<usize>,
+    row_strides: Vec<i64>,
+    depth: Vec<usize>,
+    depth_strides: Vec<i64>,
+    along: Along,
+    /// Neighbouring elements in memory are neighbours along depth.
+    depth_first: bool,
+}
+
+impl Operand {
+    /// `access` is over batch ++ rows ++ depth; `order` gives the position of each of these three groups' first axis in it, so that attention, whose
+    /// last two axes are (position, dimension), can take either as rows.
+    pub fn new(
+        cx: &Cx,
+        access: &Access,
+        batch: &[usize],
+        rows: (&[usize], usize),
+        depth: (&[usize], usize),
+    ) -> Operand {
+        let c = access.at.coeffs.as_slice();
+        let (b, r, d) = (merge(batch, 0, &[c]), merge(rows.0, rows.1, &[c]), merge(depth.0, depth.1, &[c]));
+        let (batch_strides, row_strides, depth_strides) =
+            (b.coefficients(c, 0), r.coefficients(c, rows.1), d.coefficients(c, depth.1));
+        let offset = access.at.offset + cx.offset(access.arg);
+        // Whether groups of four along the innermost of `inner` are whole vectors.
+        let fours = |extents: &[usize], strides: &[i64], others: &[&[i64]]| {
+            let Some((last, outer)) = strides.split_last() else { return false };
+            *last == 1
+                && extents.last().is_some_and(|n| n % 4 == 0)
+                && outer.iter().chain(others.iter().copied().flatten()).chain([&offset]).all(|s| s % 4 == 0)
+        };
+        let along = if fours(&d.extents, &depth_strides, &[&batch_strides, &row_strides]) {
+            Along::Depth
+        } else if fours(&r.extents, &row_strides, &[&batch_strides, &depth_strides]) {
+            Along::Rows
+        } else {
+            Along::Neither
+        };
+        let nearest = |s: &[i64]| s.last().map_or(i64::MAX, |s| s.abs());
+        let depth_first = nearest(&depth_strides) <= nearest(&row_strides);
+        Operand {
+            arg: access.arg,
+            offset,
+            batch: b.extents,
+            batch_strides,
+            rows: r.extents,
+            row_strides,
+            depth: d.extents,
+            depth_strides,
+            along,
+            depth_first,
+        }
+    }
+
+    /// Whether every load could be of a vec4.
+    pub fn is_aligned(&self) -> bool {
+        self.along != Along::Neither
+    }
+
+    fn count_rows(&self) -> usize {
+        numel(&self.rows)
+    }
+    fn count_depth(&self) -> usize {
+        numel(&self.depth)
+    }
+
+    /// Binds `name_base`, the first element of the batch `batch` (a name).
+    pub fn begin(&self, cx: &mut Cx, name: &str, batch: &str) {
+        let text = address(self.offset, batch, &self.batch, &self.batch_strides);
+        cx.code.line(format!("let {name}_base = {text};"));
+    }
+}
+
+/// A tile in workgroup memory and who fills it.
+#[derive(Clone, Debug)]
+pub struct Tile {
+    /// Name of the array, and prefix of all names.
+    pub name: String,
+    pub rows: usize,
+    pub depth: usize,
+    /// Invocations of the workgroup.
+    pub group: usize,
+    /// The first block's invocation: so that small tiles are filled by different ones.
+    pub shift: usize,
+}
+
+impl Tile {
+    pub fn declare(&self, cx: &mut Cx) {
+        let vectors = self.rows * self.depth / 4;
+        cx.workgroup(&self.name, &format!("array<vec4<f32>, {vectors}>"), 16 * vectors as u32);
+    }
+
+    pub fn blocks(&self) -> usize {
+        self.rows * self.depth / 16
+    }
+
+    fn rounds(&self) -> usize {
+        self.blocks().div_ceil(self.group)
+    }
+
+    fn partial(&self, round: usize) -> bool {
+        (round + 1) * self.group > self.blocks()
+    }
+
+    /// Binds what does not change along depth: each round's block, and the addresses of its rows. `first_row` is a name or constant.
+    pub fn prepare(&self, cx: &mut Cx, x: &Operand, first_row: &str) {
+        let p = &self.name;
+        let worker = match self.shift % self.group {
+            0 => "local".to_string(),
+            s => format!("((local + {}u) % {}u)", self.group - s, self.group),
+        };
+        for round in 0..self.rounds() {
+            let p = format!("{p}_{round}");
+            cx.code.line(format!("let {p}_block = {};", affine((round * self.group) as i64, &[(1, worker.clone())])));
+            let (row_blocks, depth_blocks) = (self.rows / 4, self.depth / 4);
+            let (row, depth) = if x.depth_first {
+                (format!("{p}_block / {depth_blocks}u"), format!("{p}_block % {depth_blocks}u"))
+            } else {
+                (format!("{p}_block % {row_blocks}u"), format!("{p}_block / {row_blocks}u"))
+            };
+            cx.code.line(format!("let {p}_row = ({row}) * 4u;"));
+            cx.code.line(format!("let {p}_depth = ({depth}) * 4u;"));
+            if self.partial(round) {
+                cx.code.line(format!("let {p}_works = {p}_block < {}u;", self.blocks()));
+            }
+            for i in 0..if x.along == Along::Rows { 1 } else { 4 } {
+                let flat = format!("{p}_r{i}");
+                let index = affine(i, &[(1, first_row.to_string()), (1, format!("{p}_row"))]);
+                cx.code.line(format!("let {flat} = {index};"));
+                let row = address(0, &flat, &x.rows, &x.row_strides);
+                let base = format!("{}_base", self.name);
+                cx.code.line(format!("let {flat}_at = {};", affine(0, &[(1, base), (1, row)])));
+            }
+            for j in 0..4 {
+                cx.code.line(format!("var {p}_d{j} = vec4<f32>();"));
+            }
+        }
+    }
+
+    /// Reads the blocks at depth `first_depth` (a name or constant) into registers. `row_guard` and `depth_guard` say whether the
+    /// tile may reach beyond the operand.
+    pub fn fetch(&self, cx: &mut Cx, x: &Operand, first_depth: &str, row_guard: bool, depth_guard: bool) {
+        let (rows, depth) = (x.count_rows(), x.count_depth());
+        for round in 0..self.rounds() {
+            let p = format!("{}_{round}", self.name);
+            if self.partial(round) {
+                cx.code.open(format!("if ({p}_works)"));
+            }
+            let index = affine(0, &[(1, first_depth.to_string()), (1, format!("{p}_depth"))]);
+            let single = x.depth.len() <= 1;
+            cx.code.open("");
+            cx.code.line(format!("let depth = {index};"));
+            let depth_at = |cx: &mut Cx, j: i64| -> String {
+                // One axis: a constant apart. Several: each decomposed.
+                if single || j == 0 {
+                    let flat = "depth";
+                    let base = address(0, flat, &x.depth, &x.depth_strides);
+                    let step = x.depth_strides.first().copied().unwrap_or(0) * j;
+                    return if step == 0 { base } else { affine(step, &[(1, base)]) };
+                }
+                let flat = format!("depth_{j}");
+                cx.code.line(format!("let {flat} = depth + {j}u;"));
+                address(0, &flat, &x.depth, &x.depth_strides)
+            };
+            let convert = |cx: &Cx, text: String, wide: bool| match (cx.dtype(x.arg), wide) {
+                (DType::F32, _) => text,
+                (_, true) => format!("vec4<f32>({text})"),
+                (_, false) => format!("f32({text})"),
+            };
+            let load4 = |cx: &Cx, address: &str| {
+                if cx.is_vector(x.arg) {
+                    return convert(cx, cx.load4(x.arg, address), true);
+                }
+                let each: Vec<String> = (0..4)
+                    .map(|l| {
+                        convert(
+                            cx,
+                            cx.load(x.arg, &if l == 0 { address.to_string() } else { format!("{address} + {l}u") }),
+                            false,
+                        )
+                    })
+                    .collect();
+                format!("vec4<f32>({})", each.join(", "))
+            };
+            match x.along {
+                Along::Depth => {
+                    let from = depth_at(cx, 0);
+                    cx.code.line(format!("let at = {from};"));
+                    for i in 0..4 {
+                        let mut guards = Vec::new();
+                        if row_guard {
+                            guards.push(format!("{p}_r{i} < {rows}u"));
+                        }
+                        if depth_guard {
+                            guards.push(format!("depth < {depth}u"));
+                        }
+                        let value = load4(cx, &format!("{p}_r{i}_at + at"));
+                        guarded(cx, &format!("r{i}"), "vec4<f32>", &guards, &value);
+                    }
+                    for (j, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+                        cx.code.line(format!("{p}_d{j} = vec4<f32>(r0.{lane}, r1.{lane}, r2.{lane}, r3.{lane});"));
+                    }
+                }
+                Along::Rows => {
+                    for j in 0..4 {
+                        let from = depth_at(cx, j);
+                        let mut guards = Vec::new();
+                        if row_guard {
+                            guards.push(format!("{p}_r0 < {rows}u"));
+                        }
+                        if depth_guard {
+                            guards.push(format!("depth + {j}u < {depth}u"));
+                        }
+                        let value = load4(cx, &format!("{p}_r0_at + {from}"));
+                        assign(cx, &format!("{p}_d{j}"), "vec4<f32>()", &guards, &value);
+                    }
+                }
+                Along::Neither => {
+                    for j in 0..4 {
+                        let from = depth_at(cx, j);
+                        cx.code.line(format!("let at_{j} = {from};"));
+                        if row_guard || depth_guard {
+                            cx.code.line(format!("{p}_d{j} = vec4<f32>();"));
+                        }
+                        if depth_guard {
+                            cx.code.open(format!("if (depth + {j}u < {depth}u)"));
+                        }
+                        for (i, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+                            let value = convert(cx, cx.load(x.arg, &format!("{p}_r{i}_at + at_{j}")), false);
+                            let target = format!("{p}_d{j}.{lane} = {value};");
+                            cx.code.line(if row_guard {
+                                format!("if ({p}_r{i} < {rows}u) {{ {target} }}")
+                            } else {
+                                target
+                            });
+                        }
+                        if depth_guard {
+                            cx.code.close();
+                        }
+                    }
+                }
+            }
+            cx.code.close();
+            if self.partial(round) {
+                cx.code.close();
+            }
+        }
+    }
+
+    /// Writes the fetched blocks to workgroup memory.
+    pub fn commit(&self, cx: &mut Cx) {
+        for round in 0..self.rounds() {
+            let p = format!("{}_{round}", self.name);
+            if self.partial(round) {
+                cx.code.open(format!("if ({p}_works)"));
+            }
+            cx.code.line(format!("let {p}_to = {p}_depth * {0}u + {p}_row / 4u;", self.rows / 4));
+            for j in 0..4 {
+                let to = affine((j * self.rows / 4) as i64, &[(1, format!("{p}_to"))]);
+                cx.code.line(format!("{}[{to}] = {p}_d{j};", self.name));
+            }
+            if self.partial(round) {
+                cx.code.close();
+            }
+        }
+    }
+}
+
+/// `let name = value`, or zero where a guard fails.
+fn guarded(cx: &mut Cx, name: &str, ty: &str, guards: &[String], value: &str) {
+    if guards.is_empty() {
+        cx.code.line(format!("let {name} = {value};"));
+    } else {
+        cx.code.line(format!("var {name} = {ty}();"));
+        cx.code.line(format!("if ({}) {{ {name} = {value}; }}", guards.join(" && ")));
+    }
+}
+
+fn assign(cx: &mut Cx, name: &str, zero: &str, guards: &[String], value: &str) {
+    if guards.is_empty() {
+        cx.code.line(format!("{name} = {value};"));
+    } else {
+        cx.code.line(format!("{name} = {zero};"));
+        cx.code.line(format!("if ({}) {{ {name} = {value}; }}", guards.join(" && ")));
+    }
+}
+
+/// Registers `sums` of an invocation: `each_m` rows by `each_n` columns, four columns a vector. Row i is row
+/// `(i / 4) * m_stride + 4 * y + i % 4` of the left tile, vector j the columns from `j * n_stride + 4 * x` on of the right.
+#[derive(Clone, Debug)]
+pub struct Registers {
+    pub name: String,
+    pub each_m: usize,
+    pub each_n: usize,
+}
+
+impl Registers {
+    pub fn at(&self, i: usize, j: usize) -> String {
+        format!("{}_{i}_{j}", self.name)
+    }
+
+    pub fn declare(&self, cx: &mut Cx) {
+        for i in 0..self.each_m {
+            for j in 0..self.each_n / 4 {
+                cx.code.line(format!("var {} = vec4<f32>();", self.at(i, j)));
+            }
+        }
+    }
+
+    /// Adds the product of two tiles over `depth` steps: `x` and `y` number the invocation along columns and rows.
+    pub fn multiply(&self, cx: &mut Cx, lhs: (&str, usize), rhs: (&str, usize), depth: usize) {
+        const UNROLL: usize = 8;
+        let unroll = (1..=UNROLL.min(depth)).rev().find(|u| depth % u == 0).unwrap_or(1);
+        let (m_vectors, n_vectors) = (lhs.1 / 4, rhs.1 / 4);
+        let (m_parts, n_parts) = (self.each_m / 4, self.each_n / 4);
+        if depth > unroll {
+            cx.code.open(format!("for (var step = 0u; step < {depth}u; step += {unroll}u)"));
+            cx.code.line(format!("let a_at = step * {m_vectors}u + y;"));
+            cx.code.line(format!("let b_at = step * {n_vectors}u + x;"));
+        } else {
+            cx.code.open("");
+            cx.code.line("let a_at = y;");
+            cx.code.line("let b_at = x;");
+        }
+        for u in 0..unroll {
+            cx.code.open("");
+            for p in 0..m_parts {
+                let to = affine((u * m_vectors + p * m_vectors / m_parts) as i64, &[(1, "a_at".into())]);
+                cx.code.line(format!("let a_{p} = {}[{to}];", lhs.0));
+            }
+            for p in 0..n_parts {
+                let to = affine((u * n_vectors + p * n_vectors / n_parts) as i64, &[(1, "b_at".into())]);
+                cx.code.line(format!("let b_{p} = {}[{to}];", rhs.0));
+            }
+            for i in 0..self.each_m {
+                let lane = ["x", "y", "z", "w"][i % 4];
+                for j in 0..n_parts {
+                    let s = self.at(i, j);
+                    cx.code.line(format!("{s} = fma(vec4<f32>(a_{}.{lane}), b_{j}, {s});", i / 4));
+                }
+            }
+            cx.code.close();
+        }
+        cx.code.close();
+    }
+}

@@ -1,0 +1,159 @@
+//! Variants: the ways to run one kernel. The unit of a tuning plan, so they print and parse.
+
+use crate::error::{Error, refuse};
+use std::fmt;
+use std::str::FromStr;
+
+/// How the additions of a scatter are shared out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ScatterOrder {
+    /// One workgroup a row of the table looks through all ids: for small tables.
+    Rows,
+    /// The workgroup of an id's first position adds up its rows: for large tables.
+    Positions,
+}
+
+/// One way to run a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// `width` elements (1 or 4) an invocation, `group` invocations a workgroup.
+    Pointwise {
+        width: u32,
+        group: u32,
+    },
+    Update {
+        width: u32,
+        group: u32,
+    },
+    /// `rows` rows a workgroup, each by `lanes` invocations (powers of two); the cols in `split` parts by different workgroups, whose partial
+    /// results a second dispatch combines.
+    Reduce {
+        rows: u32,
+        lanes: u32,
+        split: u32,
+        subgroups: bool,
+    },
+    /// A workgroup computes `m` x `n` results in steps of `k`; an invocation `each_m` x `each_n` of them; the contracted axes in `split` parts
+    /// by different workgroups, whose partial results a second dispatch combines.
+    Contract {
+        m: u32,
+        n: u32,
+        k: u32,
+        each_m: u32,
+        each_n: u32,
+        split: u32,
+    },
+    /// `tile` queries and `tile` keys at a time.
+    Attention {
+        tile: u32,
+    },
+    AttentionGrad {
+        tile: u32,
+    },
+    Scatter {
+        order: ScatterOrder,
+        group: u32,
+    },
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Variant::Pointwise { width, group } => write!(f, "pointwise width={width} group={group}"),
+            Variant::Update { width, group } => write!(f, "update width={width} group={group}"),
+            Variant::Reduce { rows, lanes, split, subgroups } => {
+                let subgroups = u32::from(*subgroups);
+                write!(f, "reduce rows={rows} lanes={lanes} split={split} subgroups={subgroups}")
+            }
+            Variant::Contract { m, n, k, each_m, each_n, split } => {
+                write!(f, "contract m={m} n={n} k={k} each_m={each_m} each_n={each_n} split={split}")
+            }
+            Variant::Attention { tile } => write!(f, "attention tile={tile}"),
+            Variant::AttentionGrad { tile } => write!(f, "attention_grad tile={tile}"),
+            Variant::Scatter { order, group } => {
+                let positions = u32::from(*order == ScatterOrder::Positions);
+                write!(f, "scatter positions={positions} group={group}")
+            }
+        }
+    }
+}
+
+impl FromStr for Variant {
+    type Err = Error;
+
+    /// The inverse of `Display`.
+    fn from_str(text: &str) -> Result<Variant, Error> {
+        let mut words = text.split_whitespace();
+        let kind = words.next().unwrap_or("");
+        let mut fields: Vec<(&str, u32)> = Vec::new();
+        for word in words {
+            match word.split_once('=').map(|(key, value)| (key, value.parse::<u32>())) {
+                Some((key, Ok(value))) => fields.push((key, value)),
+                _ => return refuse(format!("variant `{text}`: found `{word}`, expected name=number")),
+            }
+        }
+        let expected = fields.len();
+        let mut used = 0;
+        let mut field = |name: &str| -> Result<u32, Error> {
+            used += 1;
+            match fields.iter().find(|(key, _)| *key == name) {
+                Some((_, value)) => Ok(*value),
+                None => refuse(format!("variant `{text}`: {name}=number is missing")),
+            }
+        };
+        let variant = match kind {
+            "pointwise" => Variant::Pointwise { width: field("width")?, group: field("group")? },
+            "update" => Variant::Update { width: field("width")?, group: field("group")? },
+            "reduce" => Variant::Reduce {
+                rows: field("rows")?,
+                lanes: field("lanes")?,
+                split: field("split")?,
+                subgroups: field("subgroups")? != 0,
+            },
+            "contract" => Variant::Contract {
+                m: field("m")?,
+                n: field("n")?,
+                k: field("k")?,
+                each_m: field("each_m")?,
+                each_n: field("each_n")?,
+                split: field("split")?,
+            },
+            "attention" => Variant::Attention { tile: field("tile")? },
+            "attention_grad" => Variant::AttentionGrad { tile: field("tile")? },
+            "scatter" => Variant::Scatter {
+                order: if field("positions")? != 0 { ScatterOrder::Positions } else { ScatterOrder::Rows },
+                group: field("group")?,
+            },
+            _ => return refuse(format!("variant `{text}`: found `{kind}`, expected the name of an archetype")),
+        };
+        if used != expected {
+            return refuse(format!("variant `{text}`: found {expected} fields, expected {used}"));
+        }
+        Ok(variant)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variants_print_and_parse() {
+        let all = [
+            Variant::Pointwise { width: 4, group: 256 },
+            Variant::Update { width: 1, group: 64 },
+            Variant::Reduce { rows: 4, lanes: 64, split: 2, subgroups: true },
+            Variant::Contract { m: 64, n: 32, k: 16, each_m: 8, each_n: 4, split: 3 },
+            Variant::Attention { tile: 32 },
+            Variant::AttentionGrad { tile: 16 },
+            Variant::Scatter { order: ScatterOrder::Positions, group: 64 },
+        ];
+        for v in all {
+            assert_eq!(v.to_string().parse::<Variant>().unwrap(), v);
+        }
+        let e = "contract m=64".parse::<Variant>().unwrap_err();
+        assert_eq!(e.to_string(), "variant `contract m=64`: n=number is missing");
+        assert!("pointwise width=4 group=64 rows=2".parse::<Variant>().is_err());
+        assert!("fast".parse::<Variant>().is_err());
+    }
+}
