@@ -14,6 +14,7 @@
 //! ```
 
 pub use tinygpt_codegen_cpu as codegen_cpu;
+pub use tinygpt_codegen_wgsl as codegen_wgsl;
 pub use tinygpt_ir as ir;
 pub use tinygpt_models as models;
 pub use tinygpt_passes as passes;

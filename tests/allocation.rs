@@ -35,7 +35,7 @@ static ALLOCATOR: Counting = Counting;
 fn a_step_after_the_first_allocates_nothing() {
     let model = RunConfig::preset("tiny").unwrap().model;
     for no_templates in [false, true] {
-        let options = ExecOptions { backend: Backend::Cpu, threads: 2, isa: None, no_templates };
+        let options = ExecOptions { backend: Backend::Cpu, threads: 2, isa: None, no_templates, gpu: None };
         let mut train = TrainStep::new(&model, 2, AdamWConfig::default(), false, &options).unwrap();
         train.start(42).unwrap();
         let batch = Batch::zeros(2, model.ctx).unwrap();

@@ -50,6 +50,15 @@ pub struct ExecArgs {
     /// Run generated code only, without the cpu templates
     #[arg(long)]
     pub no_templates: bool,
+    /// Part of the name of the gpu backend's adapter [default: the best there is; `tinygpt devices` lists them]
+    #[arg(long, value_name = "SUBSTRING")]
+    pub adapter: Option<String>,
+    /// Compile bounds checks into gpu kernels
+    #[arg(long)]
+    pub checked: bool,
+    /// Take the default variants of gpu kernels instead of timing them
+    #[arg(long)]
+    pub no_tune: bool,
 }
 
 #[derive(Debug, Clone, Default, Args)]
@@ -141,6 +150,9 @@ impl TrainArgs {
         train.threads = self.exec.threads.map(|n| Some(usize::from(n)));
         train.isa = self.exec.isa.map(Some);
         train.no_templates = self.exec.no_templates.then_some(true);
+        train.adapter = self.exec.adapter.clone().map(Some);
+        train.checked = self.exec.checked.then_some(true);
+        train.no_tune = self.exec.no_tune.then_some(true);
         over
     }
 }
@@ -224,6 +236,14 @@ pub enum Stage {
     Clif,
     /// Machine code
     Asm,
+    /// WebGPU's shading language, for the gpu backend
+    Wgsl,
+    /// SPIR-V of the wgsl stage, disassembled
+    Spv,
+    /// Metal's shading language, of the wgsl stage
+    Msl,
+    /// DirectX's shading language, of the wgsl stage
+    Hlsl,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -238,6 +258,12 @@ pub struct DumpArgs {
     /// Generated code only, without the cpu templates
     #[arg(long)]
     pub no_templates: bool,
+    /// Use the capabilities of the gpu adapter whose name holds this, for the wgsl stages [default: those that every WebGPU has]
+    #[arg(long, value_name = "SUBSTRING")]
+    pub adapter: Option<String>,
+    /// Variants of gpu kernels as a run's plan has them [default: the default variants]
+    #[arg(long, value_name = "FILE")]
+    pub plan: Option<PathBuf>,
     /// Only kernels whose name matches this regular expression
     #[arg(long, value_name = "RE")]
     pub kernel: Option<String>,
@@ -281,6 +307,8 @@ mod tests {
             "tinygpt bench --preset small,large --backend cpu --threads 2 --steps 5 --json",
             "tinygpt parity f.safetensors --backend interp --threads 2 -o d",
             "tinygpt dump --preset tiny --stage clif --kernel ^attn -o d",
+            "tinygpt dump --preset tiny --stage wgsl --adapter llvm",
+            "tinygpt train --backend gpu --adapter H100 --checked --no-tune",
             "tinygpt devices",
         ] {
             let words: Vec<_> = line.split_whitespace().collect();
@@ -300,10 +328,9 @@ mod tests {
             "tinygpt train --resume d --out e",
             "tinygpt train --stop-at 0",
             "tinygpt train --steps -1",
-            "tinygpt train --backend gpu",
             "tinygpt train --schedule linear",
             "tinygpt sample",
-            "tinygpt dump --stage wgsl",
+            "tinygpt dump --stage wat",
             "tinygpt bench --steps 0",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
@@ -327,6 +354,7 @@ mod tests {
             ("backend", "interp"),
             ("threads", "3"),
             ("isa", "portable"),
+            ("adapter", "llvm"),
             ("data", "d"),
             ("val-data", "v"),
         ];

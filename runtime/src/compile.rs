@@ -16,6 +16,7 @@ use crate::config::{Backend, Isa, TrainConfig};
 use crate::cpu::CpuExecutor;
 use crate::error::one_line;
 use crate::executor::Executor;
+use crate::gpu::{Gpu, GpuExecutor, GpuOptions};
 use crate::interp::InterpExecutor;
 use crate::{Error, Result};
 use std::fmt::Write;
@@ -119,7 +120,7 @@ impl Compiled {
 }
 
 /// What runs a program, fully resolved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ExecOptions {
     pub backend: Backend,
     /// Threads of the CPU backend; the interpreter has one.
@@ -128,20 +129,39 @@ pub struct ExecOptions {
     pub isa: Option<Isa>,
     /// Leave the templates off.
     pub no_templates: bool,
+    /// The open device of the GPU backend.
+    pub gpu: Option<Arc<Gpu>>,
 }
 
 impl ExecOptions {
-    /// The flags over the configuration's values where there is one, and the machine's cores where neither says.
-    pub fn resolve(flags: &ExecArgs, config: Option<&TrainConfig>) -> Self {
+    /// The flags over the configuration's values where there is one, and the machine's cores where neither says. The GPU backend's
+    /// device is opened, which is an error where there is none.
+    pub fn resolve(flags: &ExecArgs, config: Option<&TrainConfig>) -> Result<Self> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = flags.threads.map(usize::from).or(config.and_then(|c| c.threads));
         let backend = flags.backend.or(config.map(|c| c.backend)).unwrap_or(Backend::Cpu);
-        Self {
+        let gpu_options = || GpuOptions {
+            adapter: flags.adapter.clone().or(config.and_then(|c| c.adapter.clone())),
+            checked: flags.checked || config.is_some_and(|c| c.checked),
+            tune: !(flags.no_tune || config.is_some_and(|c| c.no_tune)),
+        };
+        Ok(Self {
             backend,
-            threads: if backend == Backend::Interp { 1 } else { threads.unwrap_or_else(cores) },
+            threads: if backend == Backend::Cpu { threads.unwrap_or_else(cores) } else { 1 },
             isa: flags.isa.or(config.and_then(|c| c.isa)),
             no_templates: flags.no_templates || config.is_some_and(|c| c.no_templates),
-        }
+            gpu: if backend == Backend::Gpu { Some(Gpu::open(&gpu_options())?) } else { None },
+        })
+    }
+
+    /// Runs on an open GPU.
+    pub fn on_gpu(gpu: Arc<Gpu>) -> Self {
+        Self { backend: Backend::Gpu, threads: 1, isa: None, no_templates: false, gpu: Some(gpu) }
+    }
+
+    /// What programs are compiled for.
+    pub fn target(&self) -> TargetModel {
+        self.gpu.as_ref().map_or_else(TargetModel::cpu, |gpu| gpu.target())
     }
 }
 
@@ -152,6 +172,13 @@ pub fn prepare(compiled: &Compiled, options: &ExecOptions) -> Result<Box<dyn Exe
         Backend::Cpu => {
             let cpu = cpu_options(options.isa, options.no_templates)?;
             Ok(Box::new(CpuExecutor::new(Arc::clone(&compiled.program), &cpu, options.threads)?))
+        }
+        Backend::Gpu => {
+            let gpu = options
+                .gpu
+                .clone()
+                .ok_or_else(|| Error::input("the GPU backend needs an open device: see Gpu::open"))?;
+            Ok(Box::new(GpuExecutor::new(gpu, Arc::clone(&compiled.program))?))
         }
     }
 }

@@ -32,6 +32,8 @@ pub const MAX_BATCH: usize = 1 << 20;
 pub enum Backend {
     /// Native code on this machine's processor
     Cpu,
+    /// A GPU, through Vulkan, Metal or DirectX 12
+    Gpu,
     /// The f64 interpreter: slow, the reference
     Interp,
 }
@@ -40,6 +42,7 @@ impl std::fmt::Display for Backend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Cpu => "cpu",
+            Self::Gpu => "gpu",
             Self::Interp => "interp",
         })
     }
@@ -155,6 +158,12 @@ section! {
         isa: Option<Isa>,
         /// Leave the CPU templates off and run generated code only.
         no_templates: bool,
+        /// Part of the GPU adapter's name; unset for the best there is.
+        adapter: Option<String>,
+        /// Compile bounds checks into GPU kernels.
+        checked: bool,
+        /// Take GPU kernels' default variants instead of timing them.
+        no_tune: bool,
     }
 }
 
@@ -351,6 +360,9 @@ impl RunConfig {
                 threads: None,
                 isa: None,
                 no_templates: false,
+                adapter: None,
+                checked: false,
+                no_tune: false,
             },
             data: DataConfig { data: BUILTIN.to_owned(), val_data: None },
         })

@@ -76,7 +76,7 @@ mod tests {
     fn a_model_that_knows_nothing_has_eight_bits_a_byte() {
         let preset = RunConfig::preset("tiny").unwrap().model;
         let model = ModelConfig { ctx: 4, layers: 1, heads: 1, d_model: 2, d_mlp: 2, ..preset };
-        let options = ExecOptions { backend: Backend::Interp, threads: 1, isa: None, no_templates: false };
+        let options = ExecOptions { backend: Backend::Interp, threads: 1, isa: None, no_templates: false, gpu: None };
         let mut logits = Logits::new(&model, ROWS, &options).unwrap();
         for bytes in [2, 5, 6, 40] {
             let found = evaluate(&mut logits, &vec![7; bytes], 4).unwrap();

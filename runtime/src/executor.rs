@@ -10,6 +10,8 @@
 //! - **Inputs stay.** A written input keeps its value over steps until written again. Inputs and states start as zeros.
 //! - **Steps are whole.** After `step` returns, every output and state holds that step's value, and a failed step is an
 //!   error that leaves the executor unusable rather than half-updated in silence.
+//! - **Steps may be under way.** `submit` begins a step and `take` ends the oldest, so that a device computes while the host prepares;
+//!   reads and writes in between behave as if every submitted step were done.
 //! - **No allocation** in `write`, `read_into` and `step` after the first step.
 
 use crate::error::did_you_mean;
@@ -154,8 +156,23 @@ pub trait Executor {
     /// Copies an input, state or output into `value`, which has its type and shape.
     fn read_into(&mut self, name: &str, value: &mut HostTensor) -> Result<()>;
 
-    /// Runs the program once.
+    /// Runs the program once. No submitted step may be under way.
     fn step(&mut self) -> Result<()>;
+
+    /// Steps that may be under way at once: submitted, their results not taken.
+    fn depth(&self) -> usize {
+        1
+    }
+
+    /// Begins a step with the inputs as they are now. An error when `depth` steps are under way.
+    fn submit(&mut self) -> Result<()> {
+        self.step()
+    }
+
+    /// Ends the oldest step under way and copies these outputs of it, scalars, into tensors of their types and shapes.
+    fn take(&mut self, outputs: &mut [(&str, &mut HostTensor)]) -> Result<()> {
+        outputs.iter_mut().try_for_each(|(name, value)| self.read_into(name, value))
+    }
 
     /// Reads an input, state or output into a new tensor.
     fn read(&mut self, name: &str) -> Result<HostTensor> {

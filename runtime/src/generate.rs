@@ -84,7 +84,8 @@ mod tests {
     use crate::config::{Backend, RunConfig};
     use crate::model::{forward, initial_weights};
 
-    const INTERP: ExecOptions = ExecOptions { backend: Backend::Interp, threads: 1, isa: None, no_templates: false };
+    const INTERP: ExecOptions =
+        ExecOptions { backend: Backend::Interp, threads: 1, isa: None, no_templates: false, gpu: None };
 
     fn generator() -> Generator {
         let preset = RunConfig::preset("tiny").unwrap().model;

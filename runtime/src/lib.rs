@@ -21,6 +21,7 @@ pub mod evaluate;
 pub mod executor;
 pub mod fixture;
 pub mod generate;
+pub mod gpu;
 pub mod interp;
 pub mod model;
 pub mod parity;

@@ -21,7 +21,6 @@ use crate::tensor::{DType, HostTensor};
 use crate::tensor_file::Tensors;
 use crate::{Error, Result};
 use tinygpt_ir::op::GeluForm;
-use tinygpt_ir::program::TargetModel;
 use tinygpt_ir::{Graph, Init, ParamKind};
 use tinygpt_models::{GptConfig, gpt};
 use tinygpt_passes::optimizer::AdamWConfig;
@@ -148,7 +147,7 @@ impl TrainStep {
         options: &ExecOptions,
     ) -> Result<Self> {
         let goal = Goal::Train { adamw, gradients };
-        let compiled = compile::compile(forward(model, batch)?, &goal, &TargetModel::cpu())?;
+        let compiled = compile::compile(forward(model, batch)?, &goal, &options.target())?;
         let exec = compile::prepare(&compiled, options)?;
         let [lr, step, loss, grad_norm] = [0.0; 4].map(HostTensor::scalar_f32);
         Ok(Self { exec, compiled, vocab: model.vocab, lr, step, loss, grad_norm })
@@ -186,8 +185,19 @@ impl TrainStep {
         })
     }
 
-    /// One step on `batch` at learning rate `lr`; `number` counts from 1.
+    /// One step on `batch` at learning rate `lr`; `number` counts from 1. No submitted step may be under way.
     pub fn run(&mut self, batch: &Batch, lr: f64, number: u64) -> Result<StepResult> {
+        self.submit(batch, lr, number)?;
+        self.take()
+    }
+
+    /// Steps that may be submitted before the results of the oldest are taken.
+    pub fn depth(&self) -> usize {
+        self.exec.depth()
+    }
+
+    /// Begins a step; see [`TrainStep::run`].
+    pub fn submit(&mut self, batch: &Batch, lr: f64, number: u64) -> Result<()> {
         check_tokens(&batch.ids, self.vocab)?;
         check_tokens(&batch.targets, self.vocab)?;
         self.lr.as_f32_mut()?[0] = lr as f32;
@@ -196,9 +206,12 @@ impl TrainStep {
         self.exec.write("targets", &batch.targets)?;
         self.exec.write("lr", &self.lr)?;
         self.exec.write("step", &self.step)?;
-        self.exec.step()?;
-        self.exec.read_into("loss", &mut self.loss)?;
-        self.exec.read_into("grad_norm", &mut self.grad_norm)?;
+        self.exec.submit()
+    }
+
+    /// Waits for the oldest submitted step.
+    pub fn take(&mut self) -> Result<StepResult> {
+        self.exec.take(&mut [("loss", &mut self.loss), ("grad_norm", &mut self.grad_norm)])?;
         Ok(StepResult { loss: self.loss.as_f32()?[0].into(), grad_norm: self.grad_norm.as_f32()?[0].into() })
     }
 
@@ -237,7 +250,7 @@ pub struct EvalLoss {
 
 impl EvalLoss {
     pub fn new(model: &ModelConfig, batch: usize, options: &ExecOptions) -> Result<Self> {
-        let compiled = compile::compile(forward(model, batch)?, &Goal::Infer(&["loss"]), &TargetModel::cpu())?;
+        let compiled = compile::compile(forward(model, batch)?, &Goal::Infer(&["loss"]), &options.target())?;
         let exec = compile::prepare(&compiled, options)?;
         Ok(Self { exec, vocab: model.vocab, loss: HostTensor::scalar_f32(0.0) })
     }
@@ -270,7 +283,7 @@ pub struct Logits {
 
 impl Logits {
     pub fn new(model: &ModelConfig, batch: usize, options: &ExecOptions) -> Result<Self> {
-        let compiled = compile::compile(forward(model, batch)?, &Goal::Infer(&["logits"]), &TargetModel::cpu())?;
+        let compiled = compile::compile(forward(model, batch)?, &Goal::Infer(&["logits"]), &options.target())?;
         let exec = compile::prepare(&compiled, options)?;
         let logits = HostTensor::zeros(DType::F32, &[batch, model.ctx, model.vocab])?;
         Ok(Self { exec, forward: compiled.forward, vocab: model.vocab, logits })
@@ -302,7 +315,7 @@ mod tests {
     use crate::config::{Backend, RunConfig};
 
     pub(crate) const INTERP: ExecOptions =
-        ExecOptions { backend: Backend::Interp, threads: 1, isa: None, no_templates: false };
+        ExecOptions { backend: Backend::Interp, threads: 1, isa: None, no_templates: false, gpu: None };
 
     fn model() -> ModelConfig {
         let preset = RunConfig::preset("tiny").unwrap().model;

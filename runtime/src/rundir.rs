@@ -1,4 +1,4 @@
-//! A run directory: config.toml, metrics.jsonl, samples.txt and the checkpoints of one training run.
+//! A run directory: config.toml, metrics.jsonl, samples.txt, on GPUs the plan, and the checkpoints of one training run.
 //!
 //! Invariants: a directory belongs to one run (creating one where a run already is, is an error); metrics.jsonl has one
 //! object a line, by rising step, and no step twice: resuming cuts it back to the checkpoint's step; what was logged is
@@ -18,6 +18,7 @@ pub const RUNS: &str = "runs";
 const CONFIG_FILE: &str = "config.toml";
 const METRICS_FILE: &str = "metrics.jsonl";
 const SAMPLES_FILE: &str = "samples.txt";
+const PLAN_FILE: &str = "plan";
 
 /// One line of metrics.jsonl. A number that is not finite is written as null.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -132,6 +133,23 @@ impl RunDir {
         let path = self.path.join(METRICS_FILE);
         let aside = self.path.join(format!("{METRICS_FILE}.new"));
         fs::write(&aside, text).and_then(|()| fs::rename(&aside, &path)).map_err(|e| Error::writing(&path, e))
+    }
+
+    /// The plan of the run's kernels and where it lies; none if the run has none.
+    pub fn plan(&self) -> Result<Option<(String, PathBuf)>> {
+        let path = self.path.join(PLAN_FILE);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some((text, path))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::reading(&path, e)),
+        }
+    }
+
+    /// Replaces the plan.
+    pub fn set_plan(&self, plan: &str) -> Result<()> {
+        let path = self.path.join(PLAN_FILE);
+        let aside = self.path.join(format!("{PLAN_FILE}.new"));
+        fs::write(&aside, plan).and_then(|()| fs::rename(&aside, &path)).map_err(|e| Error::writing(&path, e))
     }
 
     /// Appends a sample to samples.txt under a heading that names the step. Bytes that are not UTF-8 are replaced.

@@ -64,6 +64,8 @@ pub struct Trainer {
     batch: Batch,
     /// Steps done.
     step: u64,
+    /// Steps under way after those.
+    ahead: u64,
     /// Seconds of training before this process.
     elapsed_before: f64,
     started: Instant,
@@ -87,6 +89,7 @@ impl Trainer {
             train,
             batch,
             step: 0,
+            ahead: 0,
             elapsed_before: 0.0,
             started,
             eval: None,
@@ -119,12 +122,26 @@ impl Trainer {
 
     /// One step on the next batch. A loss that is not finite is the caller's to judge.
     pub fn step(&mut self) -> Result<StepResult> {
+        self.submit()?;
+        self.take()
+    }
+
+    /// Begins a step on the next batch.
+    fn submit(&mut self) -> Result<()> {
         let train = &self.config.train;
+        let index = self.step + self.ahead;
         let (ids, targets) = self.batch.slices()?;
-        self.corpus.fill_train(train.seed, self.step, ids, targets);
-        let lr = train.lr_schedule().lr_at(self.step);
-        self.step += 1;
-        self.train.run(&self.batch, lr, self.step)
+        self.corpus.fill_train(train.seed, index, ids, targets);
+        self.train.submit(&self.batch, train.lr_schedule().lr_at(index), index + 1)?;
+        self.ahead += 1;
+        Ok(())
+    }
+
+    /// Ends the oldest step under way.
+    fn take(&mut self) -> Result<StepResult> {
+        let result = self.train.take()?;
+        (self.step, self.ahead) = (self.step + 1, self.ahead - 1);
+        Ok(result)
     }
 
     /// Mean loss of the fixed validation batches.
@@ -184,6 +201,8 @@ impl Trainer {
 
     /// Trains to the planned end, or to `stop_at`, or until `interrupted` says so between two steps; every ending saves. Metrics,
     /// samples and checkpoints go to `dir`, progress lines to `say`.
+    ///
+    /// As many steps are under way as the backend keeps, except across a step that validates or saves, whose weights are looked at.
     pub fn run(
         &mut self,
         dir: &RunDir,
@@ -195,15 +214,34 @@ impl Trainer {
         let end = stop_at.unwrap_or(planned).min(planned);
         let first = self.step;
         let due = |every: u64, step: u64| step == planned || (every > 0 && step.is_multiple_of(every));
+        let (eval_every, save_every) = (self.config.train.eval_every, self.config.train.save_every);
+        let looks = |step: u64| due(eval_every, step) || due(save_every, step);
+        let depth = self.train.depth() as u64;
         let (mut loss, mut val_loss, mut sample, mut saved) = (None, None, Vec::new(), None);
         let mut pace = Pace::new();
-        while self.step < end && !interrupted() {
-            let start = Instant::now();
-            let result = self.step()?;
+        let mut start = Instant::now();
+        loop {
+            while self.step + self.ahead < end
+                && self.ahead < depth
+                && (self.ahead == 0 || !looks(self.step + self.ahead))
+            {
+                if interrupted() {
+                    break;
+                }
+                if self.ahead == 0 {
+                    start = Instant::now();
+                }
+                self.submit()?;
+            }
+            if self.ahead == 0 {
+                break;
+            }
+            let result = self.take()?;
             let took = start.elapsed();
+            start = Instant::now();
             pace.add(self.batch.ids.len(), took);
             loss = Some(result.loss);
-            val_loss = due(self.config.train.eval_every, self.step).then(|| self.validate()).transpose()?;
+            val_loss = due(eval_every, self.step).then(|| self.validate()).transpose()?;
             let metrics = Metrics {
                 step: self.step,
                 loss,
@@ -230,7 +268,7 @@ impl Trainer {
             if val_loss.is_some() || self.step == first + 1 || self.step == end || pace.silent_for() >= SILENCE {
                 say(&progress(&metrics, planned, pace.take()));
             }
-            let save_due = due(self.config.train.save_every, self.step);
+            let save_due = due(save_every, self.step);
             if save_due && self.config.train.sample_bytes > 0 {
                 // Before saving: a model that cannot be sampled is not worth keeping.
                 sample = self.sample(self.config.train.sample_bytes).map_err(|e| {
@@ -310,7 +348,8 @@ mod tests {
     use crate::config::{Backend, DataConfig, ModelConfig};
     use std::time::UNIX_EPOCH;
 
-    const INTERP: ExecOptions = ExecOptions { backend: Backend::Interp, threads: 1, isa: None, no_templates: false };
+    const INTERP: ExecOptions =
+        ExecOptions { backend: Backend::Interp, threads: 1, isa: None, no_templates: false, gpu: None };
 
     fn config() -> RunConfig {
         let mut config = RunConfig::preset("tiny").unwrap();

@@ -18,7 +18,7 @@ fn trained() -> Cli {
 fn usage_is_refused_with_status_2() {
     let cli = Cli::new();
     for line in
-        ["", "trian", "train --threads 0", "train --backend gpu", "sample", "bench --steps 0", "dump --stage wgsl"]
+        ["", "trian", "train --threads 0", "sample", "bench --steps 0", "dump --stage wat"]
     {
         let run = cli.run(line);
         assert_eq!(run.status, 2, "tinygpt {line}");
@@ -212,7 +212,7 @@ fn dump_chooses_kernels_and_writes_files() {
 
     cli.refused("dump --stage fused --kernel (", 2, "is no regular expression");
     cli.refused("dump --stage clif --kernel nothing_like_it", 2, "kernels has a name that matches \"nothing_like_it\"");
-    cli.refused("dump --stage graph --kernel x", 2, "--kernel chooses kernels of the stages fused, clif and asm");
+    cli.refused("dump --stage graph --kernel x", 2, "--kernel chooses kernels of the stage fused and of the code stages");
     cli.refused("dump --stage graph --preset smal", 2, "did you mean \"small\"?");
 }
 

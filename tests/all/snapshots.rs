@@ -3,12 +3,13 @@
 //! To accept new texts: `INSTA_UPDATE=always cargo test --release -p tinygpt --test all snapshots`, then read the difference.
 
 use tinygpt::codegen_cpu::compile::CpuOptions;
+use tinygpt::codegen_wgsl::Caps;
 use tinygpt::ir::op::GeluForm;
 use tinygpt::ir::program::{KernelId, TargetModel};
 use tinygpt::models::{GptConfig, gpt};
 use tinygpt::passes::optimizer::AdamWConfig;
 use tinygpt::runtime::cli::Stage;
-use tinygpt::runtime::commands::dump::render;
+use tinygpt::runtime::commands::dump::{Options, render};
 use tinygpt::runtime::compile::{Compiled, Goal, compile};
 
 /// Code for the least processor of the architecture, without templates: the same on every machine of that architecture.
@@ -22,7 +23,8 @@ fn compiled() -> Compiled {
 }
 
 fn text(compiled: &Compiled, stage: Stage, kernels: &[KernelId]) -> String {
-    let parts = render(compiled, stage, &PORTABLE, kernels).unwrap();
+    let options = Options { cpu: PORTABLE, caps: Caps::webgpu(), plan: Default::default() };
+    let parts = render(compiled, stage, &options, kernels).unwrap();
     parts.into_iter().map(|(_, text)| text).collect()
 }
 

@@ -9,9 +9,8 @@
 //! full square.
 
 use super::devices::cpu_name;
-use super::{Ending, print};
+use super::{Ending, exec_options, print, say_notes};
 use crate::cli::BenchArgs;
-use crate::compile::ExecOptions;
 use crate::config::{ModelConfig, RunConfig};
 use crate::error::one_line;
 use crate::model::{Batch, TrainStep, adamw};
@@ -32,7 +31,7 @@ const LR: f64 = 1e-3;
 pub struct Measurement {
     pub preset: String,
     pub backend: String,
-    /// The processor's name.
+    /// The processor's or the GPU's name.
     pub adapter: String,
     /// Whether the adapter is a GPU emulated in software: no processor is one.
     pub software: bool,
@@ -43,9 +42,9 @@ pub struct Measurement {
     pub ms_per_step: Spread,
     pub tokens_per_s: f64,
     pub gflops: f64,
-    /// Of fused multiply-adds on registers, on as many threads.
-    pub peak_gflops: f64,
-    pub share_of_peak: f64,
+    /// Of fused multiply-adds on registers, on as many threads; null on GPUs, whose peak is not measured.
+    pub peak_gflops: Option<f64>,
+    pub share_of_peak: Option<f64>,
     /// Of this process; null where the system does not tell.
     pub peak_rss_mib: Option<f64>,
     pub planned_bytes: usize,
@@ -83,11 +82,12 @@ pub fn run(args: &BenchArgs) -> Result<Ending> {
 
 /// Times `args.steps` steps of a preset in this process.
 fn measure(config: &RunConfig, args: &BenchArgs) -> Result<Measurement> {
-    let options = ExecOptions::resolve(&args.exec, None);
+    let options = exec_options(&args.exec, None)?;
     let (model, batch_rows) = (&config.model, config.train.batch);
     let start = Instant::now();
     let mut train = TrainStep::new(model, batch_rows, adamw(&config.train), false, &options)?;
     let compile_s = start.elapsed().as_secs_f64();
+    say_notes(&options);
     train.start(config.train.seed)?;
 
     let mut batch = Batch::zeros(batch_rows, model.ctx)?;
@@ -97,12 +97,19 @@ fn measure(config: &RunConfig, args: &BenchArgs) -> Result<Measurement> {
         *token = stream.below(at as u64, model.vocab as u64) as i32;
     }
     let mut times_ms = Vec::new();
-    for number in 1..=WARMUP_STEPS + args.steps {
-        let start = Instant::now();
-        let result = train.run(&batch, LR, number)?;
+    let (last, depth) = (WARMUP_STEPS + args.steps, train.depth() as u64);
+    let mut submitted = 0;
+    let mut start = Instant::now();
+    for number in 1..=last {
+        while submitted < last && submitted < number - 1 + depth {
+            submitted += 1;
+            train.submit(&batch, LR, submitted)?;
+        }
+        let result = train.take()?;
         if number > WARMUP_STEPS {
             times_ms.push(1e3 * start.elapsed().as_secs_f64());
         }
+        start = Instant::now();
         if !result.loss.is_finite() {
             return Err(Error::failed(format!(
                 "the loss of preset {} is {} at step {number}, so there is no training step to time",
@@ -114,13 +121,14 @@ fn measure(config: &RunConfig, args: &BenchArgs) -> Result<Measurement> {
     let tokens = batch.ids.len();
     let seconds = ms_per_step.median / 1e3;
     let gflops = flop(model, tokens) / seconds / 1e9;
-    let peak_gflops = peak::gflops(options.threads)?;
+    let gpu = options.gpu.as_ref().map(|gpu| gpu.report());
+    let peak_gflops = if gpu.is_some() { None } else { Some(peak::gflops(options.threads)?) };
     let memory = train.executor().memory();
     Ok(Measurement {
         preset: config.preset.clone(),
         backend: options.backend.to_string(),
-        adapter: cpu_name(),
-        software: false,
+        adapter: gpu.map_or_else(cpu_name, |gpu| gpu.name.clone()),
+        software: gpu.is_some_and(|gpu| gpu.software),
         threads: options.threads,
         params: model.params(),
         compile_s,
@@ -128,7 +136,7 @@ fn measure(config: &RunConfig, args: &BenchArgs) -> Result<Measurement> {
         tokens_per_s: tokens as f64 / seconds,
         gflops,
         peak_gflops,
-        share_of_peak: gflops / peak_gflops,
+        share_of_peak: peak_gflops.map(|peak| gflops / peak),
         peak_rss_mib: peak_rss_mib(),
         planned_bytes: memory.planned_bytes,
         lower_bound_bytes: memory.lower_bound_bytes,
@@ -146,13 +154,13 @@ fn measure_in_child(preset: &str, args: &BenchArgs) -> Result<Measurement> {
         ("--backend", exec.backend.map(|b| b.to_string())),
         ("--threads", exec.threads.map(|n| n.to_string())),
         ("--isa", exec.isa.map(|isa| isa.to_string())),
+        ("--adapter", exec.adapter.clone()),
     ];
     for (flag, value) in flags {
         command.args(value.iter().flat_map(|value| [flag, value.as_str()]));
     }
-    if exec.no_templates {
-        command.arg("--no-templates");
-    }
+    let switches = [("--no-templates", exec.no_templates), ("--checked", exec.checked), ("--no-tune", exec.no_tune)];
+    command.args(switches.iter().filter(|(_, on)| *on).map(|(switch, _)| switch));
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let output = output.map_err(|e| failed(format!("cannot start: {e}")))?;
     if !output.status.success() {
@@ -183,19 +191,27 @@ fn peak_rss_mib() -> Option<f64> {
 }
 
 impl Measurement {
+    /// `2 thread(s)`, or the GPU's name and whether it is software.
+    fn place(&self) -> String {
+        match (self.backend.as_str(), self.software) {
+            ("gpu", true) => format!("{} (a software adapter: no figure of a GPU)", self.adapter),
+            ("gpu", false) => self.adapter.clone(),
+            _ => format!("{} thread(s)", self.threads),
+        }
+    }
+
     /// One line for people.
     fn line(&self) -> String {
         let Spread { median, min, p90 } = self.ms_per_step;
+        let share = self.share_of_peak.zip(self.peak_gflops);
+        let share = share.map_or(String::new(), |(share, peak)| format!(", {:.1}% of {peak:.0}", 100.0 * share));
         format!(
-            "{}: median {median:.2} ms/step (min {min:.2}, p90 {p90:.2}), {:.0} tokens/s, {:.1} GFLOP/s, {:.1}% of {:.0}; {} params, {} \
-             thread(s), compiled in {:.2} s, peak RSS {}, planned {:.1} MiB, {:.2} times the lower bound",
+            "{}: median {median:.2} ms/step (min {min:.2}, p90 {p90:.2}), {:.0} tokens/s, {:.1} GFLOP/s{share}; {} params, {}, compiled in {:.2} s, peak RSS {}, planned {:.1} MiB, {:.2} times the lower bound",
             self.preset,
             self.tokens_per_s,
             self.gflops,
-            100.0 * self.share_of_peak,
-            self.peak_gflops,
             self.params,
-            self.threads,
+            self.place(),
             self.compile_s,
             self.peak_rss_mib.map_or("not measured".to_owned(), |mib| format!("{mib:.0} MiB")),
             self.planned_bytes as f64 / (1 << 20) as f64,
@@ -207,14 +223,18 @@ impl Measurement {
 /// The closing block of the text form, for pasting into reports: exactly nine fields.
 fn block(done: &[Measurement], steps: u64) -> String {
     let join = |part: &dyn Fn(&Measurement) -> String| done.iter().map(part).collect::<Vec<_>>().join(",");
-    let notes = join(&|m| format!(" {} {:.2} ms/step on {} thread(s)", m.preset, m.ms_per_step.median, m.threads));
+    let notes = join(&|m| format!(" {} {:.2} ms/step on {}", m.preset, m.ms_per_step.median, m.place()));
     format!(
         "\ndevice: {}\nos/browser: {} {}\nadapter: {}\npreset: {}\nsteps read: {steps}\nwebgpu: not measured\nwasm-simd: not measured\n\
          ratio: not measured\nnotes:{notes}\n",
         cpu_name(),
         std::env::consts::OS,
         std::env::consts::ARCH,
-        done.first().map_or("not measured", |m| m.backend.as_str()),
+        done.first().map_or("not measured".to_owned(), |m| if m.backend == "gpu" {
+            m.place()
+        } else {
+            m.backend.clone()
+        }),
         join(&|m| m.preset.clone()),
     )
 }

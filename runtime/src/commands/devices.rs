@@ -2,6 +2,7 @@
 
 use super::{Ending, print};
 use crate::Result;
+use crate::gpu::{self, AdapterReport};
 use std::fmt::Write;
 
 pub fn run() -> Result<Ending> {
@@ -15,8 +16,33 @@ pub fn run() -> Result<Ending> {
     let templates = if templates.is_empty() { "none for this machine".to_owned() } else { templates.join(", ") };
     let _ = writeln!(text, "  templates (--isa): {templates}; portable runs everywhere");
     let _ = writeln!(text, "interp: the f64 interpreter, the reference (1 thread)");
+    let adapters = gpu::adapters();
+    if adapters.is_empty() {
+        let _ = writeln!(text, "gpu: none found (needs a Vulkan, Metal or DirectX 12 driver)");
+    }
+    adapters.iter().for_each(|adapter| describe(adapter, &mut text));
     print(text.as_bytes())?;
     Ok(Ending::Done)
+}
+
+fn describe(adapter: &AdapterReport, text: &mut String) {
+    let AdapterReport { name, backend, kind, software, driver, features, caps } = adapter;
+    let what = if *software { "software adapter: it computes on the processor" } else { kind };
+    let _ = writeln!(text, "gpu: {name} ({backend}; {what})");
+    let _ = writeln!(text, "  driver: {driver}");
+    let mut features = features.join(" ");
+    if let Some((least, most)) = caps.subgroups {
+        let _ = write!(features, " (subgroups of {least} to {most})");
+    }
+    let _ = writeln!(text, "  features: {}", if features.is_empty() { "none that kernels use" } else { &features });
+    let _ = writeln!(
+        text,
+        "  limits: {} KiB workgroup memory, {} invocations a workgroup, {} storage buffers a stage, bindings of {} MiB",
+        caps.workgroup_bytes >> 10,
+        caps.max_invocations,
+        caps.max_storage_buffers,
+        caps.max_binding_bytes >> 20
+    );
 }
 
 /// The processor's name where the system tells, else its architecture.

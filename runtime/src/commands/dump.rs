@@ -2,37 +2,60 @@
 //!
 //! Nothing printed depends on time, addresses or source lines, so that two runs print the same.
 
-use super::{Ending, deliver};
+use super::{Ending, deliver, shaders};
 use crate::cli::{DumpArgs, Stage};
 use crate::compile::{Compiled, Goal, compile, cpu_options};
 use crate::config::RunConfig;
 use crate::error::one_line;
+use crate::gpu::{self, tune::Variants};
 use crate::model::{adamw, forward};
 use crate::{Error, Result};
 use regex_lite::Regex;
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::path::Path;
 use tinygpt_codegen_cpu::compile::{CpuOptions, PreparedProgram};
+use tinygpt_codegen_wgsl::Caps;
 use tinygpt_ir::program::{KernelId, TargetModel};
 
 pub fn run(args: &DumpArgs) -> Result<Ending> {
     let config = RunConfig::preset(&args.preset)?;
     let only = Kernels::new(args)?;
     let goal = Goal::Train { adamw: adamw(&config.train), gradients: false };
-    let compiled = compile(forward(&config.model, config.train.batch)?, &goal, &TargetModel::cpu())?;
-    let options = cpu_options(args.isa, args.no_templates)?;
+    let options = Options {
+        cpu: cpu_options(args.isa, args.no_templates)?,
+        caps: args.adapter.as_deref().map_or(Ok(Caps::webgpu()), |name| Ok(gpu::device::adapter(name)?.caps))?,
+        plan: args.plan.as_deref().map_or(Ok(Variants::new()), read_plan)?,
+    };
+    let target = if shaders::is_stage(args.stage) { gpu::device::target(&options.caps) } else { TargetModel::cpu() };
+    let compiled = compile(forward(&config.model, config.train.batch)?, &goal, &target)?;
     for (name, text) in render(&compiled, args.stage, &options, &only.of(&compiled)?)? {
         deliver(args.out.as_deref(), &name, &text)?;
     }
     Ok(Ending::Done)
 }
 
-/// The texts of a stage by file name: of the code stages one a kernel of `kernels`, of the others one. `options` are those of the
-/// code stages.
+/// Of the code stages.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub cpu: CpuOptions,
+    /// The GPU that shaders are written for.
+    pub caps: Caps,
+    /// Variants of GPU kernels other than the defaults.
+    pub plan: Variants,
+}
+
+fn read_plan(path: &Path) -> Result<Variants> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::reading(path, e))?;
+    Ok(gpu::tune::parse_plan(&text, &path.display().to_string())?.1)
+}
+
+/// The texts of a stage by file name: of the code stages one a kernel of `kernels`, of the others one. The program is one for the
+/// CPU for all stages but those of GPUs.
 pub fn render(
     compiled: &Compiled,
     stage: Stage,
-    options: &CpuOptions,
+    options: &Options,
     kernels: &[KernelId],
 ) -> Result<Vec<(String, String)>> {
     let one = |name: &str, text: String| Ok(vec![(name.to_owned(), text)]);
@@ -41,7 +64,10 @@ pub fn render(
         Stage::Grad => one("grad.gir", compiled.step.to_string()),
         Stage::Fused => one("fused.txt", fused(compiled, kernels)?),
         Stage::Program => one("program.txt", compiled.program.to_string()),
-        Stage::Clif | Stage::Asm => code(compiled, &CpuOptions { texts: true, ..*options }, stage, kernels),
+        Stage::Clif | Stage::Asm => code(compiled, &CpuOptions { texts: true, ..options.cpu }, stage, kernels),
+        Stage::Wgsl | Stage::Spv | Stage::Msl | Stage::Hlsl => {
+            shaders::render(&compiled.program, stage, options, kernels)
+        }
     }
 }
 
@@ -53,7 +79,7 @@ impl Kernels {
         let Some(pattern) = &args.kernel else { return Ok(Self(None)) };
         if matches!(args.stage, Stage::Graph | Stage::Grad | Stage::Program) {
             return Err(Error::input(
-                "--kernel chooses kernels of the stages fused, clif and asm: leave it out or name one of them",
+                "--kernel chooses kernels of the stage fused and of the code stages: leave it out or name one of them",
             ));
         }
         let regex = Regex::new(pattern)

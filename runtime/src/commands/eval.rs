@@ -1,9 +1,8 @@
 //! `eval`: the loss of a checkpoint over a whole file.
 
-use super::{Ending, print};
+use super::{Ending, exec_options, print, say_notes};
 use crate::checkpoint::Model;
 use crate::cli::EvalArgs;
-use crate::compile::ExecOptions;
 use crate::evaluate::{ROWS, evaluate};
 use crate::model::Logits;
 use crate::{Error, Result};
@@ -12,7 +11,9 @@ pub fn run(args: &EvalArgs) -> Result<Ending> {
     let model = Model::load(&args.checkpoint)?;
     model.config.check_bytes()?;
     let text = std::fs::read(&args.data).map_err(|e| Error::reading(&args.data, e))?;
-    let mut logits = Logits::new(&model.config, ROWS, &ExecOptions::resolve(&args.exec, None))?;
+    let options = exec_options(&args.exec, None)?;
+    let mut logits = Logits::new(&model.config, ROWS, &options)?;
+    say_notes(&options);
     logits.load(&model.weights, &args.checkpoint.display().to_string())?;
     let found = evaluate(&mut logits, &text, model.config.ctx)?;
     if !found.loss.is_finite() {

@@ -9,8 +9,12 @@ pub mod dump;
 pub mod eval;
 pub mod parity;
 pub mod sample;
+mod shaders;
 pub mod train;
 
+use crate::cli::ExecArgs;
+use crate::compile::ExecOptions;
+use crate::config::TrainConfig;
 use crate::{Error, Result};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -47,6 +51,20 @@ pub(crate) fn print(bytes: &[u8]) -> Result<()> {
 /// One line to standard error; a standard error that is closed loses it.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// What runs the programs of a command. Says which GPU it is, where it is one: nobody shall take a software adapter for a GPU.
+pub(crate) fn exec_options(flags: &ExecArgs, config: Option<&TrainConfig>) -> Result<ExecOptions> {
+    let options = ExecOptions::resolve(flags, config)?;
+    if let Some(gpu) = &options.gpu {
+        say(&gpu.notice());
+    }
+    Ok(options)
+}
+
+/// What preparing programs on a GPU has to say.
+pub(crate) fn say_notes(options: &ExecOptions) {
+    options.gpu.iter().flat_map(|gpu| gpu.tuner().take_notes()).for_each(|note| say(&format!("gpu: {note}")));
 }
 
 /// Writes `text` to `DIR/name`, or to standard output where there is no DIR.

@@ -1,9 +1,8 @@
 //! `train`: a new run, or one that goes on.
 
-use super::{Ending, print, say};
+use super::{Ending, exec_options, print, say, say_notes};
 use crate::checkpoint::Checkpoint;
 use crate::cli::TrainArgs;
-use crate::compile::ExecOptions;
 use crate::config::RunConfig;
 use crate::data::Corpus;
 use crate::rundir::RunDir;
@@ -24,11 +23,17 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
     }
     check_stop(args.stop_at, &config, resumed.as_ref().map_or(0, |(_, checkpoint)| checkpoint.step))?;
     config.model.check_bytes()?;
-    let options = ExecOptions::resolve(&args.exec, Some(&config.train));
     let corpus = Corpus::open(&config.data, config.model.ctx)?;
+    let options = exec_options(&args.exec, Some(&config.train))?;
+    if let (Some(gpu), Some((dir, _))) = (&options.gpu, &resumed)
+        && let Some((plan, path)) = dir.plan()?
+    {
+        gpu.tuner().replay(&plan, &path.display().to_string())?;
+    }
     let start = Instant::now();
-    let mut trainer = Trainer::new(config.clone(), corpus, options)?;
+    let mut trainer = Trainer::new(config.clone(), corpus, options.clone())?;
     let compile_s = start.elapsed().as_secs_f64();
+    say_notes(&options);
     if args.time_passes {
         say(trainer.compiled().time_table().trim_end());
         say(trainer.compiled().fusion_report()?.to_string().trim_end());
@@ -54,7 +59,12 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
         resumed.as_ref().map_or(String::new(), |(_, checkpoint)| format!(", from step {}", checkpoint.step)),
     ));
     let interrupted = listen()?;
+    let keep_plan = || options.gpu.as_ref().map_or(Ok(()), |gpu| dir.set_plan(&gpu.tuner().plan()));
+    keep_plan()?;
     let summary = trainer.run(&dir, args.stop_at, &|| interrupted.load(Ordering::Relaxed), &mut say)?;
+    // Validation and samples have programs of their own, made when first needed.
+    say_notes(&options);
+    keep_plan()?;
     report(&summary, &dir)
 }
 

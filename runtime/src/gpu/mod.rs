@@ -1,0 +1,21 @@
+//! The GPU backend: programs as WGSL on whatever adapter wgpu finds (Vulkan, Metal, DirectX 12).
+//!
+//! - [`device`]: adapters, the open device, its errors
+//! - [`executor`]: buffers, launches, steps in flight
+//! - [`build`]: from a program to launches: variants, pipelines, bind groups
+//! - [`ring`]: small results that come back without stalling the device
+//! - [`tune`]: which variant of a kernel runs, and how that is measured, kept and replayed
+//!
+//! Invariants
+//! - All buffers, pipelines and bind groups are made when a program is prepared; a step makes none and submits once.
+//! - A step is one command encoder with one compute pass: the kernels in the program's order, each seeing what those before it wrote.
+
+mod build;
+pub mod device;
+pub mod executor;
+mod ring;
+pub mod tune;
+
+pub use device::{AdapterReport, Gpu, GpuOptions, adapters};
+pub use executor::{GpuCounters, GpuExecutor};
+pub use tune::Tuner;
