@@ -106,8 +106,8 @@ struct Task {
 struct Unit {
     kind: KernelKind,
     dtypes: Vec<DType>,
-    /// Generated functions with their code, in order.
-    funcs: Vec<(Func, CodeId)>,
+    /// Code of the generated functions, in order.
+    funcs: Vec<CodeId>,
     template: Option<String>,
     /// Lengths of shared scratch in f32.
     shared: Vec<usize>,
@@ -182,7 +182,7 @@ impl PreparedProgram {
         let code = jit.finish()?;
         report.compiling += start.elapsed();
         report.distinct_kernels = units.len();
-        let mut codes: Vec<CodeId> = units.iter().flat_map(|u| u.funcs.iter().map(|(_, c)| *c)).collect();
+        let mut codes: Vec<CodeId> = units.iter().flat_map(|u| u.funcs.iter().copied()).collect();
         report.functions = codes.len();
         codes.sort();
         codes.dedup();
@@ -228,16 +228,16 @@ impl PreparedProgram {
 
     /// The CLIF of the functions generated for a kernel; empty unless texts were asked for.
     pub fn clif_text(&self, kernel: KernelId) -> String {
-        self.texts(kernel, |_, code| self.code.clif_text(code).map(str::to_string))
+        self.texts(kernel, |code| self.code.clif_text(code))
     }
 
     /// The machine instructions of the functions generated for a kernel; empty unless texts were asked for.
     pub fn asm_text(&self, kernel: KernelId) -> String {
-        self.texts(kernel, |_, code| self.code.asm_text(code).map(str::to_string))
+        self.texts(kernel, |code| self.code.asm_text(code))
     }
 
-    fn texts(&self, kernel: KernelId, text: impl Fn(&Func, CodeId) -> Option<String>) -> String {
-        let parts: Vec<String> = self.unit(kernel).funcs.iter().filter_map(|(f, c)| text(f, *c)).collect();
+    fn texts<'a>(&self, kernel: KernelId, text: impl Fn(CodeId) -> Option<&'a str>) -> String {
+        let parts: Vec<&str> = self.unit(kernel).funcs.iter().filter_map(|c| text(*c)).collect();
         parts.join("\n")
     }
 
@@ -319,7 +319,7 @@ fn compile(unit: &mut Unit, kernel: &Kernel, mut func: Func, jit: &mut Jit) -> R
     };
     let code = jit.compile(&func)?;
     unit.scratch = unit.scratch.max(func.scratch_layout().1);
-    unit.funcs.push((func, code));
+    unit.funcs.push(code);
     Ok(code)
 }
 
@@ -327,7 +327,7 @@ fn compile(unit: &mut Unit, kernel: &Kernel, mut func: Func, jit: &mut Jit) -> R
 fn group(unit: &Unit, calls: Vec<Call>) -> Vec<Task> {
     let mut tasks: Vec<Task> = Vec::new();
     for call in calls {
-        let work = Work::Func { code: unit.funcs[call.func].1, bufs: call.bufs, params: call.params };
+        let work = Work::Func { code: unit.funcs[call.func], bufs: call.bufs, params: call.params };
         match tasks.last_mut() {
             Some(task) if task.cost + call.cost <= TASK_NS => {
                 task.work.push(work);

@@ -425,6 +425,13 @@ impl<'g> T<'g> {
         if self.shape() == shape { self } else { self.apply(Op::Reshape { shape }, &[]) }
     }
 
+    /// All elements along one axis, in row-major order.
+    #[track_caller]
+    pub fn flatten(self) -> T<'g> {
+        let n = numel(&self.shape());
+        self.reshape([n])
+    }
+
     #[track_caller]
     pub fn transpose(self, perm: impl Into<Vec<usize>>) -> T<'g> {
         let perm = perm.into();
@@ -625,16 +632,6 @@ impl<'g> std::ops::Neg for T<'g> {
     }
 }
 
-/// Every index of a shape's elements reshaped to a flat vector: `x.flatten()` in one place.
-impl<'g> T<'g> {
-    #[track_caller]
-    pub fn flatten(self) -> T<'g> {
-        let n = numel(&self.shape());
-        self.reshape([n])
-    }
-}
-
-/// Lets passes address parameters by id.
 impl Builder {
     /// The node that reads parameter `p`, if the graph has one.
     pub fn param_node(&self, p: ParamId) -> Option<T<'_>> {

@@ -66,12 +66,7 @@ impl GraphError {
         self.render_with(&Renderer::plain(), &read_source)
     }
 
-    /// [`GraphError::render`] with ANSI colours, for a terminal.
-    pub fn render_coloured(&self) -> String {
-        self.render_with(&Renderer::styled(), &read_source)
-    }
-
-    /// Renders with `renderer`; `read` gives the text of a source file by the path that the compiler recorded, if it can.
+    /// Renders with `renderer` (`Renderer::styled()` has ANSI colours for a terminal); `read` gives the text of a source file by the path that the compiler recorded, if it can.
     pub fn render_with(&self, renderer: &Renderer, read: &dyn Fn(&str) -> Option<String>) -> String {
         let scope = if self.scope.is_empty() { String::new() } else { format!(" in scope `{}`", self.scope) };
         let mut marks = vec![Mark { loc: self.loc, label: format!("`{}`{scope}", self.op), primary: true }];

@@ -32,18 +32,18 @@ macro_rules! family {
 }
 
 family! {
-    /// Elementwise operations of one operand; result type = operand type.
+    /// Elementwise operations of one operand, on floats (`neg` on i32 too); result type = operand type.
     Unary {
         Neg "neg" "-x"
-        Exp "exp" "e^x; float"
-        Log "log" "natural logarithm; float; log 0 = -inf, NaN below 0"
-        Sqrt "sqrt" "square root; float"
-        Rsqrt "rsqrt" "1/sqrt(x); float"
-        Recip "recip" "1/x; float"
-        Tanh "tanh" "hyperbolic tangent; float"
-        Erf "erf" "error function 2/sqrt(pi) * integral of e^-t^2 from 0 to x; float"
-        Sin "sin" "sine of radians; float"
-        Cos "cos" "cosine of radians; float"
+        Exp "exp" "e^x"
+        Log "log" "natural logarithm: -inf at 0, NaN below"
+        Sqrt "sqrt" "square root"
+        Rsqrt "rsqrt" "1/sqrt(x)"
+        Recip "recip" "1/x"
+        Tanh "tanh" "hyperbolic tangent"
+        Erf "erf" "error function 2/sqrt(pi) * integral of e^-t^2 from 0 to x"
+        Sin "sin" "sine of radians"
+        Cos "cos" "cosine of radians"
     }
 }
 
@@ -53,7 +53,7 @@ family! {
         Add "add" "a + b; integers wrap"
         Sub "sub" "a - b; integers wrap"
         Mul "mul" "a * b; integers wrap"
-        Div "div" "a / b; float"
+        Div "div" "a / b"
         Max "max" "b if a < b else a: a NaN in a wins, a NaN in b loses; on bool: or"
         Min "min" "b if b < a else a: a NaN in a wins, a NaN in b loses; on bool: and"
     }
@@ -63,7 +63,7 @@ family! {
     /// Elementwise comparisons of two operands of one type; the result is bool. Comparisons with NaN are false, except `ne`.
     Compare {
         Eq "eq" "a = b"
-        Ne "ne" "a /= b"
+        Ne "ne" "a != b"
         Lt "lt" "a < b"
         Le "le" "a <= b"
         Gt "gt" "a > b"
@@ -74,8 +74,8 @@ family! {
 family! {
     /// Reductions; the reduced axes stay with extent 1.
     Reduce {
-        Sum "reduce_sum" "sum over the axes; float or integer"
-        Max "reduce_max" "largest element over the axes, by the rule of `max`; float or integer"
+        Sum "reduce_sum" "sum over the axes"
+        Max "reduce_max" "largest element over the axes, by the rule of `max`"
         ArgMax "reduce_argmax" "i32 index of the first largest element along one axis"
     }
 }

@@ -21,7 +21,8 @@ struct Line([u8; 64]);
 
 /// A prepared program with the addresses of all its buffers.
 pub struct Bound {
-    program: Arc<PreparedProgram>,
+    /// Keeps the code that `rounds` call.
+    _program: Arc<PreparedProgram>,
     /// Shared scratch of kernels; `rounds` point into it.
     _arena: Vec<Line>,
     rounds: Vec<Vec<BoundTask>>,
@@ -112,7 +113,7 @@ impl PreparedProgram {
             tasks.sort_by(|a, b| b.cost.total_cmp(&a.cost));
             rounds.push(tasks);
         }
-        Ok(Bound { program: self.clone(), _arena: arena, rounds })
+        Ok(Bound { _program: self.clone(), _arena: arena, rounds })
     }
 
     fn bind_call(&self, work: &Work, place: &Place) -> Result<BoundCall, CodegenError> {

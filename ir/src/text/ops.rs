@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::error::Fault;
 use super::{MAX_INDEX, parser::suggest};
-use crate::op::{AdamWPart, Binary, Compare, Composite, ContractSpec, GeluForm, Label, Op, Real, Reduce, Unary, Wrt};
+use crate::op::{AdamWPart, Binary, Compare, Composite, ContractSpec, GeluForm, Op, Real, Reduce, Unary, Wrt};
 use crate::spec::OPS;
 use crate::types::{DType, Literal, TensorType};
 
@@ -18,7 +18,7 @@ pub(super) enum Attr<'a> {
     Literal(Literal),
     Word(&'static str),
     Flag(bool),
-    Labels(String),
+    Labels(&'a ContractSpec),
 }
 
 /// The attributes of `op` that its operands and result type do not say, in printing order.
@@ -37,7 +37,7 @@ pub(super) fn attributes(op: &Op) -> Vec<(&'static str, Attr<'_>)> {
         Op::Pad { low, high, value } => {
             vec![("low", Indices(low)), ("high", Indices(high)), ("value", Attr::Literal(*value))]
         }
-        Op::Contract(spec) => vec![("labels", Attr::Labels(labels(spec)))],
+        Op::Contract(spec) => vec![("labels", Attr::Labels(spec))],
         Op::Random { stream, .. } => vec![("stream", Index(*stream as usize))],
         Op::Composite(c) => match c {
             Composite::Silu | Composite::Linear | Composite::CrossEntropy | Composite::GlobalNorm => vec![],
@@ -63,14 +63,6 @@ pub(super) fn attributes(op: &Op) -> Vec<(&'static str, Attr<'_>)> {
             ],
         },
     }
-}
-
-/// `ab,bc->ac`; canonical labels beyond `z` (the 27th on) as capitals, so that they are letters again.
-fn labels(spec: &ContractSpec) -> String {
-    let text = |labels: &[Label]| -> String {
-        labels.iter().map(|l| char::from(if *l > b'z' { *l - b'z' - 1 + b'A' } else { *l })).collect()
-    };
-    format!("{},{}->{}", text(&spec.lhs), text(&spec.rhs), text(&spec.out))
 }
 
 /// An attribute's value as it was read.

@@ -127,7 +127,7 @@ fn node(f: &mut fmt::Formatter<'_>, g: &Graph, id: NodeId) -> fmt::Result {
             Attr::Literal(x) => write!(f, "{x}")?,
             Attr::Word(w) => f.write_str(w)?,
             Attr::Flag(b) => write!(f, "{b}")?,
-            Attr::Labels(text) => write!(f, "\"{text}\"")?,
+            Attr::Labels(labels) => write!(f, "\"{labels}\"")?,
         }
     }
     let close = if attributes(&n.op).is_empty() { "" } else { "}" };

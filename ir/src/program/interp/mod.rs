@@ -4,7 +4,8 @@
 //! - The program satisfies the verifier (module [`verify`](super::verify)). What a wrong plan or pass can break without making it
 //!   ill-formed is still checked here: every access lies in its buffer, and every buffer in its slab or slot.
 //! - Temporaries live in their *placed* bytes: the slab and the slots are arrays of cells of two bytes, an element fills all of
-//!   its cells, and reads as NaN unless all of them hold what one store wrote. Temporaries without a place have storage of their own.
+//!   its cells, and reads as NaN unless all of them hold what one store wrote. Temporaries without a place, or in packs (which are never
+//!   reused), have storage of their own.
 //!   All temporaries and outputs are NaN before each step. So a wrong plan, or a value that nothing wrote, shows as wrong numbers.
 //! - Floats are never rounded to f32 or f16; sums run in index order.
 //! - At one point all values are computed before the first is stored; a row store of a reduce kernel is computed before, and written after,

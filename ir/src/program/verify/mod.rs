@@ -5,8 +5,8 @@
 //! - `names-unique`: names of parameters, of outputs and of kernels are distinct; a kernel's is an identifier.
 //! - `buffer-link`: a parameter's buffer is of its kind and names it; an output lies in a buffer that is no temporary; buffers of
 //!   kind input, state and output are named back. Dtype and length are those of the type.
-//! - `target-limits`: buffers hold 1 to 2^31 - 1 elements; a kernel has at most the target's number of arguments, each of at most its
-//!   bytes; the target has lanes and an alignment that is a power of two.
+//! - `target-limits`: buffers hold 1 to 2^31 - 1 elements; a kernel touches at most the target's number of allocations, each of at most
+//!   its bytes; the target has lanes and an alignment that is a power of two.
 //! - `stages-cover`: stages are non-empty, consecutive ranges that cover all kernels.
 //!
 //! Kernels
@@ -40,15 +40,19 @@
 //! - `state-last`: a state is written in a stage after, or by the same kernel as, every read of its old value.
 //!
 //! Memory
-//! - `placement`: inputs, states and outputs have storage of their own and no live range. Temporaries all have it too (no plan yet: the memory
-//!   plan is empty), or all lie in the slab or in slots, as the target says, within planned bytes.
+//! - `placement`: inputs, states and outputs have storage of their own, or states and outputs lie in packs, and have no live range. Temporaries all
+//!   have their own storage (no plan yet: the memory plan is empty but for packs), or all lie in the slab, or all in slots and packs, as the target
+//!   says, within planned bytes.
 //! - `live-range`: the live range of a placed temporary is from its first to its last use.
-//! - `alignment`: slab offsets are multiples of the target's alignment.
-//! - `no-overlap`: temporaries with a common stage share no byte, but for a takeover in the stage where it happens.
+//! - `alignment`: offsets in the slab and in packs are multiples of the target's alignment.
+//! - `no-overlap`: temporaries with a common stage share no byte, but for a takeover in the stage where it happens. Parts of a pack
+//!   never do.
 //! - `takeover`: the taken temporary dies in the kernel that writes the taker, the only kernel to touch it in that stage; it begins at the same
-//!   byte, its elements have the same size, and they are read only with the access of a store of the taker, at that store's point.
-//! - `memory-totals`: planned is the end of the slab (up to alignment) or the sum of the slots; the lower bound is the largest sum, over
-//!   stages, of the bytes of live temporaries (each rounded up to the alignment), a takeover's common bytes counted once.
+//!   byte, its elements have the same size, and they are read only with the access of a store of the taker, at that store's point. What lies
+//!   in a pack takes nothing over.
+//! - `memory-totals`: planned is the end of the slab (up to alignment), or the sum of the slots and of the temporaries in packs; the lower
+//!   bound is the largest sum, over stages, of the bytes of live temporaries (each rounded up to the alignment), a takeover's common bytes
+//!   counted once.
 
 mod body;
 mod kernel;

@@ -109,9 +109,13 @@ const CASES: &[Case] = &[
     (Invariant::Placement, linear, |p| p.buffers[BufferId(2)].place = Place::Slab(128), "storage of its own"),
     (Invariant::Placement, linear, |p| p.buffers[BufferId(4)].place = Place::Slab(128), "ends at byte 136"),
     (Invariant::Placement, slotted, |p| p.buffers[BufferId(4)].place = Place::Slot(4), "slot 4 has 0"),
+    (Invariant::Placement, packed, |p| p.buffers[BufferId(0)].place = part_of_pack(64), "storage of its own"),
+    (Invariant::Placement, packed, |p| p.buffers[BufferId(4)].place = part_of_pack(128), "ends at byte 136 of pack 0"),
     (Invariant::LiveRange, linear, |p| p.buffers[BufferId(4)].live = Some((1, 1)), "used in stages 1 to 2"),
     (Invariant::Alignment, linear, |p| p.buffers[BufferId(4)].place = Place::Slab(36), "multiple of 64"),
+    (Invariant::Alignment, packed, |p| p.buffers[BufferId(4)].place = part_of_pack(96), "multiple of 64"),
     (Invariant::NoOverlap, linear, |p| p.buffers[BufferId(4)].place = Place::Slab(0), "share bytes"),
+    (Invariant::NoOverlap, packed, |p| p.buffers[BufferId(4)].place = part_of_pack(0), "share bytes of pack 0"),
     (Invariant::NoOverlap, linear, |p| p.buffers[BufferId(5)].takes_over = None, "share bytes"),
     (Invariant::NoOverlap, slotted, |p| p.buffers[BufferId(4)].place = Place::Slot(0), "share bytes"),
     (
@@ -124,11 +128,13 @@ const CASES: &[Case] = &[
     (Invariant::Takeover, linear, |p| p.buffers[BufferId(5)].place = Place::Slab(64), "it begins at"),
     (Invariant::Takeover, linear, |p| p.buffers[BufferId(5)].dtype = DType::F16, "its elements are f16"),
     (Invariant::Takeover, linear, read_taken, "is not the only and last"),
+    (Invariant::Takeover, packed, |p| p.buffers[BufferId(5)].place = part_of_pack(64), "never reused"),
     (Invariant::MemoryTotals, linear, |p| p.memory.planned = 256, "planned is 256 bytes, and the temporaries take 72"),
     (Invariant::MemoryTotals, linear, |p| p.memory.lower_bound = 64, "given as 64 bytes, and is 128"),
     (Invariant::MemoryTotals, linear, |p| p.memory.slots = vec![8], "a slab plan has slots"),
     (Invariant::MemoryTotals, attention, |p| p.memory.planned = 48, "expected an empty one"),
     (Invariant::MemoryTotals, slotted, |p| p.memory.slots[1] = 100, "planned is 96 bytes"),
+    (Invariant::MemoryTotals, packed, |p| p.memory.planned = 32, "the temporaries take 96"),
 ];
 
 fn slotted() -> Program {
@@ -262,9 +268,22 @@ fn read_taken(p: &mut Program) {
     p.stages.push((5, 6));
 }
 
+/// The weight and the row sums in a pack, the other temporaries in a slot.
+fn packed() -> Program {
+    let mut p = slotted();
+    p.buffers[BufferId(1)].place = part_of_pack(0);
+    p.buffers[BufferId(4)].place = part_of_pack(64);
+    (p.memory.slots, p.memory.packs) = (vec![32], vec![128]);
+    p
+}
+
+fn part_of_pack(offset: usize) -> Place {
+    Place::Pack { pack: 0, offset }
+}
+
 #[test]
 fn samples_are_sound() {
-    for sample in [linear, attention, embedding, slotted] {
+    for sample in [linear, attention, embedding, slotted, packed] {
         let program = sample();
         assert_eq!(verify(&program), Ok(()), "{}", program.name);
     }
