@@ -79,7 +79,7 @@ fn training_ends_with_a_validation_loss_and_a_sample() {
     );
     assert!(words[3].parse::<f64>().unwrap() < 5.6, "{}", run.stdout);
     assert!(run.stdout.len() > run.stdout.find('\n').unwrap() + 2, "no sample in {:?}", run.stdout);
-    for part in ["simplify", "(fuse, place)", "unfused", "bytes moved"] {
+    for part in ["simplify", "schedule", "unfused", "bytes moved"] {
         assert!(run.stderr.contains(part), "--time-passes prints no {part:?}: {}", run.stderr);
     }
     assert!(cli.path("runs").is_dir());
