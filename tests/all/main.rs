@@ -5,10 +5,12 @@
 //! - [`training`]: the overfit gate; runs are equal to the last bit over threads and resumes
 //! - [`cli`]: the command line's contract: output, sentences, exit statuses
 //! - [`snapshots`]: the text of every stage for a small model
+//! - [`docs`]: what the documents repeat of the code is what the code says
 //!
 //! `tests/allocation.rs` is a binary of its own, since it counts the allocations of a process.
 
 mod cli;
+mod docs;
 mod parity;
 mod programs;
 mod snapshots;

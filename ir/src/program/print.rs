@@ -30,6 +30,7 @@
 //! - An element is `a0[12*i0 - i1 + 4]`: a sum of coefficient * axis, then of indirect terms `3*clamp(%2,10)` (%2 clamped to 0..=9), then the
 //!   offset; no term is zero, a coefficient of 1 is left out, and the empty sum is `0`. In an update kernel the elements are of roles:
 //!   `role0[i0]`.
+//! - A place is `own`, `slab OFFSET`, `slot NUMBER` or `pack NUMBER+OFFSET`; `memory` lists `packs=[..]` where there are any.
 //! - Axes are named where extents are given: `i` points, `r` rows, `c` cols, `b` batch, `m`, `n`, `k` of contractions; `b h t d` and
 //!   `b h s d` of attention (query t, key s); `row` of a scatter's table and `j` of its inner axes.
 //!
@@ -56,7 +57,11 @@ impl Display for Program {
         writeln!(f, "target {}", self.target)?;
         let m = &self.memory;
         let slots = joined(",", &m.slots);
-        writeln!(f, "memory {{planned={}, lower_bound={}, slots=[{slots}]}}", m.planned, m.lower_bound)?;
+        write!(f, "memory {{planned={}, lower_bound={}, slots=[{slots}]", m.planned, m.lower_bound)?;
+        if !m.packs.is_empty() {
+            write!(f, ", packs=[{}]", joined(",", &m.packs))?;
+        }
+        writeln!(f, "}}")?;
         writeln!(f)?;
         for p in &self.params {
             param(f, p)?;
@@ -438,6 +443,16 @@ mod tests {
         let text = p.to_string();
         assert!(text.contains("\nprogram \"two words\"\n"), "{text}");
         assert!(text.contains("own label \"line\\nbreak\"\n"), "{text}");
+    }
+
+    #[test]
+    fn packs_print_their_bytes_and_their_parts() {
+        let mut p = linear();
+        p.memory.packs = vec![128, 64];
+        p.buffers[BufferId(1)].place = Place::Pack { pack: 0, offset: 64 };
+        let text = p.to_string();
+        assert!(text.contains(", slots=[], packs=[128,64]}\n"), "{text}");
+        assert!(text.contains("\nb1 = state 1 : f32 x 12 pack 0+64 label w\n"), "{text}");
     }
 
     #[test]

@@ -1,0 +1,84 @@
+//! What the documents repeat of the code is what the code says. (The table of operations has its test in `ir/tests/reference.rs`.)
+
+use crate::support::Cli;
+use clap::{CommandFactory, ValueEnum};
+use std::path::PathBuf;
+use tinygpt::runtime::cli;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn document(name: &str) -> String {
+    std::fs::read_to_string(root().join(name)).unwrap()
+}
+
+const DOCUMENTS: [&str; 4] = ["README.md", "docs/ARCHITECTURE.md", "docs/IR.md", "docs/REJECTED.md"];
+
+/// The code block that follows `mark`.
+fn block_after<'t>(text: &'t str, mark: &str) -> &'t str {
+    let (_, rest) = text.split_once(mark).unwrap_or_else(|| panic!("no {mark} in the document"));
+    let (_, rest) = rest.split_once("```text\n").expect("a code block");
+    rest.split_once("```").expect("the block's end").0
+}
+
+#[test]
+fn excerpts_are_what_dump_prints() {
+    let text = document("docs/IR.md");
+    for stage in ["graph", "program"] {
+        let printed = Cli::new().ok(&format!("dump --preset tiny --stage {stage}")).stdout;
+        let mut rest = printed.lines();
+        // In this order, whatever is left out between.
+        for line in block_after(&text, &format!("<!-- excerpt: {stage} -->")).lines() {
+            assert!(
+                rest.any(|found| found == line),
+                "dump --stage {stage} does not print, where docs/IR.md has it: {line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_readme_lists_every_command_and_stage() {
+    let readme = document("README.md");
+    let row = |name: &str| readme.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+    for command in cli::Cli::command().get_subcommands() {
+        assert!(row(command.get_name()).is_some(), "README.md has no row for the command {}", command.get_name());
+    }
+    let stages = row("dump").unwrap();
+    for stage in cli::Stage::value_variants() {
+        let name = stage.to_possible_value().unwrap();
+        assert!(
+            stages.contains(&format!("`{}`", name.get_name())),
+            "README.md does not list stage {}",
+            name.get_name()
+        );
+    }
+}
+
+/// Links of the form `](path)`, without those to the web.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    text.split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'))
+        .map(|(path, _)| path)
+        .filter(|p| !p.contains("://"))
+}
+
+#[test]
+fn links_and_paths_lead_somewhere() {
+    for name in DOCUMENTS {
+        let text = document(name);
+        let folder = root().join(name).parent().unwrap().to_path_buf();
+        for link in links(&text) {
+            assert!(folder.join(link).exists(), "{name} links to {link}, which does not exist");
+        }
+        for path in text.split('`').skip(1).step_by(2).filter(|p| p.ends_with(".rs") && p.contains('/')) {
+            // The code map leaves out the folder of the crate that it is about.
+            let known = ["", "ir/src", "codegen-cpu/src", "codegen-cpu"]
+                .iter()
+                .any(|base| root().join(base).join(path).exists());
+            assert!(known, "{name} names {path}, which does not exist");
+        }
+    }
+}
