@@ -13,15 +13,21 @@ use super::{Ending, exec_options, print, say_notes};
 use crate::cli::BenchArgs;
 use crate::config::{ModelConfig, RunConfig};
 use crate::error::one_line;
-use crate::model::{Batch, TrainStep, adamw};
+use crate::model::{Batch, StepResult, TrainStep, adamw};
 use crate::rng::Stream;
 use crate::{Error, Result, peak};
 use serde::{Deserialize, Serialize};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Untimed steps before the timed ones.
+/// Untimed steps before the timed ones, at least.
 const WARMUP_STEPS: u64 = 3;
+
+/// Time of untimed steps on a GPU, at least: idle ones run at a fraction of their clock.
+const GPU_WARMUP: Duration = Duration::from_millis(500);
+
+/// Where steps overlap, a time is the mean of so many consecutive ones: when a single one ends is not seen exactly.
+const OVERLAPPED_STEPS: u64 = 5;
 
 /// Learning rate of the steps.
 const LR: f64 = 1e-3;
@@ -96,25 +102,27 @@ fn measure(config: &RunConfig, args: &BenchArgs) -> Result<Measurement> {
     for (at, token) in ids.iter_mut().chain(targets).enumerate() {
         *token = stream.below(at as u64, model.vocab as u64) as i32;
     }
-    let mut times_ms = Vec::new();
-    let (last, depth) = (WARMUP_STEPS + args.steps, train.depth() as u64);
-    let mut submitted = 0;
-    let mut start = Instant::now();
-    for number in 1..=last {
+    let warm_up = if options.gpu.is_some() { GPU_WARMUP } else { Duration::ZERO };
+    let mut warmed = 0;
+    let start = Instant::now();
+    while warmed < WARMUP_STEPS || start.elapsed() < warm_up {
+        warmed += 1;
+        finite(train.run(&batch, LR, warmed)?, config, warmed)?;
+    }
+    let (last, depth) = (warmed + args.steps, train.depth() as u64);
+    let together = if depth == 1 { 1 } else { OVERLAPPED_STEPS };
+    let (mut times_ms, mut submitted) = (Vec::new(), warmed);
+    let (mut start, mut taken) = (Instant::now(), 0);
+    for number in warmed + 1..=last {
         while submitted < last && submitted < number - 1 + depth {
             submitted += 1;
             train.submit(&batch, LR, submitted)?;
         }
-        let result = train.take()?;
-        if number > WARMUP_STEPS {
-            times_ms.push(1e3 * start.elapsed().as_secs_f64());
-        }
-        start = Instant::now();
-        if !result.loss.is_finite() {
-            return Err(Error::failed(format!(
-                "the loss of preset {} is {} at step {number}, so there is no training step to time",
-                config.preset, result.loss
-            )));
+        finite(train.take()?, config, number)?;
+        taken += 1;
+        if taken == together || number == last {
+            times_ms.push(1e3 * start.elapsed().as_secs_f64() / taken as f64);
+            (start, taken) = (Instant::now(), 0);
         }
     }
     let ms_per_step = spread(times_ms);
@@ -141,6 +149,17 @@ fn measure(config: &RunConfig, args: &BenchArgs) -> Result<Measurement> {
         planned_bytes: memory.planned_bytes,
         lower_bound_bytes: memory.lower_bound_bytes,
     })
+}
+
+/// Refuses a step whose loss is not finite.
+fn finite(result: StepResult, config: &RunConfig, number: u64) -> Result<()> {
+    if result.loss.is_finite() {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "the loss of preset {} is {} at step {number}, so there is no training step to time",
+        config.preset, result.loss
+    )))
 }
 
 /// The same in a process of its own.

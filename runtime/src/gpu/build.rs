@@ -5,14 +5,16 @@
 //! - Modules share one scratch buffer: launches run in order, and scratch holds nothing between modules.
 //! - Bounds checks are left out only if the caller says that the program verifier proved the program.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
-use tinygpt_codegen_wgsl::{Dialect, Module, Piece, Unit, emit, pieces, variants};
+use tinygpt_codegen_wgsl::{Dialect, Dispatch, Module, Piece, Unit, Variant, emit, pieces, variants};
 use tinygpt_ir::program::{KernelKind, Program, StorageUnit};
 
 use super::device::Gpu;
-use super::tune::{self, Candidate};
+use super::tune::{self, Budget};
 use crate::{Error, Result};
 
 /// What an executor has made so far.
@@ -104,25 +106,31 @@ pub(super) fn modules(gpu: &Gpu, program: &Program, units: &Units, proved: bool)
     }
     // The most frequent structures first: they decide a step's time, and the budget may not last for all.
     unknown.sort_by_key(|(_, pieces)| std::cmp::Reverse(pieces.len()));
-    let mut budget = gpu.tuner.budget();
-    for (key, same) in unknown {
+    let mut contests = Vec::new();
+    for (_, same) in &unknown {
         let piece = &all[same[0]];
-        let options = variants(piece, caps);
-        let best = if measurable(piece) && !budget.spent() {
-            let modules = options.iter().map(|v| Ok((*v, emit(piece, caps, v).map_err(refused)?)));
-            let modules = modules.collect::<Result<Vec<_>>>()?;
-            budget.spend(|| measure(gpu, units, proved, &modules))?
+        if gpu.tuner.measures() && measurable(piece) {
+            let entrants = variants(piece, caps).into_iter().map(|v| Ok((v, emit(piece, caps, &v).map_err(refused)?)));
+            contests.push(entrants.collect::<Result<Vec<_>>>()?);
         } else {
-            None
-        };
-        gpu.tuner.record(key, best.unwrap_or(options[0]), best.is_some());
-        if let Some(variant) = best.filter(|v| *v != options[0]) {
+            contests.push(Vec::new());
+        }
+    }
+    let start = Instant::now();
+    let best = measure(gpu, units, proved, &contests)?;
+    let measured = best.iter().flatten().count();
+    for ((key, same), best) in unknown.iter().zip(best) {
+        let default = variants(&all[same[0]], caps)[0];
+        gpu.tuner.record(*key, best.unwrap_or(default), best.is_some());
+        if let Some(variant) = best.filter(|v| *v != default) {
             for at in same {
-                chosen[at] = emit(&all[at], caps, &variant).map_err(refused)?;
+                chosen[*at] = emit(&all[*at], caps, &variant).map_err(refused)?;
             }
         }
     }
-    gpu.tuner.save(budget);
+    if measured > 0 {
+        gpu.tuner.save(measured, start.elapsed());
+    }
     Ok(chosen)
 }
 
@@ -134,27 +142,38 @@ fn measurable(piece: &Piece) -> bool {
     )
 }
 
-/// The fastest of the variants of one piece, on the program's own buffers, whose values are lost.
+/// Of each contest, the variants of one structure, the fastest on the program's own buffers, whose values are lost; None for those that are
+/// empty or that the budget was too short for.
 fn measure(
     gpu: &Gpu,
     units: &Units,
     proved: bool,
-    modules: &[(tinygpt_codegen_wgsl::Variant, Module)],
-) -> Result<Option<tinygpt_codegen_wgsl::Variant>> {
+    contests: &[Vec<(Variant, Module)>],
+) -> Result<Vec<Option<Variant>>> {
+    let modules: Vec<&Module> = contests.iter().flatten().map(|(_, module)| module).collect();
+    if modules.is_empty() {
+        return Ok(vec![None; contests.len()]);
+    }
+    let mut budget = Budget::new();
     gpu.scoped(|| {
-        let scratch = modules.iter().map(|(_, m)| m.scratch_bytes).max().unwrap_or(0);
+        let scratch = modules.iter().map(|m| m.scratch_bytes).max().unwrap_or(0);
         let mut builder = Builder::new(gpu, units, proved, scratch)?;
-        let candidates = modules
-            .iter()
-            .map(|(variant, module)| Ok(Candidate { variant: *variant, launches: builder.launches(module)? }))
-            .collect::<Result<Vec<_>>>()?;
-        let best = tune::fastest(gpu, &candidates)?;
+        builder.compile(&modules, Some(budget.end_of_compilation()))?;
+        let mut best = Vec::with_capacity(contests.len());
+        for contest in contests {
+            let ready = !contest.is_empty() && contest.iter().all(|(_, module)| builder.is_compiled(module));
+            if !ready || budget.spent() {
+                best.push(None);
+                continue;
+            }
+            let entrants = contest.iter().map(|(variant, module)| Ok((*variant, builder.launches(module)?)));
+            let entrants = entrants.collect::<Result<Vec<_>>>()?;
+            best.push(Some(tune::fastest(gpu, &entrants, &mut budget)?));
+        }
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        for (_, module) in modules {
-            for binding in module.bindings.iter().filter(|b| b.write) {
-                if let Unit::Storage(unit) = binding.unit {
-                    encoder.clear_buffer(&units[&unit], 0, None);
-                }
+        for binding in modules.iter().flat_map(|m| &m.bindings).filter(|b| b.write) {
+            if let Unit::Storage(unit) = binding.unit {
+                encoder.clear_buffer(&units[&unit], 0, None);
             }
         }
         gpu.queue.submit([encoder.finish()]);
@@ -186,49 +205,58 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// The dispatches of a module.
-    pub fn launches(&mut self, module: &Module) -> Result<Vec<Launch>> {
-        let modes: Vec<bool> = module.bindings.iter().map(|b| b.write).collect();
-        let (group_layout, layout) = self.layout(&modes);
-        let group = self.group(module, modes, &group_layout)?;
-        let mut shader = None;
-        let mut launches = Vec::with_capacity(module.dispatches.len());
-        for dispatch in &module.dispatches {
-            let key = (module.hash, dispatch.entry.clone());
-            let pipeline = match self.pipelines.get(&key) {
-                Some(pipeline) => pipeline.clone(),
-                None => {
-                    let shader = shader.get_or_insert_with(|| self.shader(module));
-                    let made = self.gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                        label: Some(&module.name),
-                        layout: Some(&layout),
-                        module: shader,
-                        entry_point: Some(&dispatch.entry),
-                        compilation_options: wgpu::PipelineCompilationOptions {
-                            constants: &[],
-                            // Kernels write what they read of workgroup memory.
-                            zero_initialize_workgroup_memory: false,
-                        },
-                        cache: None,
-                    });
-                    self.counters.pipelines += 1;
-                    self.pipelines.entry(key).or_insert(made).clone()
-                }
-            };
-            launches.push(Launch { pipeline, group: group.clone(), workgroups: dispatch.workgroups });
+    /// Makes the pipelines of these modules that there are not yet, on all cores: drivers take tens of milliseconds for each. After
+    /// `deadline` those not begun are left out.
+    pub fn compile(&mut self, modules: &[&Module], deadline: Option<Instant>) -> Result<()> {
+        let mut begun = HashSet::new();
+        let mut jobs = Vec::new();
+        for module in modules {
+            if !self.is_compiled(module) && begun.insert(module.hash) {
+                let modes: Vec<bool> = module.bindings.iter().map(|b| b.write).collect();
+                jobs.push((*module, self.layout(&modes).1));
+            }
         }
-        Ok(launches)
+        let (gpu, proved, next) = (self.gpu, self.proved, AtomicUsize::new(0));
+        let work = || {
+            let mut made = Vec::new();
+            while let Some((module, layout)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if deadline.is_some_and(|end| Instant::now() >= end) {
+                    break;
+                }
+                made.extend(gpu.scoped(|| Ok(compile(gpu, proved, module, layout)))?);
+            }
+            Ok(made)
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+        let made: Result<Vec<_>> = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut all = vec![work()];
+            all.extend(others.into_iter().map(|thread| {
+                thread.join().unwrap_or_else(|_| Err(Error::failed("a thread that compiled shaders has panicked")))
+            }));
+            all.into_iter().collect()
+        });
+        let before = self.pipelines.len();
+        self.pipelines.extend(made?.into_iter().flatten());
+        self.counters.pipelines += self.pipelines.len() - before;
+        Ok(())
     }
 
-    fn shader(&self, module: &Module) -> wgpu::ShaderModule {
-        let source = wgpu::ShaderSource::Wgsl(module.source(Dialect::Naga).into());
-        let text = wgpu::ShaderModuleDescriptor { label: Some(&module.name), source };
-        if !self.proved {
-            return self.gpu.device.create_shader_module(text);
-        }
-        // SAFETY: the program verifier has proved every access of every kernel within its buffer, bindings cover the buffers of the
-        // arguments whole, and all loops of generated code have constant bounds; so no module reads or writes out of bounds or loops for ever.
-        unsafe { self.gpu.device.create_shader_module_trusted(text, wgpu::ShaderRuntimeChecks::unchecked()) }
+    pub fn is_compiled(&self, module: &Module) -> bool {
+        module.dispatches.iter().all(|d| self.pipelines.contains_key(&(module.hash, d.entry.clone())))
+    }
+
+    /// The dispatches of a compiled module.
+    pub fn launches(&mut self, module: &Module) -> Result<Vec<Launch>> {
+        let modes: Vec<bool> = module.bindings.iter().map(|b| b.write).collect();
+        let (group_layout, _) = self.layout(&modes);
+        let group = self.group(module, modes, &group_layout)?;
+        let launch = |dispatch: &Dispatch| {
+            let pipeline = self.pipelines.get(&(module.hash, dispatch.entry.clone()));
+            let pipeline = pipeline.ok_or_else(|| Error::failed(format!("kernel {} was not compiled", module.name)))?;
+            Ok(Launch { pipeline: pipeline.clone(), group: group.clone(), workgroups: dispatch.workgroups })
+        };
+        module.dispatches.iter().map(launch).collect()
     }
 
     fn layout(&mut self, modes: &[bool]) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
@@ -299,6 +327,38 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// Structure and entry point of each pipeline of a module, with the pipeline.
+type Pipelines = Vec<((u64, String), wgpu::ComputePipeline)>;
+
+fn compile(gpu: &Gpu, proved: bool, module: &Module, layout: &wgpu::PipelineLayout) -> Pipelines {
+    let source = wgpu::ShaderSource::Wgsl(module.source(Dialect::Naga).into());
+    let text = wgpu::ShaderModuleDescriptor { label: Some(&module.name), source };
+    let shader = if proved {
+        // SAFETY: the program verifier has proved every access of every kernel within its buffer, bindings cover the buffers of the
+        // arguments whole, and all loops of generated code have constant bounds; so no module reads or writes out of bounds or loops for ever.
+        unsafe { gpu.device.create_shader_module_trusted(text, wgpu::ShaderRuntimeChecks::unchecked()) }
+    } else {
+        gpu.device.create_shader_module(text)
+    };
+    let entries: BTreeSet<&String> = module.dispatches.iter().map(|d| &d.entry).collect();
+    let pipeline = |entry: &String| {
+        let made = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&module.name),
+            layout: Some(layout),
+            module: &shader,
+            entry_point: Some(entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[],
+                // Kernels write what they read of workgroup memory.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        ((module.hash, entry.clone()), made)
+    };
+    entries.into_iter().map(pipeline).collect()
+}
+
 /// The launches of a whole program, and what was made for them.
 pub(super) fn program(
     gpu: &Arc<Gpu>,
@@ -310,6 +370,7 @@ pub(super) fn program(
     gpu.scoped(|| {
         let scratch = modules.iter().map(|m| m.scratch_bytes).max().unwrap_or(0);
         let mut builder = Builder::new(gpu, units, proved, scratch)?;
+        builder.compile(&modules.iter().collect::<Vec<_>>(), None)?;
         let mut launches = Vec::new();
         for module in &modules {
             launches.extend(builder.launches(module)?);

@@ -8,7 +8,7 @@
 //!   equal code, hence equal bits.
 //! - Only measured variants enter the cache. A cache of another adapter, driver or version counts as empty; one that cannot be read
 //!   or written costs measurements and is said ([`Tuner::take_notes`]), and nothing else.
-//! - Measurements of one program take at most [`BUDGET`] and one kernel more; what is left has its default.
+//! - Measurements of one program take at most [`BUDGET`] and what was begun by then; what is left has its default.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -29,6 +29,9 @@ const VERSION: u32 = 1;
 
 /// Time to measure kernels of one program that nothing is known of.
 const BUDGET: Duration = Duration::from_secs(5);
+
+/// Time for which the device is kept busy before the first measurement: idle ones run at a fraction of their clock.
+const WARM_UP: Duration = Duration::from_millis(150);
 
 /// Time of the device for one measurement of a variant.
 const TRIAL: Duration = Duration::from_millis(2);
@@ -67,22 +70,23 @@ struct CacheFile {
 
 /// Time left for measurements.
 pub(super) struct Budget {
-    allowed: Duration,
-    used: Duration,
-    measured: usize,
+    start: Instant,
+    /// Whether the device has been busy long enough to run at its full clock.
+    warm: bool,
 }
 
 impl Budget {
-    pub fn spent(&self) -> bool {
-        self.used >= self.allowed
+    pub fn new() -> Budget {
+        Budget { start: Instant::now(), warm: false }
     }
 
-    pub fn spend<V>(&mut self, work: impl FnOnce() -> Result<V>) -> Result<V> {
-        let start = Instant::now();
-        let value = work();
-        self.used += start.elapsed();
-        self.measured += 1;
-        value
+    /// When compiling variants has to end, so that there is time to measure them.
+    pub fn end_of_compilation(&self) -> Instant {
+        self.start + BUDGET * 2 / 3
+    }
+
+    pub fn spent(&self) -> bool {
+        self.start.elapsed() >= BUDGET
     }
 }
 
@@ -129,18 +133,15 @@ impl Tuner {
         }
     }
 
-    pub(super) fn budget(&self) -> Budget {
-        let allowed = if self.measures { BUDGET } else { Duration::ZERO };
-        Budget { allowed, used: Duration::ZERO, measured: 0 }
+    /// Whether kernels that are not known are to be timed.
+    pub(super) fn measures(&self) -> bool {
+        self.measures
     }
 
-    /// Keeps what was measured within `budget` on disk.
-    pub(super) fn save(&self, budget: Budget) {
-        if budget.measured == 0 {
-            return;
-        }
+    /// Keeps all measurements on disk, and says what `kernels` of them took.
+    pub(super) fn save(&self, kernels: usize, took: Duration) {
         let mut state = self.state();
-        let mut note = format!("timed variants of {} kernels in {:.1} s", budget.measured, budget.used.as_secs_f64());
+        let mut note = format!("timed variants of {} kernels in {:.1} s", kernels, took.as_secs_f64());
         if let Some(file) = &self.cache_file {
             // Another process may have written since: its kernels stay.
             let mut all = read_cache(file, &self.adapter).unwrap_or_default();
@@ -249,32 +250,37 @@ fn write_cache(file: &Path, adapter: &str, kernels: &Variants) -> Result<()> {
         .map_err(|e| Error::writing(file, e))
 }
 
-/// A variant ready to run.
-pub(super) struct Candidate {
-    pub variant: Variant,
-    pub launches: Vec<Launch>,
-}
-
-/// The fastest candidate on this device; None if there is none.
-pub(super) fn fastest(gpu: &Gpu, candidates: &[Candidate]) -> Result<Option<Variant>> {
+/// The fastest of at least one variant on this device.
+///
+/// Variants take turns, so that a clock that rises or falls favours none.
+pub(super) fn fastest(gpu: &Gpu, entrants: &[(Variant, Vec<Launch>)], budget: &mut Budget) -> Result<Variant> {
     let clock = Clock::new(gpu);
-    let mut best: Option<(Duration, Variant)> = None;
-    for candidate in candidates {
-        // The first run warms caches up and says how many fill a trial; a variant far behind is not worth more.
-        clock.time(gpu, &candidate.launches, 1)?;
-        let once = clock.time(gpu, &candidate.launches, 1)?;
-        let mut time = once;
-        if best.is_none_or(|(fastest, _)| once < fastest * 4) {
-            let runs = (TRIAL.as_secs_f64() / once.as_secs_f64().max(1e-7)).clamp(1.0, 200.0) as u32;
-            for _ in 0..TRIALS {
-                time = time.min(clock.time(gpu, &candidate.launches, runs)? / runs);
-            }
+    if !budget.warm {
+        let start = Instant::now();
+        while start.elapsed() < WARM_UP && !budget.spent() {
+            clock.time(gpu, &entrants[0].1, 20)?;
         }
-        if best.is_none_or(|(fastest, _)| time < fastest) {
-            best = Some((time, candidate.variant));
+        budget.warm = true;
+    }
+    let mut times = Vec::with_capacity(entrants.len());
+    for (_, launches) in entrants {
+        // The first run fills caches.
+        clock.time(gpu, launches, 1)?;
+        times.push(clock.time(gpu, launches, 1)?);
+    }
+    for _ in 0..TRIALS {
+        for ((_, launches), time) in entrants.iter().zip(0..) {
+            // A variant far behind is not worth more.
+            let best = times.iter().min().copied().unwrap_or_default();
+            if budget.spent() || times[time] > best * 4 {
+                continue;
+            }
+            let runs = (TRIAL.as_secs_f64() / times[time].as_secs_f64().max(1e-7)).clamp(1.0, 200.0) as u32;
+            times[time] = times[time].min(clock.time(gpu, launches, runs)? / runs);
         }
     }
-    Ok(best.map(|(_, variant)| variant))
+    let best = entrants.iter().zip(&times).min_by_key(|(_, time)| **time);
+    best.map(|((variant, _), _)| *variant).ok_or_else(|| Error::failed("a kernel without variants was to be timed"))
 }
 
 /// Measures by the device's timestamps where it has them, and by the host's clock otherwise.
@@ -361,10 +367,6 @@ mod tests {
     const WIDE: Variant = Variant::Pointwise { width: 4, group: 256 };
     const NARROW: Variant = Variant::Pointwise { width: 1, group: 64 };
 
-    fn spent(measured: usize) -> Budget {
-        Budget { allowed: BUDGET, used: Duration::from_secs(1), measured }
-    }
-
     #[test]
     fn measured_variants_are_kept_on_disk_for_one_adapter() {
         let dir = tempfile::tempdir().unwrap();
@@ -374,7 +376,7 @@ mod tests {
         assert_eq!(first.choice(7), None);
         first.record(7, WIDE, true);
         first.record(8, NARROW, false);
-        first.save(spent(1));
+        first.save(1, Duration::from_secs(1));
         let notes = first.take_notes();
         assert!(
             notes.len() == 1 && notes[0].starts_with("timed variants of 1 kernels in 1.0 s, kept in "),
@@ -384,7 +386,6 @@ mod tests {
         assert_eq!((second.choice(7), second.choice(8)), (Some(WIDE), None), "defaults are not measurements");
         assert_eq!(tuner("Y", true).choice(7), None, "another adapter");
         assert_eq!(tuner("X", false).choice(7), None, "no tuning, no cache");
-        assert!(tuner("X", false).budget().spent());
         std::fs::write(&file, "{").unwrap();
         let broken = tuner("X", true);
         assert_eq!(broken.choice(7), None);
