@@ -201,7 +201,12 @@ impl<'b> Eval<'b> {
                     let u = type_name(DType::U32, wide);
                     (a, b) = (format!("{u}({a})"), format!("{u}({b})"));
                 }
-                self.bind(cx, id, op.name(), format!("{a} {sign} {b}"), wide)
+                // naga's `!=` is false for a NaN.
+                let text = match op {
+                    Compare::Ne if t.is_float() => format!("!({a} == {b})"),
+                    _ => format!("{a} {sign} {b}"),
+                };
+                self.bind(cx, id, op.name(), text, wide)
             }
             ScalarOp::Select(c, x, y) => {
                 let c = self.variable(cx, c);
@@ -282,7 +287,7 @@ impl<'b> Eval<'b> {
                     _ => format!("{f}({})", x.text),
                 }
             }
-            (_, DType::Bool) => format!("{} != {}()", x.text, type_name(from, x.wide)),
+            (_, DType::Bool) => format!("!({} == {}())", x.text, type_name(from, x.wide)),
             _ => format!("{ty}({})", x.text),
         };
         self.bind(cx, id, "cast", text, x.wide)

@@ -2,6 +2,10 @@
 //!
 //! There is one definition of exp, log, tanh, erf, sin and cos for all targets; WGSL's own are too coarse on some adapters (`exp`: 3 + 2|x| ulp,
 //! `tanh` overflows to NaN on some, `sin` has an absolute error of 2^-11), and it has no erf.
+//!
+//! WGSL lets compilers reassociate. Most of the arithmetic does not mind, but the reduction of an argument does: it subtracts n times a short constant, which is
+//! exact, and then n times the rest, and Mesa makes one rounded constant of the two (17 ulp in `exp` at 36). So the value between two such steps
+//! passes through an integer operation with a zero that no compiler knows to be zero.
 
 use crate::text::{float, type_name};
 use std::fmt::Write as _;
@@ -12,6 +16,8 @@ use tinygpt_vloop::math::{self, Lanes};
 struct Spell {
     wide: bool,
     names: Vec<String>,
+    /// Of each name that is a fused multiply-add: what it multiplies.
+    multiplied: Vec<Option<Name>>,
     lines: String,
 }
 
@@ -24,6 +30,7 @@ impl Spell {
     /// A value that needs no statement.
     fn name(&mut self, text: String) -> Name {
         self.names.push(text);
+        self.multiplied.push(None);
         self.names.len() - 1
     }
     fn bind(&mut self, text: String) -> Name {
@@ -62,7 +69,14 @@ impl Lanes for Spell {
         self.binary(a, "/", b)
     }
     fn mul_add(&mut self, a: Name, b: Name, c: Name) -> Name {
-        self.bind(format!("fma({}, {}, {})", self.names[a], self.names[b], self.names[c]))
+        let mut c = c;
+        if self.multiplied[c] == Some(a) {
+            let (f, u) = (self.of(DType::F32), self.of(DType::U32));
+            c = self.bind(format!("bitcast<{f}>(bitcast<{u}>({}) | {u}(arrayLength(&buf0) >> 31u))", self.names[c]));
+        }
+        let sum = self.bind(format!("fma({}, {}, {})", self.names[a], self.names[b], self.names[c]));
+        self.multiplied[sum] = Some(a);
+        sum
     }
     fn neg(&mut self, a: Name) -> Name {
         self.bind(format!("-{}", self.names[a]))
@@ -156,7 +170,7 @@ fn random_f32(seed: u32, counter: u32, stream: u32, index: u32) -> f32 {
 }"
         .to_string(),
         _ => {
-            let mut s = Spell { wide, names: vec!["x".into()], lines: String::new() };
+            let mut s = Spell { wide, names: vec!["x".into()], multiplied: vec![None], lines: String::new() };
             let result = match name {
                 "exp" => math::exp(&mut s, 0),
                 "log" => math::log(&mut s, 0),

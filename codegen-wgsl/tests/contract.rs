@@ -1,0 +1,322 @@
+//! Contractions and attention on the adapter against the f64 interpreter.
+
+mod support;
+
+use support::*;
+use tinygpt_ir::op::{Binary, Unary};
+use tinygpt_ir::program::{
+    Access, ArgId, Attention, AttentionGrad, AttentionShape, Contract, ContractPart, KernelKind, Term,
+};
+use tinygpt_ir::types::{DType, row_major};
+
+/// out[m,n] = a[m,k] b[k,n], transposed as asked for.
+fn plain(m: usize, n: usize, k: usize, ta: bool, tb: bool, tc: bool) -> KernelKind {
+    let strides = |rows: usize, cols: usize, t: bool| if t { vec![1, rows as i64] } else { vec![cols as i64, 1] };
+    let mut b = B::new();
+    let acc = b.acc(0);
+    let right = strides(k, n, tb);
+    KernelKind::Contract(Contract {
+        parts: vec![ContractPart {
+            batch: vec![],
+            m: vec![m],
+            n: vec![n],
+            terms: vec![Term {
+                k: vec![k],
+                lhs: Access::direct(ArgId(0), 0, strides(m, k, ta)),
+                rhs: Access::direct(ArgId(1), 0, vec![right[1], right[0]]),
+            }],
+            body: b.body,
+            stores: vec![store(2, strides(m, n, tc), acc)],
+        }],
+    })
+}
+
+#[test]
+fn every_transposition_of_many_sizes() {
+    let mut rng = Rng(30);
+    for (m, n, k) in [(1, 1, 1), (5, 1, 3), (17, 23, 31), (64, 8, 16), (20, 16, 400), (68, 132, 36)] {
+        for t in 0..8 {
+            let args =
+                [read(DType::F32, rng.floats(m * k)), read(DType::F32, rng.floats(k * n)), write(DType::F32, m * n)];
+            let kind = plain(m, n, k, t & 1 != 0, t & 2 != 0, t & 4 != 0);
+            check(&format!("product {m}x{n}x{k} transposed {t:03b}"), &kind, &args, products(k));
+        }
+    }
+}
+
+#[test]
+fn axes_layouts_terms_and_epilogues() {
+    let mut rng = Rng(31);
+    for case in 0..24 {
+        let group = |rng: &mut Rng, most: usize, sizes: &[usize]| {
+            let n = rng.below(most + 1);
+            (0..n).map(|_| rng.pick(sizes)).collect::<Vec<usize>>()
+        };
+        let batch = group(&mut rng, 2, &[1, 2, 3]);
+        let m = group(&mut rng, 2, &[1, 3, 4, 10, 19]);
+        let n = group(&mut rng, 2, &[1, 2, 4, 7, 12, 20]);
+        let space = [batch.clone(), m.clone(), n.clone()].concat();
+        let mut args = Vec::new();
+        let mut terms = Vec::new();
+        let mut depth = 0;
+        for _ in 0..1 + rng.below(2) {
+            let k = [group(&mut rng, 1, &[1, 2, 5]), vec![rng.pick(&[1, 3, 8, 21])]].concat();
+            let offset = rng.below(3);
+            let left = [batch.clone(), m.clone(), k.clone()].concat();
+            // The right side sometimes does not depend on the batch.
+            let shared = rng.below(2) == 0;
+            let right = [if shared { vec![] } else { batch.clone() }, n.clone(), k.clone()].concat();
+            let mut strides = rng.layout(&right);
+            if shared {
+                strides = [vec![0; batch.len()], strides].concat();
+            }
+            let arg = args.len() as u32;
+            terms.push(Term {
+                k: k.clone(),
+                lhs: Access::direct(ArgId(arg), offset as i64, rng.layout(&left)),
+                rhs: Access::direct(ArgId(arg + 1), 0, strides),
+            });
+            args.push(read(DType::F32, rng.floats(left.iter().product::<usize>() + offset)));
+            args.push(read(DType::F32, rng.floats(right.iter().product())));
+            depth += k.iter().product::<usize>();
+        }
+        let total: usize = space.iter().product();
+        let mut b = B::new();
+        let acc = b.acc(0);
+        let mut value = acc;
+        let kind = rng.below(4);
+        if kind >= 1 {
+            // A bias along n.
+            let strides = [vec![0; batch.len() + m.len()], row_major(&n)].concat();
+            let bias = b.load(args.len() as u32, DType::F32, &strides);
+            args.push(read(DType::F32, rng.floats(n.iter().product())));
+            value = b.binary(Binary::Add, value, bias);
+        }
+        if kind >= 2 {
+            value = b.unary(Unary::Tanh, value);
+        }
+        let mut stores = Vec::new();
+        if kind == 3 {
+            // A residual in place, and the sums themselves as a second result.
+            let strides = rng.layout(&space);
+            let old = b.load(args.len() as u32, DType::F32, &strides);
+            value = b.binary(Binary::Add, value, old);
+            stores.push(store(args.len() as u32, strides, value));
+            args.push(in_place(DType::F32, rng.floats(total)));
+            stores.push(store(args.len() as u32, rng.layout(&space), acc));
+        } else {
+            stores.push(store(args.len() as u32, rng.layout(&space), value));
+        }
+        args.push(write(DType::F32, total));
+        let part = ContractPart { batch, m, n, terms, body: b.body, stores };
+        let name = format!("contract {:?} {:?} {:?} epilogue {kind} case {case}", part.batch, part.m, part.n);
+        check(&name, &KernelKind::Contract(Contract { parts: vec![part] }), &args, products(depth + 4));
+    }
+}
+
+#[test]
+fn siblings_with_gelu_epilogues() {
+    // Two parts that share an operand, of different sizes.
+    let mut rng = Rng(32);
+    let (m, k) = (37, 19);
+    let part = |arg: u32, n: usize| {
+        let mut b = B::new();
+        let x = b.acc(0);
+        let half = b.constant(std::f64::consts::FRAC_1_SQRT_2);
+        let scaled = b.binary(Binary::Mul, x, half);
+        let e = b.unary(Unary::Erf, scaled);
+        let y = b.binary(Binary::Mul, x, e);
+        ContractPart {
+            batch: vec![],
+            m: vec![m],
+            n: vec![n],
+            terms: vec![Term {
+                k: vec![k],
+                lhs: Access::direct(ArgId(0), 0, vec![k as i64, 1]),
+                rhs: Access::direct(ArgId(arg), 0, vec![k as i64, 1]),
+            }],
+            body: b.body,
+            stores: vec![store(arg + 2, vec![n as i64, 1], y)],
+        }
+    };
+    let args = [
+        read(DType::F32, rng.floats(m * k)),
+        read(DType::F32, rng.floats(132 * k)),
+        read(DType::F32, rng.floats(75 * k)),
+        write(DType::F32, m * 132),
+        write(DType::F32, m * 75),
+    ];
+    let kind = KernelKind::Contract(Contract { parts: vec![part(1, 132), part(2, 75)] });
+    check("siblings", &kind, &args, products(8 * k));
+}
+
+#[test]
+fn heads_side_by_side() {
+    // A projection [B T, C] -> [B, H, T, D]: m = (B, T), n = (H, D), neither of which merges in the output.
+    let mut rng = Rng(33);
+    let (batch, t, heads, d, c) = (2, 33, 3, 20, 24);
+    let mut b = B::new();
+    let acc = b.acc(0);
+    let bias = b.load(2, DType::F32, &[0, 0, d as i64, 1]);
+    let y = b.binary(Binary::Add, acc, bias);
+    let out = vec![(heads * t * d) as i64, d as i64, (t * d) as i64, 1];
+    let part = ContractPart {
+        batch: vec![],
+        m: vec![batch, t],
+        n: vec![heads, d],
+        terms: vec![Term {
+            k: vec![c],
+            lhs: Access::direct(ArgId(0), 0, vec![(t * c) as i64, c as i64, 1]),
+            rhs: Access::direct(ArgId(1), 0, vec![(d * c) as i64, c as i64, 1]),
+        }],
+        body: b.body,
+        stores: vec![store(3, out, y)],
+    };
+    let args = [
+        read(DType::F32, rng.floats(batch * t * c)),
+        read(DType::F32, rng.floats(heads * d * c)),
+        read(DType::F32, rng.floats(heads * d)),
+        write(DType::F32, batch * t * heads * d),
+    ];
+    check("heads", &KernelKind::Contract(Contract { parts: vec![part] }), &args, products(c));
+}
+
+#[test]
+fn long_products_of_few_results_are_split() {
+    let (m, n, k) = (12, 8, 4100);
+    let mut rng = Rng(36);
+    let kind = plain(m, n, k, true, false, false);
+    let args = [read(DType::F32, rng.floats(m * k)), read(DType::F32, rng.floats(k * n)), write(DType::F32, m * n)];
+    let program = program(&kind, &args, Layout::Own);
+    let caps = tinygpt_codegen_wgsl::Caps::webgpu();
+    let pieces = tinygpt_codegen_wgsl::pieces(&program, program.kernels.values().next().unwrap(), &caps).unwrap();
+    let list = tinygpt_codegen_wgsl::variants(&pieces[0], &caps);
+    let split = |v: &tinygpt_codegen_wgsl::Variant| matches!(v, tinygpt_codegen_wgsl::Variant::Contract { split, .. } if *split > 1);
+    assert!(split(&list[0]), "default {}", list[0]);
+    let module = tinygpt_codegen_wgsl::emit(&pieces[0], &caps, &list[0]).unwrap();
+    assert_eq!(module.dispatches.len(), 2);
+    check("split", &kind, &args, products(k));
+}
+
+/// Shapes with every remainder, causal and not.
+fn shapes() -> Vec<AttentionShape> {
+    let mut out = Vec::new();
+    for (batch, heads, q_len, k_len, head_dim) in
+        [(1, 1, 1, 1, 1), (2, 3, 7, 7, 5), (1, 2, 33, 33, 8), (1, 1, 64, 64, 16), (2, 1, 5, 19, 12), (1, 1, 70, 70, 72)]
+    {
+        for causal in [false, true] {
+            if causal && q_len != k_len {
+                continue;
+            }
+            let scale = 1.0 / (head_dim as f64).sqrt();
+            out.push(AttentionShape { batch, heads, q_len, k_len, head_dim, causal, scale });
+        }
+    }
+    out
+}
+
+/// [B,H,T,D] in one of three layouts: heads first, positions first, head dimension not contiguous.
+fn layout(space: &[usize], which: usize) -> Vec<i64> {
+    let [_, h, t, d] = space[..] else { panic!("four axes") };
+    match which {
+        0 => row_major(space),
+        1 => vec![(t * h * d) as i64, d as i64, (h * d) as i64, 1],
+        _ => vec![(h * t * d) as i64, (t * d) as i64, 1, t as i64],
+    }
+}
+
+#[test]
+fn attention_forward() {
+    let mut rng = Rng(34);
+    for shape in shapes() {
+        for (which, (with_out, with_lse)) in
+            [(0, (true, true)), (1, (true, false)), (2, (true, true)), (1, (false, true))]
+        {
+            let (qs, ks) = (shape.q_space(), shape.k_space());
+            let (qn, kn) = (qs.iter().product(), ks.iter().product());
+            let q = Access::direct(ArgId(0), 0, layout(&qs, which));
+            let k = Access::direct(ArgId(1), 0, layout(&ks, which));
+            let mut args = vec![read(DType::F32, rng.floats(qn)), read(DType::F32, rng.floats(kn))];
+            let mut v = None;
+            let mut out = None;
+            if with_out {
+                v = Some(Access::direct(ArgId(2), 0, layout(&ks, which)));
+                out = Some(Access::direct(ArgId(3), 0, layout(&qs, which)));
+                args.push(read(DType::F32, rng.floats(kn)));
+                args.push(write(DType::F32, qn));
+            }
+            let lse = with_lse.then(|| {
+                args.push(write(DType::F32, shape.lse_space().iter().product()));
+                Access::direct(ArgId(args.len() as u32 - 1), 0, row_major(&shape.lse_space()))
+            });
+            let kind = KernelKind::Attention(Attention { shape, q, k, v, out, lse });
+            let name = format!("attention {shape:?} layout {which} out {with_out} lse {with_lse}");
+            check(&name, &kind, &args, Tolerance { relative: 1e-5, absolute: 1e-5 });
+        }
+    }
+}
+
+#[test]
+fn attention_backward() {
+    let mut rng = Rng(35);
+    for shape in shapes() {
+        for (which, wanted) in [(0, 0b111), (1, 0b001), (2, 0b110), (1, 0b111)] {
+            let (qs, ks) = (shape.q_space(), shape.k_space());
+            let (qn, kn) = (qs.iter().product(), ks.iter().product());
+            let q_at = |arg: u32| Access::direct(ArgId(arg), 0, layout(&qs, which));
+            let k_at = |arg: u32| Access::direct(ArgId(arg), 0, layout(&ks, which));
+            let lse_at = |arg: u32| Access::direct(ArgId(arg), 0, row_major(&shape.lse_space()));
+            let [q, k, v] = [qn, kn, kn].map(|n| rng.floats(n));
+            // The log-sum-exp and the result of the forward pass, from the oracle.
+            let rows = shape.lse_space().iter().product();
+            let mut forward = vec![q.clone(), k.clone(), v.clone(), vec![0.0; qn], vec![0.0; rows]];
+            let given = [
+                read(DType::F32, q.clone()),
+                read(DType::F32, k.clone()),
+                read(DType::F32, v.clone()),
+                write(DType::F32, qn),
+                write(DType::F32, rows),
+            ];
+            let kind = KernelKind::Attention(Attention {
+                shape,
+                q: q_at(0),
+                k: k_at(1),
+                v: Some(k_at(2)),
+                out: Some(q_at(3)),
+                lse: Some(lse_at(4)),
+            });
+            let p = program(&kind, &given, Layout::Own);
+            tinygpt_ir::program::interp::run_kernel(p.kernels.values().next().unwrap(), &mut forward).unwrap();
+            let rounded = |x: &[f64]| x.iter().map(|x| f64::from(*x as f32)).collect::<Vec<_>>();
+            let mut args = vec![
+                read(DType::F32, q),
+                read(DType::F32, k),
+                read(DType::F32, v),
+                read(DType::F32, rounded(&forward[3])),
+                read(DType::F32, rounded(&forward[4])),
+                read(DType::F32, rng.floats(qn)),
+            ];
+            let mut result = |bit: usize, n: usize, access: &dyn Fn(u32) -> Access| {
+                (wanted >> bit & 1 == 1).then(|| {
+                    args.push(write(DType::F32, n));
+                    access(args.len() as u32 - 1)
+                })
+            };
+            let (dq, dk, dv) = (result(0, qn, &q_at), result(1, kn, &k_at), result(2, kn, &k_at));
+            let kind = KernelKind::AttentionGrad(AttentionGrad {
+                shape,
+                q: q_at(0),
+                k: k_at(1),
+                v: k_at(2),
+                out: q_at(3),
+                lse: lse_at(4),
+                dout: q_at(5),
+                dq,
+                dk,
+                dv,
+            });
+            let name = format!("attention_grad {shape:?} layout {which} wanted {wanted:03b}");
+            check(&name, &kind, &args, Tolerance { relative: 2e-5, absolute: 1e-4 });
+        }
+    }
+}

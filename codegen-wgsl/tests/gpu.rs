@@ -1,3 +1,0 @@
-//! Harness.
-#[test]
-fn nothing() {}

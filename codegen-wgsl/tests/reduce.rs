@@ -1,0 +1,316 @@
+//! Reductions and scatters on the adapter against the f64 interpreter.
+
+mod support;
+
+use support::*;
+use tinygpt_ir::op::{Binary, Reduce, Unary};
+use tinygpt_ir::program::{
+    Access, Affine, ArgId, Indirect, KernelKind, ReduceKernel, Reduction, ScalarOp, Scatter, ScatterBase,
+};
+use tinygpt_ir::types::{DType, Literal, row_major};
+
+/// Row-major strides over rows, zeros along cols.
+fn of_rows(rows: &[usize], cols: &[usize]) -> Vec<i64> {
+    [row_major(rows), vec![0; cols.len()]].concat()
+}
+
+#[test]
+fn every_reduction_in_every_layout() {
+    let mut rng = Rng(20);
+    for op in [Reduce::Sum, Reduce::Max, Reduce::ArgMax] {
+        for dtype in [DType::F32, DType::I32, DType::U32] {
+            for (rows, cols) in [
+                (vec![], vec![1]),
+                (vec![], vec![37]),
+                (vec![5], vec![3]),
+                (vec![2, 3], vec![21]),
+                (vec![3], vec![700]),
+                (vec![130], vec![50]),
+            ] {
+                let space = [rows.clone(), cols.clone()].concat();
+                let n: usize = space.iter().product();
+                let rank = space.len();
+                let orders: [Vec<usize>; 2] = [(0..rank).collect(), (0..rank).rev().collect()];
+                for (layout, order) in orders.iter().enumerate() {
+                    let mut b = B::new();
+                    let x = b.load(0, dtype, &laid_out(&space, order));
+                    let result = if op == Reduce::ArgMax { DType::I32 } else { dtype };
+                    let r = b.op(ScalarOp::Acc(0), result);
+                    // Few different values, so that maxima tie.
+                    let data = if dtype == DType::F32 && op == Reduce::Sum {
+                        rng.floats(n)
+                    } else {
+                        rng.ints(n, if dtype == DType::U32 { 0 } else { -9 }, 12)
+                    };
+                    let k = KernelKind::Reduce(ReduceKernel {
+                        rows: rows.clone(),
+                        cols: cols.clone(),
+                        body: b.body,
+                        reductions: vec![Reduction { op, value: x }],
+                        stores: vec![store(1, of_rows(&rows, &cols), r)],
+                    });
+                    let args = [read(dtype, data), write(result, rows.iter().product())];
+                    let name = format!("{} {dtype} {rows:?} {cols:?} layout {layout}", op.name());
+                    check(&name, &k, &args, sums(n));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn all_least_values_have_their_maximum_first() {
+    for (dtype, least) in [(DType::F32, f64::NEG_INFINITY), (DType::I32, f64::from(i32::MIN)), (DType::U32, 0.0)] {
+        let mut b = B::new();
+        let x = b.load(0, dtype, &[1]);
+        let r = b.op(ScalarOp::Acc(0), DType::I32);
+        let k = KernelKind::Reduce(ReduceKernel {
+            rows: vec![],
+            cols: vec![19],
+            body: b.body,
+            reductions: vec![Reduction { op: Reduce::ArgMax, value: x }],
+            stores: vec![store(1, vec![0], r)],
+        });
+        check("argmax of least", &k, &[read(dtype, vec![least; 19]), write(DType::I32, 1)], EXACT);
+    }
+}
+
+#[test]
+fn several_axes_of_columns() {
+    let mut rng = Rng(21);
+    for case in 0..20 {
+        let (nr, nc) = (rng.below(3), 1 + rng.below(3));
+        let axes = |rng: &mut Rng, n: usize| (0..n).map(|_| rng.pick(&[1, 2, 3, 5, 8, 19])).collect::<Vec<usize>>();
+        let (rows, cols) = (axes(&mut rng, nr), axes(&mut rng, nc));
+        let space = [rows.clone(), cols.clone()].concat();
+        let n: usize = space.iter().product();
+        let mut b = B::new();
+        let x = b.load(0, DType::F32, &rng.layout(&space));
+        let y = b.load(1, DType::F32, &of_rows(&rows, &cols));
+        let xy = b.binary(Binary::Mul, x, y);
+        let e = b.unary(Unary::Exp, xy);
+        let (s, m) = (b.acc(0), b.acc(1));
+        let ratio = b.binary(Binary::Sub, s, m);
+        let centred = b.binary(Binary::Sub, x, m);
+        let k = KernelKind::Reduce(ReduceKernel {
+            rows: rows.clone(),
+            cols: cols.clone(),
+            body: b.body,
+            reductions: vec![Reduction { op: Reduce::Sum, value: e }, Reduction { op: Reduce::Max, value: x }],
+            stores: vec![store(2, of_rows(&rows, &cols), ratio), store(3, row_major(&space), centred)],
+        });
+        let count = rows.iter().product();
+        let args = [
+            read(DType::F32, rng.floats(n)),
+            read(DType::F32, rng.floats(count)),
+            write(DType::F32, count),
+            write(DType::F32, n),
+        ];
+        let tolerance = Tolerance { relative: 4e-6, absolute: 2e-5 };
+        check(&format!("rows {rows:?} cols {cols:?} case {case}"), &k, &args, tolerance);
+    }
+}
+
+/// softmax over the last axis, with its log-sum-exp as a row store.
+fn softmax(rows: usize, cols: usize, strides: [i64; 2]) -> KernelKind {
+    let mut b = B::new();
+    let x = b.load(0, DType::F32, &strides);
+    let max = b.acc(0);
+    let shifted = b.binary(Binary::Sub, x, max);
+    let e = b.unary(Unary::Exp, shifted);
+    let sum = b.acc(1);
+    let p = b.binary(Binary::Div, e, sum);
+    let log = b.unary(Unary::Log, sum);
+    let lse = b.binary(Binary::Add, max, log);
+    KernelKind::Reduce(ReduceKernel {
+        rows: vec![rows],
+        cols: vec![cols],
+        body: b.body,
+        reductions: vec![Reduction { op: Reduce::Max, value: x }, Reduction { op: Reduce::Sum, value: e }],
+        stores: vec![store(1, strides.to_vec(), p), store(2, vec![1, 0], lse)],
+    })
+}
+
+#[test]
+fn softmax_along_and_across() {
+    let mut rng = Rng(22);
+    for (rows, cols) in [(1, 1), (4, 7), (5, 100), (2, 5001), (70, 33)] {
+        for across in [false, true] {
+            let strides = if across { [1, rows as i64] } else { [cols as i64, 1] };
+            let args = [
+                read(DType::F32, rng.floats(rows * cols).iter().map(|x| x * 4.0).collect()),
+                write(DType::F32, rows * cols),
+                write(DType::F32, rows),
+            ];
+            let tolerance = Tolerance { relative: 1e-5, absolute: 1e-6 };
+            check(&format!("softmax {rows}x{cols} across {across}"), &softmax(rows, cols, strides), &args, tolerance);
+        }
+    }
+}
+
+#[test]
+fn layer_norm_in_place() {
+    let mut rng = Rng(23);
+    for (rows, cols) in [(3, 1), (9, 192), (2, 1003)] {
+        let mut b = B::new();
+        let x = b.load(0, DType::F32, &[cols as i64, 1]);
+        let (w, bias) = (b.load(1, DType::F32, &[0, 1]), b.load(2, DType::F32, &[0, 1]));
+        let n = b.constant(cols as f64);
+        let sum = b.acc(0);
+        let mean = b.binary(Binary::Div, sum, n);
+        let centred = b.binary(Binary::Sub, x, mean);
+        let square = b.binary(Binary::Mul, centred, centred);
+        let squares = b.acc(1);
+        let variance = b.binary(Binary::Div, squares, n);
+        let eps = b.constant(1e-5);
+        let variance = b.binary(Binary::Add, variance, eps);
+        let inverse = b.unary(Unary::Rsqrt, variance);
+        let normal = b.binary(Binary::Mul, centred, inverse);
+        let scaled = b.binary(Binary::Mul, normal, w);
+        let out = b.binary(Binary::Add, scaled, bias);
+        let k = KernelKind::Reduce(ReduceKernel {
+            rows: vec![rows],
+            cols: vec![cols],
+            body: b.body,
+            reductions: vec![Reduction { op: Reduce::Sum, value: x }, Reduction { op: Reduce::Sum, value: square }],
+            stores: vec![
+                store(0, vec![cols as i64, 1], out),
+                store(3, vec![1, 0], mean),
+                store(4, vec![1, 0], inverse),
+            ],
+        });
+        let args = [
+            in_place(DType::F32, rng.floats(rows * cols)),
+            read(DType::F32, rng.floats(cols)),
+            read(DType::F32, rng.floats(cols)),
+            write(DType::F32, rows),
+            write(DType::F32, rows),
+        ];
+        check(&format!("layer_norm {rows}x{cols}"), &k, &args, Tolerance { relative: 2e-5, absolute: 2e-5 });
+    }
+}
+
+#[test]
+fn column_sums_of_tall_matrices() {
+    // A bias gradient, a weighted one and a largest position in one kernel.
+    let mut rng = Rng(24);
+    for (columns, tall) in [(1, 100), (4, 33), (192, 300), (257, 64), (48, 1536)] {
+        let mut b = B::new();
+        let g = b.load(0, DType::F32, &[1, columns as i64]);
+        let x = b.load(1, DType::F32, &[0, 1]);
+        let gx = b.binary(Binary::Mul, g, x);
+        let (s, t) = (b.acc(0), b.acc(1));
+        let at = b.op(ScalarOp::Acc(2), DType::I32);
+        let k = KernelKind::Reduce(ReduceKernel {
+            rows: vec![columns],
+            cols: vec![tall],
+            body: b.body,
+            reductions: vec![
+                Reduction { op: Reduce::Sum, value: g },
+                Reduction { op: Reduce::Sum, value: gx },
+                Reduction { op: Reduce::ArgMax, value: g },
+            ],
+            stores: vec![store(2, vec![1, 0], s), store(3, vec![1, 0], t), store(4, vec![1, 0], at)],
+        });
+        let args = [
+            read(DType::F32, rng.floats(columns * tall)),
+            read(DType::F32, rng.floats(tall)),
+            write(DType::F32, columns),
+            write(DType::F32, columns),
+            write(DType::I32, columns),
+        ];
+        check(&format!("column sums {tall}x{columns}"), &k, &args, products(tall));
+    }
+}
+
+#[test]
+fn cross_entropy_rows() {
+    // The loss of each row: log-sum-exp minus the logit of the target, gathered by an indirect load.
+    let mut rng = Rng(25);
+    let (rows, cols) = (6, 67);
+    let mut b = B::new();
+    let x = b.load(0, DType::F32, &[cols as i64, 1]);
+    let target = b.load(1, DType::I32, &[1, 0]);
+    let at = Access {
+        arg: ArgId(0),
+        at: Affine { offset: 0, coeffs: vec![cols as i64, 0] },
+        indirect: vec![Indirect { index: target, stride: 1, extent: cols }],
+    };
+    let chosen = b.f32(ScalarOp::Load(at));
+    let max = b.acc(0);
+    let shifted = b.binary(Binary::Sub, x, max);
+    let e = b.unary(Unary::Exp, shifted);
+    let sum = b.acc(1);
+    let log = b.unary(Unary::Log, sum);
+    let lse = b.binary(Binary::Add, max, log);
+    let loss = b.binary(Binary::Sub, lse, chosen);
+    let k = KernelKind::Reduce(ReduceKernel {
+        rows: vec![rows],
+        cols: vec![cols],
+        body: b.body,
+        reductions: vec![Reduction { op: Reduce::Max, value: x }, Reduction { op: Reduce::Sum, value: e }],
+        stores: vec![store(2, vec![1, 0], loss)],
+    });
+    let args = [
+        read(DType::F32, rng.floats(rows * cols)),
+        read(DType::I32, rng.ints(rows, 0, cols as i64)),
+        write(DType::F32, rows),
+    ];
+    check("cross entropy", &k, &args, Tolerance { relative: 1e-5, absolute: 2e-6 });
+}
+
+#[test]
+fn scatters() {
+    let mut rng = Rng(26);
+    for (table, ids, inner) in [
+        (1, vec![1], vec![1]),
+        (5, vec![], vec![4]),
+        (7, vec![3, 5], vec![17]),
+        (9, vec![40], vec![2, 6]),
+        (64, vec![33], vec![]),
+        (30, vec![300], vec![70]),
+        (300, vec![90], vec![1]),
+    ] {
+        for dtype in [DType::F32, DType::I32] {
+            for base in 0..3 {
+                let space = [ids.clone(), inner.clone()].concat();
+                let n: usize = space.iter().product();
+                let width: usize = inner.iter().product();
+                let mut b = B::new();
+                let x = b.load(1, dtype, &row_major(&space));
+                let two = b.op(ScalarOp::Const(Literal::new(dtype, 2.0)), dtype);
+                let value = b.binary(Binary::Mul, x, two);
+                let index = b.load(2, DType::I32, &[row_major(&ids), vec![0; inner.len()]].concat());
+                let strides = row_major(&[vec![table], inner.clone()].concat());
+                let out = Access::direct(ArgId(0), 0, strides.clone());
+                let mut args = vec![
+                    write(dtype, table * width),
+                    read(dtype, rng.values(dtype, n)),
+                    read(DType::I32, rng.ints(ids.iter().product(), -2, table as i64 + 2)),
+                ];
+                let base_of = match base {
+                    0 => ScatterBase::Const(Literal::new(dtype, 0.0)),
+                    1 => {
+                        args[0] = in_place(dtype, rng.values(dtype, table * width));
+                        ScatterBase::Load(out.clone())
+                    }
+                    _ => {
+                        args.push(read(dtype, rng.values(dtype, table * width)));
+                        ScatterBase::Load(Access::direct(ArgId(3), 0, strides))
+                    }
+                };
+                let k = KernelKind::Scatter(Scatter {
+                    table,
+                    ids: ids.clone(),
+                    inner: inner.clone(),
+                    body: b.body,
+                    index,
+                    value,
+                    base: base_of,
+                    out,
+                });
+                check(&format!("scatter {table} {ids:?} {inner:?} {dtype} base {base}"), &k, &args, sums(n));
+            }
+        }
+    }
+}
