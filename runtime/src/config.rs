@@ -160,9 +160,11 @@ section! {
         no_templates: bool,
         /// Part of the GPU adapter's name; unset for the best there is.
         adapter: Option<String>,
-        /// Compile bounds checks into GPU kernels.
+        /// Compile bounds checks into GPU kernels. Optional, as every key that came later must be: stored runs lack it.
+        #[serde(default)]
         checked: bool,
         /// Take GPU kernels' default variants instead of timing them.
+        #[serde(default)]
         no_tune: bool,
     }
 }
@@ -533,6 +535,16 @@ mod tests {
             let json = serde_json::to_string(&config).unwrap();
             assert_eq!(serde_json::from_str::<RunConfig>(&json).unwrap(), config);
         }
+    }
+
+    #[test]
+    fn a_stored_configuration_without_later_keys_reads() {
+        let config = RunConfig::preset("tiny").unwrap();
+        let mut json = serde_json::to_value(&config).unwrap();
+        for key in ["checked", "no_tune"] {
+            json["train"].as_object_mut().unwrap().remove(key).unwrap();
+        }
+        assert_eq!(serde_json::from_value::<RunConfig>(json).unwrap(), config);
     }
 
     fn parse_error(text: &str) -> String {

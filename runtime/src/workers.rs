@@ -7,7 +7,8 @@
 //! Invariants
 //! - Between calls of [`Workers::run`] no worker runs anything of the caller's: the borrow that `run` hands out ends before it returns.
 //! - Every worker calls [`Barrier::wait`] equally often within one run.
-//! - Waiting spins briefly (a region ends within microseconds), then sleeps.
+//! - Waiting spins briefly (a region ends within microseconds), then sleeps. With more workers than cores it sleeps at once: a
+//!   spinning worker would hold the core that the awaited one needs.
 //! - A panic in a worker ends the process: others would wait for it at the next barrier for ever.
 
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
@@ -24,18 +25,23 @@ pub struct Barrier {
     sleepers: Sleepers,
 }
 
-/// Threads that gave up spinning until a number changes.
-#[derive(Default)]
+/// Threads that wait until a number changes.
 struct Sleepers {
+    /// Looks at the number before sleeping.
+    spins: u32,
     count: AtomicUsize,
     lock: Mutex<()>,
     wake: Condvar,
 }
 
 impl Sleepers {
+    fn new(spins: u32) -> Sleepers {
+        Sleepers { spins, count: AtomicUsize::new(0), lock: Mutex::default(), wake: Condvar::new() }
+    }
+
     /// Waits until `word` is no longer `old`.
     fn wait_while(&self, word: &AtomicU32, old: u32) {
-        for _ in 0..SPINS {
+        for _ in 0..self.spins {
             if word.load(Ordering::Acquire) != old {
                 return;
             }
@@ -62,8 +68,8 @@ impl Sleepers {
 }
 
 impl Barrier {
-    fn new(threads: usize) -> Barrier {
-        Barrier { threads, arrived: AtomicUsize::new(0), round: AtomicU32::new(0), sleepers: Sleepers::default() }
+    fn new(threads: usize, spins: u32) -> Barrier {
+        Barrier { threads, arrived: AtomicUsize::new(0), round: AtomicU32::new(0), sleepers: Sleepers::new(spins) }
     }
 
     /// Returns once every worker has called it; what they wrote before is visible after.
@@ -106,10 +112,12 @@ impl Workers {
     /// Errors: one sentence, if the system refuses to start threads.
     pub fn new(threads: usize) -> Result<Workers, String> {
         let threads = threads.max(1);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let spins = if threads <= cores { SPINS } else { 0 };
         let shared = Arc::new(Shared {
-            barrier: Barrier::new(threads),
+            barrier: Barrier::new(threads, spins),
             run: AtomicU32::new(0),
-            idle: Sleepers::default(),
+            idle: Sleepers::new(spins),
             exit: AtomicBool::new(false),
             job: AtomicPtr::new(std::ptr::null_mut()),
         });
@@ -192,7 +200,7 @@ mod tests {
 
     #[test]
     fn every_worker_takes_part_in_every_region_of_every_run() {
-        for threads in [1, 2, 3] {
+        for threads in [1, 2, 3, 40] {
             let mut workers = Workers::new(threads).unwrap();
             assert_eq!(workers.threads(), threads);
             for run in 0..50 {
