@@ -285,17 +285,14 @@ impl Tile {
     pub fn commit(&self, cx: &mut Cx) {
         for round in 0..self.rounds() {
             let p = format!("{}_{round}", self.name);
-            if self.partial(round) {
-                cx.code.open(format!("if ({p}_works)"));
-            }
+            // A block in any case: attention commits a tile several times in one scope.
+            cx.code.open(if self.partial(round) { format!("if ({p}_works)") } else { String::new() });
             cx.code.line(format!("let {p}_to = {p}_depth * {0}u + {p}_row / 4u;", self.rows / 4));
             for j in 0..4 {
                 let to = affine((j * self.rows / 4) as i64, &[(1, format!("{p}_to"))]);
                 cx.code.line(format!("{}[{to}] = {p}_d{j};", self.name));
             }
-            if self.partial(round) {
-                cx.code.close();
-            }
+            cx.code.close();
         }
     }
 }
