@@ -17,9 +17,7 @@ fn trained() -> Cli {
 #[test]
 fn usage_is_refused_with_status_2() {
     let cli = Cli::new();
-    for line in
-        ["", "trian", "train --threads 0", "sample", "bench --steps 0", "dump --stage wat"]
-    {
+    for line in ["", "trian", "train --threads 0", "sample", "bench --steps 0", "dump --stage wat"] {
         let run = cli.run(line);
         assert_eq!(run.status, 2, "tinygpt {line}");
         assert!(run.stdout.is_empty() && run.stderr.contains("--help"), "tinygpt {line}: {}", run.stderr);
@@ -212,7 +210,11 @@ fn dump_chooses_kernels_and_writes_files() {
 
     cli.refused("dump --stage fused --kernel (", 2, "is no regular expression");
     cli.refused("dump --stage clif --kernel nothing_like_it", 2, "kernels has a name that matches \"nothing_like_it\"");
-    cli.refused("dump --stage graph --kernel x", 2, "--kernel chooses kernels of the stage fused and of the code stages");
+    cli.refused(
+        "dump --stage graph --kernel x",
+        2,
+        "--kernel chooses kernels of the stage fused and of the code stages",
+    );
     cli.refused("dump --stage graph --preset smal", 2, "did you mean \"small\"?");
 }
 

@@ -6,7 +6,8 @@ use tinygpt::runtime::compile::ExecOptions;
 use tinygpt::runtime::config::{Backend, Isa};
 
 /// The backend that judges the others.
-pub const INTERP: ExecOptions = ExecOptions { backend: Backend::Interp, threads: 1, isa: None, no_templates: false, gpu: None };
+pub const INTERP: ExecOptions =
+    ExecOptions { backend: Backend::Interp, threads: 1, isa: None, no_templates: false, gpu: None };
 
 /// The CPU backend in every form that must agree: templates of each instruction set that this machine has, generated code for this
 /// machine, and generated code for the least machine; each with one and with two threads.
@@ -16,8 +17,9 @@ pub fn cpus() -> Vec<ExecOptions> {
         let named = [Isa::Avx512, Isa::Avx2].into_iter().find(|named| named.to_string() == isa.name());
         forms.push((Some(named.expect("every template's instruction set has a flag")), false));
     }
-    let with =
-        |(isa, no_templates)| [1, 2].map(|threads| ExecOptions { backend: Backend::Cpu, threads, isa, no_templates, gpu: None });
+    let with = |(isa, no_templates)| {
+        [1, 2].map(|threads| ExecOptions { backend: Backend::Cpu, threads, isa, no_templates, gpu: None })
+    };
     forms.into_iter().flat_map(with).collect()
 }
 
