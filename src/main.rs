@@ -7,6 +7,11 @@ use tinygpt::runtime::cli::{Cli, Command};
 use tinygpt::runtime::commands::{bench, devices, dump, eval, parity, sample, train};
 
 fn main() -> ExitCode {
+    // TINYGPT_LOG=debug shows what each stage of the compiler does, on standard error.
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("TINYGPT_LOG"))
+        .with_writer(std::io::stderr)
+        .init();
     let result = match Cli::parse().command {
         Command::Train(args) => train::run(&args),
         Command::Sample(args) => sample::run(&args),

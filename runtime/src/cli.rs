@@ -174,6 +174,7 @@ pub struct SampleArgs {
     /// Draw from the K likeliest bytes only [default: all]
     #[arg(long, value_name = "K")]
     pub top_k: Option<usize>,
+    /// Seed of the draws: the same seed gives the same text
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,
     #[command(flatten)]
@@ -212,6 +213,7 @@ pub struct BenchArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct ParityArgs {
+    /// Recorded configuration, weights, gradients and tokens
     #[arg(value_name = "FIXTURE.safetensors")]
     pub fixture: PathBuf,
     #[command(flatten)]
@@ -248,6 +250,7 @@ pub enum Stage {
 
 #[derive(Debug, Clone, Args)]
 pub struct DumpArgs {
+    /// Preset whose training step is compiled
     #[arg(long, value_name = "P", default_value = crate::config::DEFAULT_PRESET)]
     pub preset: String,
     #[arg(long, value_enum)]

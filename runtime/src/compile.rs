@@ -74,9 +74,13 @@ pub fn compile(forward: Graph, goal: &Goal, target: &TargetModel) -> Result<Comp
         };
         step.map_err(|e| Error::input(one_line(e)))
     })?;
+    tracing::debug!(graph = step.name, nodes = step.nodes.len(), ?goal_time, "differentiated");
     let passes = Pipeline::new(PASSES).run(step.clone()).map_err(|e| Error::failed(one_line(e)))?;
     let lowering::Lowered { program, steps: lowering } =
         lowering::lower(&passes.graph, target, true, false).map_err(Error::failed)?;
+    for step in &lowering {
+        tracing::debug!(pass = step.name, time = ?step.time, "{}", step.did);
+    }
     let ((), verify_time) = timed(|| {
         let faulty = |what: &str, e: &dyn std::fmt::Display| {
             Error::failed(format!("{what} is invalid, which is a fault of tinygpt: {}", one_line(e)))
@@ -167,6 +171,12 @@ impl ExecOptions {
 
 /// Prepares a compiled program to run. Errors: the machine lacks what `options` ask for.
 pub fn prepare(compiled: &Compiled, options: &ExecOptions) -> Result<Box<dyn Executor>> {
+    let executor = executor(compiled, options)?;
+    tracing::debug!(backend = executor.backend(), memory = ?executor.memory(), "{}", executor.code_report().unwrap_or_default());
+    Ok(executor)
+}
+
+fn executor(compiled: &Compiled, options: &ExecOptions) -> Result<Box<dyn Executor>> {
     match options.backend {
         Backend::Interp => Ok(Box::new(InterpExecutor::new(&compiled.step)?)),
         Backend::Cpu => {

@@ -11,10 +11,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use tinygpt_codegen_cpu::compile::{Bound, CpuOptions, PreparedProgram, Report, SCRATCH_ALIGN};
-use tinygpt_ir::program::{BufferId, KernelId, Place, Program};
+use tinygpt_ir::program::{BufferId, Place, Program};
 
 use crate::executor::{Executor, MemoryReport, Role, Slot, Slots};
 use crate::tensor::{DType, HostTensor};
@@ -44,7 +43,7 @@ const _: () = assert!(SCRATCH_ALIGN <= 64);
 /// Runs a program on this processor.
 pub struct CpuExecutor {
     program: Arc<Program>,
-    prepared: Arc<PreparedProgram>,
+    report: Report,
     bound: Bound,
     workers: Workers,
     slots: Slots,
@@ -125,61 +124,17 @@ impl CpuExecutor {
         }
         let at = slot_buffers.iter().map(|b| (addresses[b.index()], program.buffers[*b].bytes())).collect();
         let taken = (0..bound.rounds()).map(|_| AtomicUsize::new(0)).collect();
-        Ok(CpuExecutor { program, prepared, bound, workers, slots, at, taken, scratch, _memory: memory })
-    }
-
-    pub fn program(&self) -> &Program {
-        &self.program
-    }
-
-    pub fn prepared(&self) -> &PreparedProgram {
-        &self.prepared
-    }
-
-    /// What compiling did.
-    pub fn report(&self) -> Report {
-        self.prepared.report()
-    }
-
-    pub fn threads(&self) -> usize {
-        self.workers.threads()
-    }
-
-    /// Runs a step and adds to `times` the nanoseconds that each kernel's tasks took, summed over workers.
-    ///
-    /// `times` has one entry a kernel of the program.
-    pub fn step_timed(&mut self, times: &mut [f64]) {
-        let clocks: Vec<AtomicUsize> = times.iter().map(|_| AtomicUsize::new(0)).collect();
-        self.run(&|kernel: KernelId, start: Instant| {
-            clocks[kernel.index()].fetch_add(start.elapsed().as_nanos() as usize, Ordering::Relaxed);
-        });
-        for (t, c) in times.iter_mut().zip(&clocks) {
-            *t += c.load(Ordering::Relaxed) as f64;
-        }
-    }
-
-    fn run(&mut self, after: &(impl Fn(KernelId, Instant) + Sync)) {
-        for t in &self.taken {
-            t.store(0, Ordering::Relaxed);
-        }
-        let (bound, taken, scratch) = (&self.bound, &self.taken, &self.scratch);
-        self.workers.run(&|worker, barrier| {
-            for (round, taken) in taken.iter().enumerate() {
-                let tasks = bound.tasks(round);
-                loop {
-                    let task = taken.fetch_add(1, Ordering::Relaxed);
-                    if task >= tasks {
-                        break;
-                    }
-                    let start = Instant::now();
-                    // SAFETY: rounds are separated by the barrier, the counter hands each task out once, the scratch is this worker's, and the
-                    // executor owns all buffers and is borrowed mutably.
-                    unsafe { bound.run(round, task, scratch[worker].0) };
-                    after(bound.kernel(round, task), start);
-                }
-                barrier.wait();
-            }
-        });
+        Ok(CpuExecutor {
+            program,
+            report: prepared.report(),
+            bound,
+            workers,
+            slots,
+            at,
+            taken,
+            scratch,
+            _memory: memory,
+        })
     }
 }
 
@@ -226,8 +181,38 @@ impl Executor for CpuExecutor {
     }
 
     fn step(&mut self) -> Result<()> {
-        self.run(&|_, _| {});
+        for t in &self.taken {
+            t.store(0, Ordering::Relaxed);
+        }
+        let (bound, taken, scratch) = (&self.bound, &self.taken, &self.scratch);
+        self.workers.run(&|worker, barrier| {
+            for (round, taken) in taken.iter().enumerate() {
+                let tasks = bound.tasks(round);
+                loop {
+                    let task = taken.fetch_add(1, Ordering::Relaxed);
+                    if task >= tasks {
+                        break;
+                    }
+                    // SAFETY: rounds are separated by the barrier, the counter hands each task out once, the scratch is this worker's, and the
+                    // executor owns all buffers and is borrowed mutably.
+                    unsafe { bound.run(round, task, scratch[worker].0) };
+                }
+                barrier.wait();
+            }
+        });
         Ok(())
+    }
+
+    fn code_report(&self) -> Option<String> {
+        let r = self.report;
+        Some(format!(
+            "{} kernels, {} of different structure; {} functions compiled; lowering {:.1} ms, compiling {:.1} ms",
+            r.kernels,
+            r.distinct_kernels,
+            r.compiled,
+            r.lowering.as_secs_f64() * 1e3,
+            r.compiling.as_secs_f64() * 1e3
+        ))
     }
 }
 

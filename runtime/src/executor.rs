@@ -159,6 +159,11 @@ pub trait Executor {
     /// Runs the program once. No submitted step may be under way.
     fn step(&mut self) -> Result<()>;
 
+    /// What generating code took, for people; None where there is none.
+    fn code_report(&self) -> Option<String> {
+        None
+    }
+
     /// Steps that may be under way at once: submitted, their results not taken.
     fn depth(&self) -> usize {
         1

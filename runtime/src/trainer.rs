@@ -110,6 +110,11 @@ impl Trainer {
         self.train.compiled()
     }
 
+    /// What generating code for the step took; None on backends that generate none here.
+    pub fn code_report(&mut self) -> Option<String> {
+        self.train.executor().code_report()
+    }
+
     /// Steps done.
     pub fn steps_done(&self) -> u64 {
         self.step

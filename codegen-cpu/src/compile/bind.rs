@@ -11,8 +11,8 @@ use tinygpt_simd::gemm::{Epilogue, Tile};
 /// Alignment in bytes of the scratch that a worker brings.
 pub const SCRATCH_ALIGN: usize = 64;
 
-/// Most buffers of one generated epilogue: they are gathered on the stack for each tile.
-const MAX_EPILOGUE_BUFS: usize = 96;
+/// Most buffers of one generated epilogue, which are gathered on the stack for each tile: all that a kernel for the CPU may have, and the tile.
+const MAX_EPILOGUE_BUFS: usize = 257;
 
 /// 64 aligned bytes.
 #[repr(C, align(64))]

@@ -36,6 +36,9 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
     say_notes(&options);
     if args.time_passes {
         say(trainer.compiled().time_table().trim_end());
+        if let Some(report) = trainer.code_report() {
+            say(&format!("code: {report}"));
+        }
         say(trainer.compiled().fusion_report()?.to_string().trim_end());
     }
     let dir = match &resumed {
