@@ -110,17 +110,23 @@ impl Square {
         b.0.positions.begin(cx, "right", "head");
         left.prepare(cx, &a.0.positions, a.1);
         right.prepare(cx, &b.0.positions, b.1);
-        for chunk in 0..self.chunks() {
-            let from = format!("{}u", chunk * self.tile);
-            let ragged = self.shape.head_dim % self.tile != 0;
-            left.fetch(cx, &a.0.positions, &from, a.2 % self.tile != 0, ragged);
-            right.fetch(cx, &b.0.positions, &from, b.2 % self.tile != 0, ragged);
-            cx.code.line("workgroupBarrier();");
-            left.commit(cx);
-            right.commit(cx);
-            cx.code.line("workgroupBarrier();");
-            into.multiply(cx, ("left", self.tile), ("right", self.tile), self.chunk_depth());
-        }
+        let ragged = self.shape.head_dim % self.tile != 0;
+        let from = if self.chunks() == 1 {
+            cx.code.open("");
+            "0u"
+        } else {
+            let end = self.chunks() * self.tile;
+            cx.code.open(format!("for (var first_d = 0u; first_d < {end}u; first_d += {}u)", self.tile));
+            "first_d"
+        };
+        left.fetch(cx, &a.0.positions, from, a.2 % self.tile != 0, ragged);
+        right.fetch(cx, &b.0.positions, from, b.2 % self.tile != 0, ragged);
+        cx.code.line("workgroupBarrier();");
+        left.commit(cx);
+        right.commit(cx);
+        cx.code.line("workgroupBarrier();");
+        into.multiply(cx, ("left", self.tile), ("right", self.tile), self.chunk_depth());
+        cx.code.close();
         cx.code.close();
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - An allocation that a piece writes is bound once, read-write, whatever else the piece reads in it: GPU APIs refuse one buffer bound
-//!   read-only and read-write in one dispatch, and browsers overlapping writable ranges.
+//!   read-only and read-write in one dispatch, and browsers overlapping writable ranges. Where it holds f16 and other values side by side,
+//!   which no one array type can address, each argument is a read-write binding instead: disjoint ranges of one buffer.
 //! - An allocation that it only reads is bound once an argument, so that the argument's place is the binding's offset and not a constant of
 //!   the code; or once in all, where that would be too many bindings.
 //! - Binding offsets are multiples of the adapter's alignment, sizes of 4 bytes.
@@ -127,11 +128,21 @@ fn bind(program: &Program, name: &str, ranges: &[Range], caps: &Caps, by_unit: b
         .collect();
     let written: Vec<StorageUnit> =
         ranges.iter().zip(&places).filter(|(r, _)| r.mode.writes()).map(|(_, (u, ..))| *u).collect();
+    let f16 = |i: usize| program.buffers[ranges[i].buffer].dtype == DType::F16;
+    let mixed = |unit: &StorageUnit| {
+        let mut its = (0..places.len()).filter(|i| places[*i].0 == *unit).map(f16);
+        its.next().is_some_and(|first| its.any(|other| other != first))
+    };
     let group = |separate: bool| {
         let mut groups: Vec<(StorageUnit, Vec<usize>)> = Vec::new();
-        for (i, (unit, ..)) in places.iter().enumerate() {
+        for (i, (unit, from, to)) in places.iter().enumerate() {
             let alone = separate && !written.contains(unit);
-            match groups.iter_mut().find(|(u, _)| u == unit && !alone) {
+            let mixed = mixed(unit);
+            let known = groups.iter_mut().find(|(u, members)| {
+                let overlaps = || members.iter().any(|m| *from < places[*m].2 && places[*m].1 < *to);
+                u == unit && !alone && (!mixed || overlaps())
+            });
+            match known {
                 Some((_, members)) => members.push(i),
                 None => groups.push((*unit, vec![i])),
             }

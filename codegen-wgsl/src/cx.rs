@@ -15,7 +15,7 @@ use tinygpt_ir::types::DType;
 enum Element {
     /// Every argument in it has this dtype.
     Of(DType),
-    /// Arguments of several 4-byte dtypes: words, converted at each access.
+    /// Arguments of several four-byte dtypes: words, converted at each access. Module `bind` keeps f16 apart.
     Word,
 }
 
@@ -45,16 +45,9 @@ impl<'a> Cx<'a> {
         let mut elements: Vec<Option<Element>> = vec![None; bindings.list.len()];
         for a in &bindings.args {
             let e = &mut elements[a.binding];
-            let f16 = |d: DType| d.size() == 2;
             *e = match *e {
                 None => Some(Element::Of(a.dtype)),
                 Some(Element::Of(d)) if d == a.dtype => *e,
-                Some(Element::Of(d)) if f16(d) || f16(a.dtype) => {
-                    return refuse(format!(
-                        "kernel {} uses {d} and {} values in one allocation: plan the memory so that f16 values have their own",
-                        piece.name, a.dtype
-                    ));
-                }
                 _ => Some(Element::Word),
             };
         }
@@ -91,7 +84,8 @@ impl<'a> Cx<'a> {
             let mut its =
                 accesses.iter().filter(|(a, _)| self.bindings.args[a.arg.index()].binding == binding).peekable();
             let whole = its.peek().is_some() && its.all(|(_, aligned)| *aligned);
-            self.vectors[binding] = whole && self.elements[binding] != Element::Of(DType::F16);
+            let f16 = self.bindings.args.iter().any(|a| a.binding == binding && a.dtype == DType::F16);
+            self.vectors[binding] = whole && !f16;
         }
     }
 

@@ -39,7 +39,9 @@ fn every_transposition_of_many_sizes() {
             let args =
                 [read(DType::F32, rng.floats(m * k)), read(DType::F32, rng.floats(k * n)), write(DType::F32, m * n)];
             let kind = plain(m, n, k, t & 1 != 0, t & 2 != 0, t & 4 != 0);
-            check(&format!("product {m}x{n}x{k} transposed {t:03b}"), &kind, &args, products(k));
+            let name = format!("product {m}x{n}x{k} transposed {t:03b}");
+            let all = m == 68 && t % 4 != 3;
+            (if all { check } else { check_two })(&name, &kind, &args, products(k));
         }
     }
 }
@@ -110,7 +112,7 @@ fn axes_layouts_terms_and_epilogues() {
         args.push(write(DType::F32, total));
         let part = ContractPart { batch, m, n, terms, body: b.body, stores };
         let name = format!("contract {:?} {:?} {:?} epilogue {kind} case {case}", part.batch, part.m, part.n);
-        check(&name, &KernelKind::Contract(Contract { parts: vec![part] }), &args, products(depth + 4));
+        check_two(&name, &KernelKind::Contract(Contract { parts: vec![part] }), &args, products(depth + 4));
     }
 }
 
@@ -251,7 +253,7 @@ fn attention_forward() {
             });
             let kind = KernelKind::Attention(Attention { shape, q, k, v, out, lse });
             let name = format!("attention {shape:?} layout {which} out {with_out} lse {with_lse}");
-            check(&name, &kind, &args, Tolerance { relative: 1e-5, absolute: 1e-5 });
+            check_two(&name, &kind, &args, Tolerance { relative: 1e-5, absolute: 1e-5 });
         }
     }
 }
@@ -316,7 +318,7 @@ fn attention_backward() {
                 dv,
             });
             let name = format!("attention_grad {shape:?} layout {which} wanted {wanted:03b}");
-            check(&name, &kind, &args, Tolerance { relative: 2e-5, absolute: 1e-4 });
+            check_two(&name, &kind, &args, Tolerance { relative: 2e-5, absolute: 1e-4 });
         }
     }
 }
