@@ -11,12 +11,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::{Failure, cargo, spelled};
+use crate::{Failure, cargo, root, spelled};
 
 const NEEDS: &str = "\
 Needs beyond the Rust toolchain (rustup installs that from rust-toolchain.toml): a C compiler called `cc`, for
 rustc to link with and for capstone, the disassembler of `dump --stage asm`. On Debian: apt-get install gcc libc6-dev
-Nothing else: no C library, no GPU, no network once cargo has fetched the crates.";
+Tests of the GPU backend need a Vulkan driver (a software one does: apt-get install mesa-vulkan-drivers libvulkan1), and the one that
+asks Chromium's shader compiler needs Node (apt-get install nodejs npm). Where they are missing these tests say `skipped`, unless
+TINYGPT_REQUIRE_GPU=1 and TINYGPT_REQUIRE_TINT=1 are set. Nothing else: no network once cargo and npm have fetched their packages.";
 
 /// Run every test of the workspace.
 pub fn test() -> Result<(), Failure> {
@@ -69,7 +71,18 @@ enum Runner {
     Nextest,
 }
 
+/// Fetches Dawn for Node, which holds Chromium's shader compiler, where there is npm.
+fn fetch_tint() -> Result<(), Failure> {
+    let folder = root().join("codegen-wgsl/tint");
+    let has_npm = Command::new("npm").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if folder.join("node_modules/webgpu").is_dir() || !has_npm.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    step(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(folder))
+}
+
 fn run_tests() -> Result<Totals, Failure> {
+    fetch_tint()?;
     let ignored_too = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
     let runner = if has_nextest() { Runner::Nextest } else { Runner::Libtest };
     // --no-fail-fast everywhere: one failing test does not hide the others.
