@@ -3,6 +3,7 @@
 //! - [`parity`]: every backend reproduces PyTorch's fixtures
 //! - [`programs`]: operations, random graphs and a model that is no GPT on the CPU against the interpreter
 //! - [`training`]: the overfit gate; runs are equal to the last bit over threads and resumes
+//! - [`gpu`]: all of this on a GPU adapter, and what only GPUs have: steps in flight, counters, plans
 //! - [`cli`]: the command line's contract: output, sentences, exit statuses
 //! - [`snapshots`]: the text of every stage for a small model
 //! - [`docs`]: what the documents repeat of the code is what the code says
@@ -11,6 +12,7 @@
 
 mod cli;
 mod docs;
+mod gpu;
 mod parity;
 mod programs;
 mod snapshots;

@@ -6,7 +6,7 @@ use tinygpt::runtime::compile::ExecOptions;
 use tinygpt::runtime::fixture::Fixture;
 use tinygpt::runtime::parity::reproduce;
 
-fn check(options: &ExecOptions) {
+pub fn check(options: &ExecOptions) {
     for name in ["parity_a", "parity_b"] {
         let recorded = Fixture::load(&fixture(name)).unwrap();
         let found = reproduce(&recorded, options).unwrap();

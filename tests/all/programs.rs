@@ -1,4 +1,4 @@
-//! Whole programs on the CPU backend against the f64 interpreter of graphs: a table of operations over many shapes, random graphs,
+//! Whole programs on the CPU backend (and, from `gpu`, on a GPU) against the f64 interpreter of graphs: a table of operations over many shapes, random graphs,
 //! the recurrent model; fused and unfused, with and without templates, on one and two threads.
 //!
 //! Tolerance: of each result, 5e-6 of the largest magnitude that the graph computes on the way to it, which is what f32 rounding of
@@ -43,7 +43,7 @@ fn values(t: &HostTensor) -> Vec<f64> {
 }
 
 /// Parameter values rounded to what the backend gets.
-fn inputs(graph: &Graph, seed: u64) -> Vec<Tensor> {
+pub fn inputs(graph: &Graph, seed: u64) -> Vec<Tensor> {
     let raw = random_inputs(graph, seed);
     let round = |(p, data): (&tinygpt::ir::Param, Vec<f64>)| {
         let data = if p.ty.dtype.is_float() { data.iter().map(|x| f64::from(*x as f32)).collect() } else { data };
@@ -53,7 +53,7 @@ fn inputs(graph: &Graph, seed: u64) -> Vec<Tensor> {
 }
 
 /// Largest error over all results, as a share of the largest magnitude computed; panics on a wrong integer.
-fn error(graph: &Graph, params: &[Tensor], executor: &mut dyn Executor, context: &str) -> f64 {
+pub fn error(graph: &Graph, params: &[Tensor], executor: &mut dyn Executor, context: &str) -> f64 {
     let expected = eval_keeping(graph, params, Keep::All).unwrap();
     let finite = |t: &Tensor| t.data.iter().filter(|x| x.is_finite()).fold(0.0f64, |m, x| m.max(x.abs()));
     let floats = expected.values.iter().flatten().filter(|t| t.ty.dtype.is_float());
@@ -95,7 +95,7 @@ fn check(graph: &Graph, seed: u64, passes: &[Pass], forms: &[ExecOptions], conte
     worst
 }
 
-type Case = (&'static str, fn(&Builder, &[usize]));
+pub type Case = (&'static str, fn(&Builder, &[usize]));
 
 /// Applies `f` to a float input of the given shape and names the result.
 fn of_one(b: &Builder, shape: &[usize], f: impl for<'g> Fn(T<'g>) -> T<'g>) {
@@ -109,7 +109,7 @@ fn of_two(b: &Builder, shape: &[usize], f: impl for<'g> Fn(T<'g>, T<'g>) -> T<'g
 }
 
 /// Every operation that is one kernel of its own, and composites; shapes are [a, b, c].
-const CASES: &[Case] = &[
+pub const CASES: &[Case] = &[
     ("unary", |b, s| {
         let x = b.input("x", TensorType::f32(s));
         for u in Unary::ALL {

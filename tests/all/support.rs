@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 use tinygpt::runtime::compile::ExecOptions;
 use tinygpt::runtime::config::{Backend, Isa};
+use tinygpt::runtime::gpu::{Gpu, GpuOptions};
 
 /// The backend that judges the others.
 pub const INTERP: ExecOptions =
@@ -21,6 +23,19 @@ pub fn cpus() -> Vec<ExecOptions> {
         [1, 2].map(|threads| ExecOptions { backend: Backend::Cpu, threads, isa, no_templates, gpu: None })
     };
     forms.into_iter().flat_map(with).collect()
+}
+
+/// An adapter, for tests that need one: with default variants and, where `TINYGPT_REQUIRE_GPU` is 1, never None.
+pub fn gpu() -> Option<Arc<Gpu>> {
+    match Gpu::open(&GpuOptions { tune: false, ..GpuOptions::default() }) {
+        Ok(gpu) => Some(gpu),
+        Err(e) => {
+            let required = std::env::var_os("TINYGPT_REQUIRE_GPU").is_some_and(|value| value == "1");
+            assert!(!required && e.to_string().starts_with("no GPU adapter"), "TINYGPT_REQUIRE_GPU: {e}");
+            println!("skipped: no GPU adapter");
+            None
+        }
+    }
 }
 
 pub fn fixture(name: &str) -> PathBuf {

@@ -9,7 +9,7 @@ use tinygpt::runtime::config::{Gelu, ModelConfig};
 use tinygpt::runtime::model::{Batch, TrainStep};
 
 /// Issue 2, the overfit gate: row b of the batch starts at byte 7b of the sentence repeated twenty times.
-fn overfit(options: &ExecOptions) {
+pub fn overfit(options: &ExecOptions) {
     let (ctx, rows) = (16, 8);
     let model = ModelConfig { vocab: 256, ctx, layers: 2, heads: 2, d_model: 32, d_mlp: 64, gelu: Gelu::Erf };
     let adamw = AdamWConfig { weight_decay: 0.1, grad_clip: None, ..AdamWConfig::default() };
@@ -39,7 +39,7 @@ fn the_cpu_overfits_one_batch_in_every_form() {
 }
 
 /// The files of a run's last checkpoint that training decides: weights and moments, byte for byte.
-fn tensors(cli: &Cli, run: &str) -> HashMap<&'static str, Vec<u8>> {
+pub fn tensors(cli: &Cli, run: &str) -> HashMap<&'static str, Vec<u8>> {
     let step = cli.path(run).join("step-00000040");
     ["model.safetensors", "optim.safetensors"].map(|name| (name, std::fs::read(step.join(name)).unwrap())).into()
 }

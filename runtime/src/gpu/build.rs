@@ -168,7 +168,7 @@ fn measure(
             }
             let entrants = contest.iter().map(|(variant, module)| Ok((*variant, builder.launches(module)?)));
             let entrants = entrants.collect::<Result<Vec<_>>>()?;
-            best.push(Some(tune::fastest(gpu, &entrants, &mut budget)?));
+            best.push(tune::fastest(gpu, &entrants, &mut budget)?);
         }
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         for binding in modules.iter().flat_map(|m| &m.bindings).filter(|b| b.write) {
