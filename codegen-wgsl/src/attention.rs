@@ -110,7 +110,7 @@ impl Square {
         b.0.positions.begin(cx, "right", "head");
         left.prepare(cx, &a.0.positions, a.1);
         right.prepare(cx, &b.0.positions, b.1);
-        let ragged = self.shape.head_dim % self.tile != 0;
+        let ragged = !self.shape.head_dim.is_multiple_of(self.tile);
         let from = if self.chunks() == 1 {
             cx.code.open("");
             "0u"
@@ -119,8 +119,8 @@ impl Square {
             cx.code.open(format!("for (var first_d = 0u; first_d < {end}u; first_d += {}u)", self.tile));
             "first_d"
         };
-        left.fetch(cx, &a.0.positions, from, a.2 % self.tile != 0, ragged);
-        right.fetch(cx, &b.0.positions, from, b.2 % self.tile != 0, ragged);
+        left.fetch(cx, &a.0.positions, from, !a.2.is_multiple_of(self.tile), ragged);
+        right.fetch(cx, &b.0.positions, from, !b.2.is_multiple_of(self.tile), ragged);
         cx.code.line("workgroupBarrier();");
         left.commit(cx);
         right.commit(cx);
@@ -139,7 +139,13 @@ impl Square {
             cx.code.open("");
             x.0.dimensions.begin(cx, "right", "head");
             right.prepare(cx, &x.0.dimensions, &from);
-            right.fetch(cx, &x.0.dimensions, x.1, self.shape.head_dim % self.tile != 0, x.2 % self.tile != 0);
+            right.fetch(
+                cx,
+                &x.0.dimensions,
+                x.1,
+                !self.shape.head_dim.is_multiple_of(self.tile),
+                !x.2.is_multiple_of(self.tile),
+            );
             cx.code.line("workgroupBarrier();");
             right.commit(cx);
             cx.code.line("workgroupBarrier();");
@@ -194,7 +200,7 @@ impl Square {
                     None => s.at(i, 0),
                 };
                 cx.code.line(format!("let value = {value};"));
-                let whole = d % 4 == 0;
+                let whole = d.is_multiple_of(4);
                 let guard = |l: usize| d < from + self.tile && (!whole || l == 0);
                 if whole && guard(0) {
                     cx.code.open(format!("if (d < {d}u)"));
@@ -236,7 +242,7 @@ impl Square {
     /// `score` (a vector of four keys of the query row i) is scaled, and masked where the key is hidden or does not exist.
     pub fn mask(&self, cx: &mut Cx, scores: &Registers, first_query: &str, first_key: &str, scale: f64) {
         let scale = float(scale as f32);
-        let ragged = self.shape.k_len % self.tile != 0;
+        let ragged = !self.shape.k_len.is_multiple_of(self.tile);
         cx.code.line(format!("let keys = vec4<u32>({first_key} + x * 4u) + vec4<u32>(0u, 1u, 2u, 3u);"));
         for i in 0..4 {
             let s = scores.at(i, 0);
@@ -371,5 +377,5 @@ pub fn emit(cx: &mut Cx, k: &Attention, tile: u32) -> Result<(), Error> {
 
 /// Whether rows of dimensions are stored as whole vectors.
 pub fn aligned_store(cx: &Cx, access: &Access, head_dim: usize) -> bool {
-    head_dim % 4 == 0 && cx.dtype(access.arg) == DType::F32 && crate::eval::is_aligned(cx, access, 3)
+    head_dim.is_multiple_of(4) && cx.dtype(access.arg) == DType::F32 && crate::eval::is_aligned(cx, access, 3)
 }

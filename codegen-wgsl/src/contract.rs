@@ -40,8 +40,8 @@ impl Tiling {
         4 * self.k * (self.m + self.n)
     }
     fn is_valid(&self) -> bool {
-        let of = |whole: u32, part: u32| part > 0 && whole % part == 0 && part % 4 == 0;
-        of(self.m, self.each_m) && of(self.n, self.each_n) && self.k > 0 && self.k % 4 == 0 && self.split > 0
+        let of = |whole: u32, part: u32| part > 0 && whole.is_multiple_of(part) && part.is_multiple_of(4);
+        of(self.m, self.each_m) && of(self.n, self.each_n) && self.k > 0 && self.k.is_multiple_of(4) && self.split > 0
     }
     /// Workgroups of a part, for one slice.
     pub fn tiles(&self, p: &ContractPart) -> usize {
@@ -182,8 +182,8 @@ fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Tiling) {
         rhs.prepare(cx, b, "first_n");
         let first = if t.split > 1 { format!("slice * {}u", steps * tk) } else { "0u".into() };
         let fetch = |cx: &mut Cx, from: &str| {
-            lhs.fetch(cx, a, from, p.m % tm != 0, ragged);
-            rhs.fetch(cx, b, from, p.n % tn != 0, ragged);
+            lhs.fetch(cx, a, from, !p.m.is_multiple_of(tm), ragged);
+            rhs.fetch(cx, b, from, !p.n.is_multiple_of(tn), ragged);
         };
         cx.code.line(format!("let first_k = {first};"));
         fetch(cx, "first_k");
@@ -233,16 +233,16 @@ fn keep(cx: &mut Cx, i: usize, p: &Part) {
     cx.code.line(format!("if (m >= M_{i}) {{ return; }}"));
     cx.code.line(format!("let at = slice * {total}u + (batch * M_{i} + m) * N_{i} + n + {}u;", p.scratch));
     for (l, lane) in ["x", "y", "z", "w"].iter().enumerate() {
-        let guard = p.n % 4 != 0 || l == 0;
+        let guard = !p.n.is_multiple_of(4) || l == 0;
         if guard {
             cx.code.open(format!("if (n + {l}u < N_{i})"));
         }
         cx.store_scratch(&format!("at + {l}u"), DType::F32, &format!("sum.{lane}"));
-        if guard && p.n % 4 != 0 {
+        if guard && !p.n.is_multiple_of(4) {
             cx.code.close();
         }
     }
-    if p.n % 4 == 0 {
+    if p.n.is_multiple_of(4) {
         cx.code.close();
     }
     cx.code.close();

@@ -79,7 +79,7 @@ impl<'a> Cx<'a> {
 
     /// Declares the binding of `arg` an array of vec4 if that holds for every access to it. `aligned` says of an access, its argument's offset
     /// included, whether it touches whole groups of four.
-    pub fn vectorise<'x>(&mut self, accesses: &[(&'x Access, bool)]) {
+    pub fn vectorise(&mut self, accesses: &[(&Access, bool)]) {
         for binding in 0..self.elements.len() {
             let mut its =
                 accesses.iter().filter(|(a, _)| self.bindings.args[a.arg.index()].binding == binding).peekable();
@@ -102,7 +102,7 @@ impl<'a> Cx<'a> {
         self.vectors[self.bindings.args[arg.index()].binding]
     }
 
-    fn from_word(&self, arg: ArgId, word: String, wide: bool) -> String {
+    fn typed_word(&self, arg: ArgId, word: String, wide: bool) -> String {
         let dtype = self.dtype(arg);
         match (self.elements[self.bindings.args[arg.index()].binding], dtype) {
             (Element::Of(DType::Bool) | Element::Word, DType::Bool) => {
@@ -134,12 +134,12 @@ impl<'a> Cx<'a> {
 
     /// The element of `arg` at `index`, counted from the start of the binding. The binding must not be an array of vec4.
     pub fn load(&self, arg: ArgId, index: &str) -> String {
-        self.from_word(arg, format!("buf{}[{index}]", self.bindings.args[arg.index()].binding), false)
+        self.typed_word(arg, format!("buf{}[{index}]", self.bindings.args[arg.index()].binding), false)
     }
 
     /// Four elements from `index` on, a multiple of four; the binding must be an array of vec4.
     pub fn load4(&self, arg: ArgId, index: &str) -> String {
-        self.from_word(arg, format!("buf{}[{}]", self.bindings.args[arg.index()].binding, quarter(index)), true)
+        self.typed_word(arg, format!("buf{}[{}]", self.bindings.args[arg.index()].binding, quarter(index)), true)
     }
 
     pub fn store(&mut self, arg: ArgId, index: &str, value: &str) {

@@ -38,7 +38,7 @@ pub fn emit(cx: &mut Cx, k: &Pointwise, width: u32, group: u32) -> Result<(), Er
     cx.constant("POINTS", count);
     cx.entry("main", count.div_ceil(group as usize), group)?;
     cx.code.line(format!("let i = group * {group}u + local;"));
-    if count % group as usize != 0 {
+    if !count.is_multiple_of(group as usize) {
         cx.code.line("if (i >= POINTS) { return; }");
     }
     let mut extents = space.clone();

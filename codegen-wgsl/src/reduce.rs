@@ -219,7 +219,7 @@ fn sweeps(cx: &mut Cx, plan: &Plan, shape: Shape, partials: Option<usize>) -> Re
     cx.code.line(format!("let lane = {};", in_group.1));
     let row_group = if parts == 1 { "group".to_string() } else { format!("(group % {row_groups}u)") };
     cx.code.line(format!("let own_row = {row_group} * {rows}u + row_in_group;"));
-    let guarded = plan.count_rows() % rows as usize != 0;
+    let guarded = !plan.count_rows().is_multiple_of(rows as usize);
     let row = if guarded { "min(own_row, ROWS - 1u)" } else { "own_row" };
     cx.code.line(format!("let row = {row};"));
     let (mut first, mut end) = ("lane".to_string(), "COLS".to_string());
@@ -414,7 +414,7 @@ fn finish_split(cx: &mut Cx, plan: &Plan, shape: Shape, base: usize) -> Result<(
     const GROUP: u32 = 64;
     cx.entry("combine", plan.count_rows().div_ceil(GROUP as usize), GROUP)?;
     cx.code.line(format!("let row = group * {GROUP}u + local;"));
-    if plan.count_rows() % GROUP as usize != 0 {
+    if !plan.count_rows().is_multiple_of(GROUP as usize) {
         cx.code.line("if (row >= ROWS) { return; }");
     }
     for r in 0..plan.reductions.len() {

@@ -17,7 +17,7 @@ use tinygpt_ir::program::{Access, Scatter, ScatterBase};
 use tinygpt_ir::types::{DType, numel};
 
 pub fn emit(cx: &mut Cx, k: &Scatter, order: ScatterOrder, group: u32) -> Result<(), Error> {
-    if group % 32 != 0 || group == 0 {
+    if !group.is_multiple_of(32) || group == 0 {
         return refuse(format!("kernel {}: found {group} invocations a workgroup, expected a multiple of 32", cx.name));
     }
     let Merged { groups, body, .. } = merge_body(&[&k.ids, &k.inner], &k.body, &[]);

@@ -342,7 +342,7 @@ impl Registers {
     pub fn multiply(&self, cx: &mut Cx, lhs: (&str, usize), rhs: (&str, usize), depth: usize) {
         // More only makes drivers compile longer: they unroll constant loops themselves.
         const UNROLL: usize = 4;
-        let unroll = (1..=UNROLL.min(depth)).rev().find(|u| depth % u == 0).unwrap_or(1);
+        let unroll = (1..=UNROLL.min(depth)).rev().find(|u| depth.is_multiple_of(*u)).unwrap_or(1);
         let (m_vectors, n_vectors) = (lhs.1 / 4, rhs.1 / 4);
         let (m_parts, n_parts) = (self.each_m / 4, self.each_n / 4);
         if depth > unroll {

@@ -24,7 +24,7 @@ pub fn offsets_aligned(k: &Update, offset_of: impl Fn(usize) -> usize) -> bool {
         k.body.loads().any(along) || k.stores.iter().any(|s| along(&s.access))
     };
     let stepped: Vec<usize> = (0..k.roles).filter(|r| stepped(*r)).collect();
-    (0..k.segments.len()).all(|s| stepped.iter().all(|r| offset_of(s * k.roles + r) % 4 == 0))
+    (0..k.segments.len()).all(|s| stepped.iter().all(|r| offset_of(s * k.roles + r).is_multiple_of(4)))
 }
 
 pub fn emit(cx: &mut Cx, k: &Update, width: u32, group: u32) -> Result<(), Error> {
