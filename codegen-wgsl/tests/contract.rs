@@ -204,7 +204,7 @@ fn long_products_of_few_results_are_split() {
 fn shapes() -> Vec<AttentionShape> {
     let mut out = Vec::new();
     for (batch, heads, q_len, k_len, head_dim) in
-        [(1, 1, 1, 1, 1), (2, 3, 7, 7, 5), (1, 2, 33, 33, 8), (1, 1, 64, 64, 16), (2, 1, 5, 19, 12), (1, 1, 70, 70, 72)]
+        [(1, 1, 1, 1, 1), (2, 3, 7, 7, 5), (1, 2, 33, 33, 8), (1, 1, 64, 64, 16), (2, 1, 5, 19, 12), (1, 1, 70, 70, 24)]
     {
         for causal in [false, true] {
             if causal && q_len != k_len {
@@ -215,6 +215,11 @@ fn shapes() -> Vec<AttentionShape> {
         }
     }
     out
+}
+
+/// Heads larger than any tile.
+fn large_heads() -> AttentionShape {
+    AttentionShape { batch: 1, heads: 2, q_len: 35, k_len: 35, head_dim: 70, causal: true, scale: 0.12 }
 }
 
 /// [B,H,T,D] in one of three layouts: heads first, positions first, head dimension not contiguous.
@@ -230,7 +235,7 @@ fn layout(space: &[usize], which: usize) -> Vec<i64> {
 #[test]
 fn attention_forward() {
     let mut rng = Rng(34);
-    for shape in shapes() {
+    for shape in shapes().into_iter().chain([large_heads()]) {
         for (which, (with_out, with_lse)) in
             [(0, (true, true)), (1, (true, false)), (2, (true, true)), (1, (false, true))]
         {
@@ -261,8 +266,11 @@ fn attention_forward() {
 #[test]
 fn attention_backward() {
     let mut rng = Rng(35);
-    for shape in shapes() {
+    for shape in shapes().into_iter().chain([large_heads()]) {
         for (which, wanted) in [(0, 0b111), (1, 0b001), (2, 0b110), (1, 0b111)] {
+            if shape.head_dim > 32 && which > 0 {
+                continue;
+            }
             let (qs, ks) = (shape.q_space(), shape.k_space());
             let (qn, kn) = (qs.iter().product(), ks.iter().product());
             let q_at = |arg: u32| Access::direct(ArgId(arg), 0, layout(&qs, which));
@@ -318,7 +326,9 @@ fn attention_backward() {
                 dv,
             });
             let name = format!("attention_grad {shape:?} layout {which} wanted {wanted:03b}");
-            check_two(&name, &kind, &args, Tolerance { relative: 2e-5, absolute: 1e-4 });
+            // Software adapters take long to compile several chunks of dimensions.
+            let check = if shape.head_dim > 32 { check_default } else { check_two };
+            check(&name, &kind, &args, Tolerance { relative: 2e-5, absolute: 1e-4 });
         }
     }
 }

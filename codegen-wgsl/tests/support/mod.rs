@@ -272,6 +272,11 @@ pub fn check_two(name: &str, kind: &KernelKind, args: &[Given], tolerance: Toler
     })
 }
 
+/// [`check`] of the default variant.
+pub fn check_default(name: &str, kind: &KernelKind, args: &[Given], tolerance: Tolerance) -> f64 {
+    run_variants(name, kind, args, tolerance, &|v, _| (v == 0).then_some(0))
+}
+
 /// `choose(i, n)` is the i-th of n variants to run; None ends the list.
 fn run_variants(
     name: &str,
@@ -307,6 +312,7 @@ fn run_variants(
         let chosen = (0..most).map_while(|i| choose(i, most)).take(if layout == Layout::Packed { 1 } else { most });
         for v in chosen {
             let name = format!("{name}, {layout:?}, {}", lists[0][v.min(lists[0].len() - 1)]);
+            let start = std::time::Instant::now();
             let (units, regions) = upload(gpu, &program, args, layout);
             for (piece, list) in pieces.iter().zip(&lists) {
                 let variant = &list[v.min(list.len() - 1)];
@@ -317,6 +323,9 @@ fn run_variants(
             }
             let got = download(gpu, &name, args, &units, &regions);
             worst = worst.max(compare(&name, args, &got, &want, tolerance));
+            if start.elapsed().as_secs() >= 2 {
+                println!("{name}: {:.1} s", start.elapsed().as_secs_f64());
+            }
         }
     }
     worst
