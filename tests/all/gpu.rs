@@ -60,9 +60,9 @@ fn every_operation_on_a_gpu() {
 #[test]
 fn random_graphs_on_a_gpu() {
     let Some(gpu) = gpu() else { return };
-    for seed in 0..24 {
+    for seed in 0..12 {
         let graph = random_graph(seed, &RandomOptions::default());
-        check(&gpu, &graph, seed, &PASSES, seed % 4 != 0, &format!("random graph {seed}"));
+        check(&gpu, &graph, seed, &PASSES, seed % 3 != 0, &format!("random graph {seed}"));
     }
 }
 

@@ -49,15 +49,17 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
         }
         None => RunDir::create(args.out.as_deref(), &config, SystemTime::now())?,
     };
+    let place = match &options.gpu {
+        Some(gpu) => format!("{} on {}", options.backend, gpu.report().name),
+        None => format!("{} on {} thread(s)", options.backend, options.threads),
+    };
     say(&format!(
-        "{}: {} parameters, ctx {}, batch {}, {} steps; {} on {} thread(s), compiled in {compile_s:.2} s; {}{}",
+        "{}: {} parameters, ctx {}, batch {}, {} steps; {place}, compiled in {compile_s:.2} s; {}{}",
         config.preset,
         config.model.params(),
         config.model.ctx,
         config.train.batch,
         config.train.steps,
-        options.backend,
-        options.threads,
         dir.path().display(),
         resumed.as_ref().map_or(String::new(), |(_, checkpoint)| format!(", from step {}", checkpoint.step)),
     ));
