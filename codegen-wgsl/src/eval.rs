@@ -178,6 +178,10 @@ impl<'b> Eval<'b> {
                     Binary::Div => format!("{a} / {b}"),
                     Binary::Max if t == DType::Bool => format!("{a} | {b}"),
                     Binary::Min if t == DType::Bool => format!("{a} & {b}"),
+                    Binary::Max | Binary::Min if t == DType::F32 => {
+                        let f = cx.helper(op.name(), wide);
+                        format!("{f}({a}, {b})")
+                    }
                     // A NaN in the first operand wins, in the second loses: the built-in functions promise neither.
                     Binary::Max => format!("select({a}, {b}, {a} < {b})"),
                     Binary::Min => format!("select({a}, {b}, {b} < {a})"),

@@ -133,8 +133,8 @@ impl Lanes for Spell {
     }
 }
 
-/// Name and text of a helper: `exp`, `log`, `tanh`, `erf`, `sin`, `cos`, `to_i32`, `to_u32` (one argument each, wide or not), or
-/// `random` (scalar only).
+/// Name and text of a helper: `exp`, `log`, `tanh`, `erf`, `sin`, `cos`, `to_i32`, `to_u32` (one argument each, wide or not), `max`,
+/// `min` (two), or `random` (scalar only).
 pub fn helper(name: &str, wide: bool) -> (String, String) {
     let full = format!("{name}_{}", if wide { "f32x4" } else { "f32" });
     let f = type_name(DType::F32, wide);
@@ -152,6 +152,16 @@ fn {full}(x: {f}) -> {ty} {{
   let bits = bitcast<{u}>(x) & {u}(0x7fffffffu);
   let truncated = select({ty}(x), {ty}({most}), x >= {f}({limit}));
   return select(truncated, {ty}(), bits > {u}(0x7f800000u));
+}}"
+            )
+        }
+        "max" | "min" => {
+            let (u, test) = (type_name(DType::U32, wide), if name == "max" { "a < b" } else { "b < a" });
+            format!(
+                "// b if {test} else a; a NaN in a wins, tested by bits: compilers make their own {name} of the select.
+fn {full}(a: {f}, b: {f}) -> {f} {{
+  let magnitude = bitcast<{u}>(a) & {u}(0x7fffffffu);
+  return select(select(a, b, {test}), a, magnitude > {u}(0x7f800000u));
 }}"
             )
         }
@@ -179,7 +189,12 @@ fn random_f32(seed: u32, counter: u32, stream: u32, index: u32) -> f32 {
                 "sin" => math::sin(&mut s, 0),
                 _ => math::cos(&mut s, 0),
             };
-            format!("fn {full}(x: {f}) -> {f} {{\n{}  return {};\n}}", s.lines, s.names[result])
+            let (u, value) = (type_name(DType::U32, wide), &s.names[result]);
+            // By bits: NVIDIA's compiler makes its own minimum of the select that clamps, which drops a NaN.
+            format!(
+                "fn {full}(x: {f}) -> {f} {{\n{}  let magnitude = bitcast<{u}>(x) & {u}(0x7fffffffu);\n  return select({value}, x, magnitude > {u}(0x7f800000u));\n}}",
+                s.lines
+            )
         }
     };
     (full, text)
