@@ -334,8 +334,11 @@ impl<'b> Eval<'b> {
         self.bind(cx, id, &what, text, true)
     }
 
-    /// Computes the values of `stores`, then writes them all.
+    /// Computes the values of `stores` and where their windows are, then writes them all.
     pub fn stores(&mut self, cx: &mut Cx, stores: &[&Store]) {
+        for index in stores.iter().flat_map(|s| &s.access.indirect) {
+            self.value(cx, index.index);
+        }
         let values: Vec<Value> = stores.iter().map(|s| self.value(cx, s.value)).collect();
         for (s, v) in stores.iter().zip(values) {
             self.store(cx, s, &v);

@@ -182,7 +182,15 @@ impl Body {
 /// Writes a scalar at every point (or, in a reduce kernel, at every row: see there). No two points write one element.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Store {
-    /// Without indirect terms.
+    /// With indirect terms only where a pointwise kernel replaces a *window* of a state: one row of a key/value cache. Their indices
+    /// are the same at every point, so they move the window as a whole.
     pub access: Access,
     pub value: ScalarId,
+}
+
+impl Store {
+    /// The scalars it needs: the value, and the indices of the window's place.
+    pub fn operands(&self) -> impl Iterator<Item = ScalarId> {
+        std::iter::once(self.value).chain(self.access.indirect.iter().map(|i| i.index))
+    }
 }

@@ -211,8 +211,7 @@ impl<A: Args + ?Sized> Run<'_, A> {
             values[id.index()] = match &s.op {
                 ScalarOp::Const(c) => c.value,
                 ScalarOp::Load(a) => {
-                    let indirect = |i: &super::Indirect| i.stride * (v(&i.index) as i64).clamp(0, i.extent as i64 - 1);
-                    let element = a.at.at(point) + a.indirect.iter().map(indirect).sum::<i64>();
+                    let element = a.at.at(point) + a.indirect.iter().map(|i| clamped(i, v(&i.index))).sum::<i64>();
                     self.load(a.arg, element, format_args!("load {id} at point {point:?}"))?
                 }
                 ScalarOp::Index(a) => DType::I32.normalise(a.at(point) as f64),
@@ -245,7 +244,8 @@ impl<A: Args + ?Sized> Run<'_, A> {
     /// Runs `stores` at `point`: all values first, then all writes.
     fn stores(&mut self, stores: &[&Store], point: &[usize], values: &[f64]) -> Outcome {
         for s in stores {
-            let element = s.access.at.at(point);
+            let window = s.access.indirect.iter().map(|i| clamped(i, values[i.index.index()])).sum::<i64>();
+            let element = s.access.at.at(point) + window;
             self.store(
                 s.access.arg,
                 element,
@@ -265,7 +265,7 @@ impl<A: Args + ?Sized> Run<'_, A> {
         acc: impl Fn(&Self, &[usize]) -> Outcome<Vec<f64>>,
     ) -> Outcome {
         let stores: Vec<&Store> = stores.iter().collect();
-        let wanted = needed(body, stores.iter().map(|s| s.value));
+        let wanted = needed(body, stores.iter().flat_map(|s| s.operands()));
         let mut values = vec![f64::NAN; body.scalars.len()];
         for_points(space, |point| {
             let accs = acc(self, point)?;
@@ -472,6 +472,11 @@ impl<A: Args + ?Sized> Run<'_, A> {
             self.store_at(&k.out, &at, Binary::Add.eval(dtype, old, values[k.value.index()]), "the sum")
         })
     }
+}
+
+/// What an indirect term adds to an element's number where its index is `index`.
+fn clamped(term: &super::Indirect, index: f64) -> i64 {
+    term.stride * (index as i64).clamp(0, term.extent as i64 - 1)
 }
 
 /// The low 32 bits of an integer value.

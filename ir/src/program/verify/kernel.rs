@@ -4,7 +4,7 @@ use super::{Invariant, Report, body};
 use crate::op::Reduce;
 use crate::program::uses::{Use, uses};
 use crate::program::{
-    Access, ArgId, ArgMode, Body, Kernel, KernelKind, Program, ReduceKernel, Scalar, ScalarId, ScalarOp, Scatter,
+    Access, ArgId, ArgMode, Body, BufferKind, Kernel, KernelKind, Program, ReduceKernel, Scalar, ScalarId, ScalarOp, Scatter,
     ScatterBase, Store, Update,
 };
 use crate::types::DType;
@@ -18,6 +18,7 @@ pub(super) fn check(program: &Program, kernel: &Kernel, report: &mut Report) {
     modes(kernel, &list, report);
     in_place(kernel, &list, report);
     disjoint(program, kernel, &list, report);
+    windows(program, kernel, &list, report);
     archetype(program, kernel, report);
 }
 
@@ -82,7 +83,8 @@ fn shapes(kernel: &Kernel, list: &[Use<'_>], report: &mut Report) -> bool {
         report.expect(u.access.at.coeffs.len() == u.space.len(), Invariant::AccessRank, || {
             format!("{} has {} coefficients over {} axes", u.what, u.access.at.coeffs.len(), u.space.len())
         });
-        let direct = u.access.indirect.is_empty() || u.load;
+        let pointwise = matches!(kernel.kind, KernelKind::Pointwise(_));
+        let direct = u.access.indirect.is_empty() || u.load || (u.writes && pointwise);
         report.expect(direct, Invariant::AccessRank, || format!("{} has indirect terms: expected none", u.what));
         report.expect(u.space.iter().all(|n| *n >= 1), Invariant::SpaceExtents, || {
             format!("{} ranges over {:?}: expected extents of at least 1", u.what, u.space)
@@ -93,7 +95,7 @@ fn shapes(kernel: &Kernel, list: &[Use<'_>], report: &mut Report) -> bool {
 
 /// Each body with the scalars that stores and reductions name, its space, and its number of accumulators.
 fn bodies(kind: &KernelKind) -> Vec<(&Body, Vec<ScalarId>, Vec<usize>, usize)> {
-    let values = |stores: &[Store]| stores.iter().map(|s| s.value).collect::<Vec<_>>();
+    let values = |stores: &[Store]| stores.iter().flat_map(Store::operands).collect::<Vec<_>>();
     match kind {
         KernelKind::Pointwise(k) => vec![(&k.body, values(&k.stores), k.space.clone(), 0)],
         KernelKind::Update(k) => k.segments.iter().map(|n| (&k.body, values(&k.stores), vec![*n], 0)).collect(),
@@ -189,6 +191,33 @@ fn disjoint(program: &Program, kernel: &Kernel, list: &[Use<'_>], report: &mut R
             );
         } else if let Some(element) = stored_twice(&stores, program.buffers[arg.buffer].len) {
             report.add(Invariant::StoreDisjoint, format!("element {element} of argument a{i} is stored twice"));
+        }
+    }
+}
+
+/// Stores of windows: the elements outside of one keep their values, so only what lives between steps can have it.
+fn windows(program: &Program, kernel: &Kernel, list: &[Use<'_>], report: &mut Report) {
+    let KernelKind::Pointwise(k) = &kernel.kind else { return };
+    let varies = varies(&k.body, &k.space, 0);
+    for s in k.stores.iter().filter(|s| !s.access.indirect.is_empty()) {
+        let (arg, value) = (s.access.arg.index(), s.value);
+        let buffer = &program.buffers[kernel.args[arg].buffer];
+        report.expect(matches!(buffer.kind, BufferKind::State(_)), Invariant::StoreWindow, || {
+            format!("{value} is stored in a window of argument a{arg}, which is {:?}: expected a state", buffer.kind)
+        });
+        let uses = list.iter().filter(|u| u.arg == arg).count();
+        report.expect(uses == 1, Invariant::StoreWindow, || {
+            format!("{value} is stored in a window of argument a{arg}, which has {uses} uses: expected no other")
+        });
+        for i in &s.access.indirect {
+            let dtype = k.body.scalars[i.index].dtype;
+            let fits = dtype == DType::I32 && !varies[i.index.index()] && i.extent >= 1;
+            report.expect(fits, Invariant::StoreWindow, || {
+                format!(
+                    "{value} is stored in a window that {} of {dtype} moves, of {} places: expected an i32 that does not vary, and a place",
+                    i.index, i.extent
+                )
+            });
         }
     }
 }

@@ -15,9 +15,11 @@
 //! - `in-place`: an argument read and written is read only with the access of a store of the same part or segment, at that store's
 //!   point; attention has no such argument, and of a contraction's operands and a scatter's values none is.
 //! - `space-extents`: every extent is at least 1.
-//! - `access-rank`: an access has one coefficient an axis; only loads in bodies have indirect terms.
+//! - `access-rank`: an access has one coefficient an axis; only loads in bodies, and stores of pointwise kernels, have indirect terms.
 //! - `access-range`: every access lies in its buffer at every point, indirect terms at 0 and at extent - 1 included.
 //! - `store-disjoint`: no element is stored twice by one kernel (the rows of a row store being its points).
+//! - `store-window`: a store with indirect terms is the only use of its argument, which is a state; their indices are i32 scalars that are
+//!   the same at every point.
 //!
 //! Bodies
 //! - `body-ssa`: operands have smaller ids; stores and reductions name scalars of the body; accumulators exist, and a reduction uses
@@ -92,6 +94,7 @@ invariants! {
     AccessRank "access-rank"
     AccessRange "access-range"
     StoreDisjoint "store-disjoint"
+    StoreWindow "store-window"
     BodySsa "body-ssa"
     BodyTypes "body-types"
     ReduceRows "reduce-rows"

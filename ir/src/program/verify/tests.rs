@@ -44,7 +44,7 @@ const CASES: &[Case] = &[
         |p| part(p).terms[0].lhs.at.coeffs.push(0),
         "left operand has 3 coefficients over 2",
     ),
-    (Invariant::AccessRank, linear, |p| pointwise(p, 2).stores[0].access.indirect = indirect(0), "indirect terms"),
+    (Invariant::AccessRank, linear, |p| reduction(p).stores[0].access.indirect = indirect(0), "indirect terms"),
     (
         Invariant::AccessRange,
         linear,
@@ -61,6 +61,13 @@ const CASES: &[Case] = &[
     ),
     (Invariant::StoreDisjoint, linear, |p| reduction(p).stores[0].access.at.coeffs[0] = 0, "element 0 of argument a1"),
     (Invariant::StoreDisjoint, linear, store_again, "stored twice"),
+    (Invariant::StoreWindow, windowed, |p| into_temporary(p), "which is Temp: expected a state"),
+    (Invariant::StoreWindow, windowed, read_window, "which has 2 uses"),
+    (Invariant::StoreWindow, windowed, |p| op(p, 4, 0, ScalarOp::Index(Affine::axis(1, 0))), "that does not vary"),
+    (Invariant::StoreWindow, windowed, |p| pointwise(p, 4).body.scalars[ScalarId(0)].dtype = DType::F32, "%0 of f32"),
+    (Invariant::StoreWindow, windowed, |p| window(p).indirect[0].extent = 0, "of 0 places"),
+    (Invariant::AccessRange, windowed, |p| window(p).indirect[0].extent = 5, "elements 0 to 14"),
+    (Invariant::BodySsa, windowed, |p| window(p).indirect[0].index = ScalarId(9), "%9 is stored"),
     (Invariant::BodySsa, linear, |p| op(p, 2, 2, ScalarOp::Unary(Unary::Neg, ScalarId(2))), "%2 uses %2"),
     (Invariant::BodySsa, linear, |p| op(p, 2, 2, ScalarOp::Acc(0)), "accumulator 0, and the kernel has 0"),
     (Invariant::BodySsa, linear, |p| pointwise(p, 2).stores[0].value = ScalarId(9), "%9 is stored"),
@@ -277,13 +284,41 @@ fn packed() -> Program {
     p
 }
 
+/// Kernel 4 replaces one row of the weight [4,3] by ones, at the place that scalar 0 names.
+fn windowed() -> Program {
+    let mut p = linear();
+    let mut body = crate::program::Body::default();
+    let row = body.push(ScalarOp::Const(Literal::i32(2)), DType::I32);
+    let one = body.push(ScalarOp::Const(Literal::f32(1.0)), DType::F32);
+    let window = vec![crate::program::Indirect { index: row, stride: 3, extent: 4 }];
+    let access = Access { indirect: window, ..Access::direct(ArgId(0), 0, vec![1]) };
+    let stores = vec![crate::program::Store { access, value: one }];
+    let kind = KernelKind::Pointwise(Pointwise { space: vec![3], body, stores });
+    p.kernels[KernelId(4)] = kernel("replace", &[(BufferId(1), ArgMode::Write)], kind);
+    p
+}
+
+fn window(p: &mut Program) -> &mut Access {
+    &mut pointwise(p, 4).stores[0].access
+}
+
+fn into_temporary(p: &mut Program) {
+    *arg(p, 4, 0) = Arg { buffer: BufferId(5), mode: ArgMode::Write };
+}
+
+fn read_window(p: &mut Program) {
+    arg(p, 4, 0).mode = ArgMode::ReadWrite;
+    let k = pointwise(p, 4);
+    k.stores[0].value = k.body.push(ScalarOp::Load(Access::direct(ArgId(0), 0, vec![1])), DType::F32);
+}
+
 fn part_of_pack(offset: usize) -> Place {
     Place::Pack { pack: 0, offset }
 }
 
 #[test]
 fn samples_are_sound() {
-    for sample in [linear, attention, embedding, slotted, packed] {
+    for sample in [linear, attention, embedding, slotted, packed, windowed] {
         let program = sample();
         assert_eq!(verify(&program), Ok(()), "{}", program.name);
     }
