@@ -1,9 +1,13 @@
-//! Programs to native code for the CPU.
+//! Programs to code for the CPU.
 //!
 //! - [`compile`]: a program prepared for this processor, and run task by task
 //! - [`lower`]: kernels to functions of the vector loop IR
 //! - [`clif`]: the vector loop IR to machine code, through Cranelift
+//!
+//! On wasm32, where the compiler runs in a page, there is nothing native: no Cranelift, no templates, no executor.
 
+#[cfg(not(target_arch = "wasm32"))]
 pub mod clif;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod compile;
 pub mod lower;

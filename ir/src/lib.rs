@@ -3,6 +3,7 @@
 //!
 //! This crate knows no pass and no backend, needs no native code and does no I/O, except to quote source lines in errors.
 
+pub mod clock;
 pub mod composite;
 pub mod dot;
 pub mod dsl;

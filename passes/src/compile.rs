@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
+use tinygpt_ir::clock::Clock;
 use tinygpt_ir::program::{Kernel, KernelId, MemoryPlan, PlacementPolicy, Program, TargetModel};
 use tinygpt_ir::{Arena, Graph};
 
 use crate::fuse::{self, Draft};
-use crate::pass::now;
 use crate::{memory, schedule};
 
 /// The passes to a program, in order: name and what each does.
@@ -51,11 +51,11 @@ pub fn to_program(graph: &Graph, target: &TargetModel, fusion: bool) -> Result<P
 /// Errors: one sentence on what has no kernel.
 pub fn lower(graph: &Graph, target: &TargetModel, fusion: bool, print: bool) -> Result<Lowered, String> {
     let mut steps = Vec::new();
-    let mut record = |name: &'static str, start: Option<std::time::Instant>, did: String, program: &Program| {
-        let time = start.map(|s| s.elapsed());
+    let mut record = |name: &'static str, start: Clock, did: String, program: &Program| {
+        let time = start.elapsed();
         steps.push(Step { name, time, did, text: print.then(|| program.to_string()) });
     };
-    let start = now();
+    let start = Clock::start();
     let draft = fuse::fuse(graph, target, fusion)?;
     let mut program = assemble(&draft, target);
     let live = graph.live().iter().filter(|l| **l).count();
@@ -65,7 +65,7 @@ pub fn lower(graph: &Graph, target: &TargetModel, fusion: bool, print: bool) -> 
     };
     record(PASSES[0].0, start, format!("{live} nodes to {} kernels{retries}", draft.kernels.len()), &program);
 
-    let start = now();
+    let start = Clock::start();
     let order = schedule::schedule(&draft)?;
     program.kernels = Arena::default();
     for k in &order.order {
@@ -74,7 +74,7 @@ pub fn lower(graph: &Graph, target: &TargetModel, fusion: bool, print: bool) -> 
     program.stages = order.stages;
     record(PASSES[1].0, start, format!("{} stages", program.stages.len()), &program);
 
-    let start = now();
+    let start = Clock::start();
     memory::plan(&mut program);
     let m = &program.memory;
     let shape = match target.placement {

@@ -12,6 +12,7 @@ use std::fmt::{self, Write};
 use std::time::Duration;
 
 use tinygpt_ir::Graph;
+use tinygpt_ir::clock::Clock;
 use tinygpt_ir::error::GraphError;
 use tinygpt_ir::verify::{Violations, verify};
 
@@ -194,9 +195,9 @@ impl Pipeline {
         let mut run = Run { graph, steps: Vec::new() };
         for pass in &self.passes {
             let mut stats = Stats::default();
-            let start = now();
+            let start = Clock::start();
             let next = pass.run(&run.graph, &mut stats).map_err(|e| PassError::Refused(*pass, e))?;
-            let time = start.map(|s| s.elapsed());
+            let time = start.elapsed();
             if self.verify_each {
                 verify(&next).map_err(|v| PassError::Invalid(Some(*pass), v))?;
             }
@@ -212,11 +213,6 @@ impl Pipeline {
         }
         Ok(run)
     }
-}
-
-/// The clock, where there is one.
-pub(crate) fn now() -> Option<std::time::Instant> {
-    (!cfg!(target_arch = "wasm32")).then(std::time::Instant::now)
 }
 
 impl Run {

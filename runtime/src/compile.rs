@@ -11,19 +11,25 @@
 //!   with [`prepare`];
 //! - the interpreter runs the `step` graph, which no pass but differentiation has touched: it judges all the others.
 
-use crate::cli::ExecArgs;
-use crate::config::{Backend, Isa, TrainConfig};
-use crate::cpu::CpuExecutor;
+use crate::config::{Backend, Isa};
 use crate::error::one_line;
 use crate::executor::Executor;
-use crate::gpu::{Gpu, GpuExecutor, GpuOptions};
 use crate::interp::InterpExecutor;
 use crate::{Error, Result};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::{
+    cli::ExecArgs,
+    config::TrainConfig,
+    cpu::CpuExecutor,
+    gpu::{Gpu, GpuExecutor, GpuOptions},
+};
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(not(target_arch = "wasm32"))]
 use tinygpt_codegen_cpu::compile::CpuOptions;
 use tinygpt_ir::Graph;
+use tinygpt_ir::clock::Clock;
 use tinygpt_ir::program::{FusionReport, Program, TargetModel};
 use tinygpt_passes::compile as lowering;
 use tinygpt_passes::optimizer::{self, AdamWConfig};
@@ -56,11 +62,11 @@ pub struct Compiled {
     times: Times,
 }
 
-/// Time of what is no pass of the pipeline.
+/// Time of what is no pass of the pipeline; None where there is no clock.
 #[derive(Debug, Clone, Copy)]
 struct Times {
-    goal: Duration,
-    verify: Duration,
+    goal: Option<Duration>,
+    verify: Option<Duration>,
 }
 
 /// Compiles `forward` for `goal` on `target`. Errors: the goal asks for outputs that the graph lacks. A graph or program that a
@@ -92,8 +98,8 @@ pub fn compile(forward: Graph, goal: &Goal, target: &TargetModel) -> Result<Comp
     Ok(Compiled { forward, step, passes, program: Arc::new(program), lowering, times })
 }
 
-fn timed<V>(work: impl FnOnce() -> Result<V>) -> Result<(V, Duration)> {
-    let start = Instant::now();
+fn timed<V>(work: impl FnOnce() -> Result<V>) -> Result<(V, Option<Duration>)> {
+    let start = Clock::start();
     let value = work()?;
     Ok((value, start.elapsed()))
 }
@@ -117,8 +123,8 @@ impl Compiled {
         for step in &self.lowering {
             line(&mut table, step.name, step.time, &step.did);
         }
-        line(&mut table, "autodiff", Some(goal), "the step's graph, made before the passes above");
-        line(&mut table, "verify", Some(verify), "graph and program");
+        line(&mut table, "autodiff", goal, "the step's graph, made before the passes above");
+        line(&mut table, "verify", verify, "graph and program");
         table
     }
 }
@@ -134,12 +140,14 @@ pub struct ExecOptions {
     /// Leave the templates off.
     pub no_templates: bool,
     /// The open device of the GPU backend.
+    #[cfg(not(target_arch = "wasm32"))]
     pub gpu: Option<Arc<Gpu>>,
 }
 
 impl ExecOptions {
     /// The flags over the configuration's values where there is one, and the machine's cores where neither says. The GPU backend's
     /// device is opened, which is an error where there is none.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn resolve(flags: &ExecArgs, config: Option<&TrainConfig>) -> Result<Self> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = flags.threads.map(usize::from).or(config.and_then(|c| c.threads));
@@ -159,13 +167,18 @@ impl ExecOptions {
     }
 
     /// Runs on an open GPU.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn on_gpu(gpu: Arc<Gpu>) -> Self {
         Self { backend: Backend::Gpu, threads: 1, isa: None, no_templates: false, gpu: Some(gpu) }
     }
 
     /// What programs are compiled for.
     pub fn target(&self) -> TargetModel {
-        self.gpu.as_ref().map_or_else(TargetModel::cpu, |gpu| gpu.target())
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(gpu) = &self.gpu {
+            return gpu.target();
+        }
+        TargetModel::cpu()
     }
 }
 
@@ -179,10 +192,12 @@ pub fn prepare(compiled: &Compiled, options: &ExecOptions) -> Result<Box<dyn Exe
 fn executor(compiled: &Compiled, options: &ExecOptions) -> Result<Box<dyn Executor>> {
     match options.backend {
         Backend::Interp => Ok(Box::new(InterpExecutor::new(&compiled.step)?)),
+        #[cfg(not(target_arch = "wasm32"))]
         Backend::Cpu => {
             let cpu = cpu_options(options.isa, options.no_templates)?;
             Ok(Box::new(CpuExecutor::new(Arc::clone(&compiled.program), &cpu, options.threads)?))
         }
+        #[cfg(not(target_arch = "wasm32"))]
         Backend::Gpu => {
             let gpu = options
                 .gpu
@@ -190,10 +205,15 @@ fn executor(compiled: &Compiled, options: &ExecOptions) -> Result<Box<dyn Execut
                 .ok_or_else(|| Error::input("the GPU backend needs an open device: see Gpu::open"))?;
             Ok(Box::new(GpuExecutor::new(gpu, Arc::clone(&compiled.program))?))
         }
+        #[cfg(target_arch = "wasm32")]
+        backend => Err(Error::input(format!(
+            "the backend {backend} is not in this build of tinygpt, which runs in a page: choose interp here, or have the page run the program's module"
+        ))),
     }
 }
 
 /// The code generator's options for an instruction set that the user named, or for the best there is. Errors: this machine lacks it.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn cpu_options(isa: Option<Isa>, no_templates: bool) -> Result<CpuOptions> {
     let available = tinygpt_simd::Isa::available();
     let isa = match isa.map(|isa| isa.to_string()) {

@@ -27,7 +27,8 @@ pub const MAX_STEPS: u64 = 99_999_999;
 pub const MAX_BATCH: usize = 1 << 20;
 
 /// What runs the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(target_arch = "wasm32"), derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// Native code on this machine's processor
@@ -49,7 +50,8 @@ impl std::fmt::Display for Backend {
 }
 
 /// Instruction set of the CPU backend's templates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(target_arch = "wasm32"), derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Isa {
     /// AVX-512F

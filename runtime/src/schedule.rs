@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 pub const LR_MIN_SHARE: f64 = 0.1;
 
 /// Shape of the learning rate over a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(target_arch = "wasm32"), derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
     /// Warm up, then keep the rate
