@@ -67,6 +67,7 @@ impl PartialEq for Node {
 
 /// Starting value of a state.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Init {
     Zeros,
     Ones,
@@ -75,6 +76,7 @@ pub enum Init {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum ParamKind {
     /// Given afresh at every step.
     Input,
@@ -84,6 +86,7 @@ pub enum ParamKind {
 
 /// What a state is to the optimizer and to checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum StateRole {
     /// A trained weight.
     Weight,

@@ -92,6 +92,7 @@ pub fn row_major(shape: &[usize]) -> Vec<i64> {
 
 /// Dtype and shape of one graph value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TensorType {
     pub dtype: DType,
     pub shape: Shape,

@@ -26,6 +26,7 @@ entity! {
 
 /// An integer affine function of a point of the space.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Affine {
     pub offset: i64,
     /// One coefficient an axis of the space.
@@ -71,6 +72,7 @@ impl Affine {
 
 /// A term of an access whose index is computed: stride * clamp(index, 0, extent - 1).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Indirect {
     /// An i32 scalar of the same body.
     pub index: ScalarId,
@@ -81,6 +83,7 @@ pub struct Indirect {
 
 /// Where a load or store finds its element, in elements of the argument's buffer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Access {
     pub arg: ArgId,
     pub at: Affine,
@@ -103,6 +106,7 @@ impl Access {
 
 /// One scalar operation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum ScalarOp {
     Const(Literal),
     /// The element of the argument at this point, of the buffer's dtype.
@@ -141,6 +145,7 @@ impl ScalarOp {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Scalar {
     pub op: ScalarOp,
     pub dtype: DType,
@@ -148,6 +153,7 @@ pub struct Scalar {
 
 /// A DAG of scalars over an index space.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Body {
     pub scalars: Arena<ScalarId, Scalar>,
 }
@@ -181,6 +187,7 @@ impl Body {
 
 /// Writes a scalar at every point (or, in a reduce kernel, at every row: see there). No two points write one element.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Store {
     /// With indirect terms only where a pointwise kernel replaces a *window* of a state: one row of a key/value cache. Their indices
     /// are the same at every point, so they move the window as a whole.

@@ -21,12 +21,14 @@ use crate::types::Literal;
 
 /// How a kernel uses one buffer. A buffer occurs at most once in an argument list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Arg {
     pub buffer: BufferId,
     pub mode: ArgMode,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum ArgMode {
     Read,
     Write,
@@ -45,6 +47,7 @@ impl ArgMode {
 
 /// Which graph nodes a kernel computes, for people: comments, labels, profiles.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Provenance {
     /// Nodes whose only computation is here, in id order.
     pub nodes: Vec<NodeId>,
@@ -52,11 +55,13 @@ pub struct Provenance {
     pub recomputed: Vec<NodeId>,
     /// Distinct scope paths of `nodes`, in order of first appearance.
     pub scopes: Vec<String>,
-    /// Distinct DSL lines of `nodes`; not printed in text forms.
+    /// Distinct DSL lines of `nodes`; neither printed nor serialised.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub locs: Vec<Loc>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Kernel {
     /// Unique in the program, a valid identifier: made of archetype, scope and number.
     pub name: String,
@@ -67,6 +72,7 @@ pub struct Kernel {
 
 /// One of the archetypes. The largest is a few hundred bytes, and a program holds hundreds of kernels: not worth a box.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[allow(clippy::large_enum_variant)]
 pub enum KernelKind {
     Pointwise(Pointwise),
@@ -79,6 +85,7 @@ pub enum KernelKind {
 }
 
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Pointwise {
     pub space: Vec<usize>,
     pub body: Body,
@@ -91,6 +98,7 @@ pub struct Pointwise {
 /// *roles*: role r of segment s is the kernel's argument s * roles + r, except shared roles (scalars such as the learning
 /// rate), which are the last `shared` arguments of the kernel and have ids roles + i.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Update {
     pub roles: usize,
     pub shared: usize,
@@ -102,6 +110,7 @@ pub struct Update {
 
 /// One reduction over cols.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Reduction {
     pub op: Reduce,
     pub value: ScalarId,
@@ -114,6 +123,7 @@ pub struct Reduction {
 /// row; any other store happens at every (row, col) after all reductions.
 /// The order of summation is the backend's, but fixed for given extents.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ReduceKernel {
     pub rows: Vec<usize>,
     pub cols: Vec<usize>,
@@ -166,6 +176,7 @@ impl ReduceKernel {
 
 /// One product summed into a contraction.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Term {
     /// Contracted extents.
     pub k: Vec<usize>,
@@ -177,6 +188,7 @@ pub struct Term {
 
 /// One output block of a contract kernel.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ContractPart {
     pub batch: Vec<usize>,
     pub m: Vec<usize>,
@@ -198,12 +210,14 @@ impl ContractPart {
 /// Batched products with epilogues. Several parts are merged siblings: independent products that share an operand (q, k and v
 /// projections of one input), computed by one launch.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Contract {
     pub parts: Vec<ContractPart>,
 }
 
 /// Extents of attention: q [B,H,T,D], k and v [B,H,S,D].
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct AttentionShape {
     pub batch: usize,
     pub heads: usize,
@@ -232,6 +246,7 @@ impl AttentionShape {
 
 /// Fused attention (Dao et al. 2022). At least one of out and lse is stored. All accesses are direct, f32.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Attention {
     pub shape: AttentionShape,
     pub q: Access,
@@ -243,6 +258,7 @@ pub struct Attention {
 
 /// Gradients of attention; at least one of dq, dk and dv is stored.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct AttentionGrad {
     pub shape: AttentionShape,
     pub q: Access,
@@ -258,6 +274,7 @@ pub struct AttentionGrad {
 
 /// What a scatter adds to.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum ScatterBase {
     Const(Literal),
     /// Over [table] ++ inner; direct. In place if it is the stored buffer.
@@ -266,6 +283,7 @@ pub enum ScatterBase {
 
 /// out = base; then for every id in row-major order: out[clamp(index), inner] += value.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Scatter {
     /// Rows of the table.
     pub table: usize,

@@ -11,6 +11,8 @@
 
 pub mod body;
 pub mod interp;
+#[cfg(feature = "serde")]
+pub mod json;
 pub mod kernel;
 pub mod print;
 #[cfg(test)]
@@ -43,6 +45,7 @@ entity! {
 
 /// How temporaries are placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum PlacementPolicy {
     /// One allocation, byte offsets (CPU, WebAssembly).
     Slab,
@@ -52,6 +55,7 @@ pub enum PlacementPolicy {
 
 /// What passes may know of a target. A value, printed with the program; never a backend.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TargetModel {
     pub name: String,
     /// f32 lanes of a vector.
@@ -59,6 +63,7 @@ pub struct TargetModel {
     /// Most allocations a kernel may touch.
     pub max_args: usize,
     /// Most bytes one allocation of a kernel may have.
+    #[cfg_attr(feature = "serde", serde(with = "json::limit"))]
     pub max_arg_bytes: usize,
     /// Alignment of buffers in bytes, a power of two.
     pub alignment: usize,
@@ -97,6 +102,7 @@ impl TargetModel {
 
 /// Whose storage a buffer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum BufferKind {
     /// Written from outside before a step: index into `Program::params`.
     Input(usize),
@@ -110,6 +116,7 @@ pub enum BufferKind {
 
 /// Where a temporary lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Place {
     /// Storage of its own: inputs, states, outputs.
     Own,
@@ -131,6 +138,7 @@ pub enum StorageUnit {
 }
 
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Buffer {
     /// For people: the scope and op of its value.
     pub label: String,
@@ -153,6 +161,7 @@ impl Buffer {
 
 /// An input or state as the program's caller sees it: row-major.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ProgramParam {
     pub name: String,
     pub kind: ParamKind,
@@ -162,6 +171,7 @@ pub struct ProgramParam {
 
 /// A named result: row-major.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ProgramOutput {
     pub name: String,
     pub ty: TensorType,
@@ -170,6 +180,7 @@ pub struct ProgramOutput {
 
 /// Bytes of the temporaries.
 #[derive(Clone, Debug, PartialEq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct MemoryPlan {
     /// Bytes of the slab; or of all slots and of the temporaries in packs.
     pub planned: usize,
@@ -184,6 +195,7 @@ pub struct MemoryPlan {
 }
 
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Program {
     pub name: String,
     pub target: TargetModel,
