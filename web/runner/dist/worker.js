@@ -1,0 +1,32 @@
+// The script of threads 1 to N - 1: instantiates the module on the shared memory and stays inside it until thread 0 calls `stop`.
+/** Runs the thread; says 'ready' once before it enters the module, or what went wrong. */
+function enter({ module, memory, thread }, say) {
+    const instance = new WebAssembly.Instance(module, { env: { memory } });
+    say('ready');
+    instance.exports.worker(thread);
+}
+if (typeof process === 'object' && process.versions?.node !== undefined) {
+    const { parentPort, workerData } = await import('node:worker_threads');
+    const start = workerData;
+    try {
+        enter(start, (message) => parentPort?.postMessage(message));
+    }
+    catch (error) {
+        if (!start.fatal)
+            throw error;
+        const { writeSync } = await import('node:fs');
+        writeSync(2, `thread ${start.thread} failed: ${error.message}\n`);
+        process.kill(process.pid, 'SIGKILL');
+    }
+}
+else {
+    globalThis.onmessage = ({ data }) => {
+        try {
+            enter(data, (message) => globalThis.postMessage(message));
+        }
+        catch (error) {
+            globalThis.postMessage(error.message);
+        }
+    };
+}
+export {};
