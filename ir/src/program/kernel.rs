@@ -45,8 +45,8 @@ impl ArgMode {
     }
 }
 
-/// Which graph nodes a kernel computes, for people: comments, labels, profiles.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// Which graph nodes a kernel computes, for people: comments, labels, profiles. Equality ignores source locations, as that of graphs does.
+#[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Provenance {
     /// Nodes whose only computation is here, in id order.
@@ -58,6 +58,12 @@ pub struct Provenance {
     /// Distinct DSL lines of `nodes`; neither printed nor serialised.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub locs: Vec<Loc>,
+}
+
+impl PartialEq for Provenance {
+    fn eq(&self, o: &Self) -> bool {
+        (&self.nodes, &self.recomputed, &self.scopes) == (&o.nodes, &o.recomputed, &o.scopes)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -14,6 +14,7 @@ pub mod interp;
 #[cfg(feature = "serde")]
 pub mod json;
 pub mod kernel;
+pub mod parse;
 pub mod print;
 #[cfg(test)]
 mod samples;
@@ -27,6 +28,7 @@ pub use kernel::{
     Arg, ArgMode, Attention, AttentionGrad, AttentionShape, Contract, ContractPart, Kernel, KernelKind, Pointwise,
     Provenance, ReduceKernel, Reduction, Scatter, ScatterBase, Term, Update,
 };
+pub use parse::parse;
 pub use stats::{FusionReport, KernelStats, ProgramStats, kernel_stats};
 pub use verify::verify;
 

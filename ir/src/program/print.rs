@@ -1,4 +1,4 @@
-//! Printing programs.
+//! Text form of programs: printed by `Display`, read by [`parse`](super::parse).
 //!
 //! ```text
 //! tinygpt-program 1
@@ -23,27 +23,42 @@
 //! }
 //! ```
 //!
-//! Regularities that a parser can rely on
-//! - One statement a line; a line starts with its keyword or with the id it defines.
+//! Grammar (line-oriented as that of graphs, whose words, names, types, attributes and comments it shares; [`super::parse`] has that of kernels)
+//! ```text
+//! file      = "tinygpt-program" "1" EOL "program" name EOL "target" name attrs EOL "memory" attrs EOL { statement EOL }
+//! statement = ( "input" | "state" ) "@" name ":" type [ attrs ] "=" buffer
+//!           | "output" name ":" type "=" buffer
+//!           | buffer "=" kind ":" dtype "x" integer place [ "live" A..B ] [ "takes" buffer ] "label" name
+//!           | "stage" integer | "unordered" | kernel
+//! kind      = "input" integer | "state" integer | "output" integer | "temp"
+//! place     = "own" | "slab" OFFSET | "slot" NUMBER | "pack" NUMBER+OFFSET
+//! ```
+//!
+//! Regularities
+//! - Buffers, stages, arguments and scalars are numbered from 0 in the order of their lines. `unordered` heads kernels that have no stage yet.
 //! - Names that are no words (letters, digits, `_ . - + /`) are quoted. Nodes of the graph print as `%3`, or `%3..%7` (both included), in
 //!   `computes` and `recomputes`, scalars of a body in the lines of that body.
 //! - An element is `a0[12*i0 - i1 + 4]`: a sum of coefficient * axis, then of indirect terms `3*clamp(%2,10)` (%2 clamped to 0..=9), then the
 //!   offset; no term is zero, a coefficient of 1 is left out, and the empty sum is `0`. In an update kernel the elements are of roles:
 //!   `role0[i0]`.
-//! - A place is `own`, `slab OFFSET`, `slot NUMBER` or `pack NUMBER+OFFSET`; `memory` lists `packs=[..]` where there are any.
+//! - `memory` lists `packs=[..]` where there are any.
 //! - Axes are named where extents are given: `i` points, `r` rows, `c` cols, `b` batch, `m`, `n`, `k` of contractions; `b h t d` and
 //!   `b h s d` of attention (query t, key s); `row` of a scatter's table and `j` of its inner axes.
 //!
-//! Invariant: the text is a pure function of the program; source lines are never printed.
+//! Invariants
+//! - The text is a pure function of the program. It holds everything but the source lines of kernels' provenance.
+//! - `parse(&p.to_string()) == p` for every program whose stages are ranges without gaps from the first kernel on, whose real numbers are no
+//!   NaN with a payload, and whose scalars are numbered in order, as those of all passes are.
 
 use std::fmt::{self, Display, Formatter, Result};
 
 use super::{
     Access, Affine, ArgMode, Body, Buffer, BufferKind, ContractPart, Kernel, KernelKind, Place, PlacementPolicy,
-    Program, ProgramParam, ScalarOp, ScatterBase, Store, TargetModel,
+    Program, ScalarOp, ScatterBase, Store, TargetModel,
 };
-use crate::graph::{Init, NodeId, ParamKind, StateRole};
+use crate::graph::NodeId;
 use crate::op::Real;
+use crate::text::{declaration, quoted};
 
 /// First word of the text form.
 pub const MAGIC: &str = "tinygpt-program";
@@ -53,7 +68,7 @@ pub const VERSION: u32 = 1;
 impl Display for Program {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         writeln!(f, "{MAGIC} {VERSION}")?;
-        writeln!(f, "program {}", word(&self.name))?;
+        writeln!(f, "program {}", quoted(&self.name))?;
         writeln!(f, "target {}", self.target)?;
         let m = &self.memory;
         let slots = joined(",", &m.slots);
@@ -64,10 +79,11 @@ impl Display for Program {
         writeln!(f, "}}")?;
         writeln!(f)?;
         for p in &self.params {
-            param(f, p)?;
+            declaration(f, &p.name, p.kind, &p.ty)?;
+            writeln!(f, " = {}", p.buffer)?;
         }
         for o in &self.outputs {
-            writeln!(f, "output {} : {} = {}", word(&o.name), o.ty, o.buffer)?;
+            writeln!(f, "output {} : {} = {}", quoted(&o.name), o.ty, o.buffer)?;
         }
         writeln!(f)?;
         for (id, b) in self.buffers.iter() {
@@ -83,7 +99,11 @@ impl Display for Program {
                 }
             }
         }
-        Ok(())
+        let staged = self.stages.last().map_or(0, |(_, to)| *to as usize);
+        if staged < self.kernels.len() {
+            writeln!(f, "\nunordered")?;
+        }
+        self.kernels.values().skip(staged).try_for_each(|kernel| write!(f, "{kernel}"))
     }
 }
 
@@ -100,33 +120,13 @@ impl Display for TargetModel {
         write!(
             f,
             "{} {{lanes={}, max_args={}, max_arg_bytes={bytes}, alignment={}, placement={placement}, launch_cost_bytes={}}}",
-            word(&self.name),
+            quoted(&self.name),
             self.lanes,
             self.max_args,
             self.alignment,
             self.launch_cost_bytes
         )
     }
-}
-
-fn param(f: &mut Formatter<'_>, p: &ProgramParam) -> Result {
-    match p.kind {
-        ParamKind::Input => write!(f, "input @{} : {}", word(&p.name), p.ty)?,
-        ParamKind::State { init, role } => {
-            let role = match role {
-                StateRole::Weight => "weight",
-                StateRole::Optimizer => "optimizer",
-                StateRole::Other => "other",
-            };
-            write!(f, "state @{} : {} {{role={role}, init=", word(&p.name), p.ty)?;
-            match init {
-                Init::Zeros => write!(f, "zeros}}")?,
-                Init::Ones => write!(f, "ones}}")?,
-                Init::Normal(std) => write!(f, "normal, std={}}}", Real(std))?,
-            }
-        }
-    }
-    writeln!(f, " = {}", p.buffer)
 }
 
 impl Display for Buffer {
@@ -150,13 +150,13 @@ impl Display for Buffer {
         if let Some(old) = self.takes_over {
             write!(f, " takes {old}")?;
         }
-        write!(f, " label {}", word(&self.label))
+        write!(f, " label {}", quoted(&self.label))
     }
 }
 
 impl Display for Kernel {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        writeln!(f, "kernel {} = {} {{", word(&self.name), self.kind.archetype())?;
+        writeln!(f, "kernel {} = {} {{", quoted(&self.name), self.kind.archetype())?;
         for (i, a) in self.args.iter().enumerate() {
             let mode = match a.mode {
                 ArgMode::Read => "read",
@@ -168,7 +168,7 @@ impl Display for Kernel {
         kind(f, &self.kind)?;
         let p = &self.provenance;
         for scope in &p.scopes {
-            writeln!(f, "  from {}", word(scope))?;
+            writeln!(f, "  from {}", quoted(scope))?;
         }
         for (what, nodes) in [("computes", &p.nodes), ("recomputes", &p.recomputed)] {
             if !nodes.is_empty() {
@@ -397,12 +397,6 @@ fn sum(a: &Affine, axes: &[String], indirect: &[(i64, String)]) -> String {
         };
     }
     if out.is_empty() { "0".into() } else { out }
-}
-
-/// `name` bare if it is a word, quoted otherwise.
-fn word(name: &str) -> String {
-    let is_word = |c: char| c.is_ascii_alphanumeric() || "_.-+/".contains(c);
-    if !name.is_empty() && name.chars().all(is_word) { name.into() } else { format!("{name:?}") }
 }
 
 fn joined<V: Display>(separator: &str, list: &[V]) -> String {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 /// What is wrong at a range of bytes of the source.
-pub(super) struct Fault {
+pub(crate) struct Fault {
     pub span: Range<usize>,
     pub message: String,
 }
@@ -17,7 +17,7 @@ impl Fault {
     }
 }
 
-/// Text that is not a graph.
+/// Text that is no graph or program.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParseError {
     /// One sentence: what was found, what was expected.
@@ -32,7 +32,7 @@ pub struct ParseError {
 }
 
 impl ParseError {
-    pub(super) fn new(source: &str, fault: Fault) -> ParseError {
+    pub(crate) fn new(source: &str, fault: Fault) -> ParseError {
         // Spans come from the lexer and so lie on character boundaries; `get` keeps that from being a way to panic.
         let before = source.get(..fault.span.start).unwrap_or(source);
         let line_start = before.rfind('\n').map_or(0, |i| i + 1);

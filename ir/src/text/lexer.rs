@@ -1,4 +1,4 @@
-//! Tokens of the text form.
+//! Tokens of the text forms of graphs and programs.
 //!
 //! Invariants: the last token is `End`; spans are byte ranges on character boundaries of the source; a line with tokens
 //! ends with one `Newline`, blank lines yield none.
@@ -7,11 +7,11 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Token<'s> {
+pub(crate) enum Token<'s> {
     /// Keyword, number or bare name.
     Word(&'s str),
     Str(String),
-    /// One of `% @ = : , { } [ ]`.
+    /// One of `% @ = : , { } [ ]`, in programs also `* ( )`.
     Punct(char),
     Newline,
     End,
@@ -41,11 +41,11 @@ fn is_word_char(c: char) -> bool {
 }
 
 /// `name` as it is written: bare if it is a word, quoted otherwise.
-pub(super) fn quoted(name: &str) -> Cow<'_, str> {
+pub(crate) fn quoted(name: &str) -> Cow<'_, str> {
     if !name.is_empty() && name.chars().all(is_word_char) { name.into() } else { format!("{name:?}").into() }
 }
 
-pub(super) fn tokens(source: &str) -> Vec<(Token<'_>, Range<usize>)> {
+pub(crate) fn tokens(source: &str) -> Vec<(Token<'_>, Range<usize>)> {
     let mut out: Vec<(Token<'_>, Range<usize>)> = Vec::new();
     let mut at = 0;
     while let Some(c) = source[at..].chars().next() {
@@ -59,7 +59,9 @@ pub(super) fn tokens(source: &str) -> Vec<(Token<'_>, Range<usize>)> {
             }
             ' ' | '\t' | '\r' => {}
             ';' => at += source[at..].find('\n').unwrap_or(source.len() - at),
-            '%' | '@' | '=' | ':' | ',' | '{' | '}' | '[' | ']' => out.push((Token::Punct(c), start..at)),
+            '%' | '@' | '=' | ':' | ',' | '{' | '}' | '[' | ']' | '*' | '(' | ')' => {
+                out.push((Token::Punct(c), start..at))
+            }
             '"' => {
                 let (token, length) = string(&source[at..]);
                 at += length;

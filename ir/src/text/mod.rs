@@ -1,4 +1,5 @@
-//! Text form of graphs: printed by `Display` and [`print`], read by [`parse`].
+//! Text form of graphs: printed by `Display` and [`print`], read by [`parse`]. That of programs is in [`program::print`](crate::program::print)
+//! and has the same tokens; [`parse_any`] reads either.
 //!
 //! ```text
 //! tinygpt-graph 1
@@ -38,7 +39,8 @@
 //! Invariants
 //! - `parse(&print(g)) == g` for every well-formed graph (module `verify`) of ranks up to 26 whose real attributes are no NaN
 //!   with a payload (every NaN prints as `nan`). What `parse` returns is well-formed.
-//! - The text is a pure function of the graph: no addresses, times, source files or line numbers.
+//! - The text is a pure function of the graph: no addresses, times, source files or line numbers. Of where a node comes from it holds the
+//!   scope path, not the DSL line; a graph that was read has no source locations.
 //! - A value prints as its [`NodeId`](crate::NodeId) and may be read under any unique word. A value is defined above
 //!   its uses.
 //! - Attributes that the result type already says (the shape of `reshape`, the dtype of `cast`, the sizes of
@@ -48,14 +50,22 @@
 //! - Parsing never panics and never recurses: every error is a [`ParseError`] with line, column, what was found and what
 //!   was expected. Every declared type must be the one that the type rules infer.
 
+mod any;
+mod cursor;
 mod error;
 mod lexer;
 mod ops;
 mod parser;
 mod print;
 
+pub use any::{Ir, parse_any};
+pub(crate) use cursor::{Cursor, Read};
+pub(crate) use error::Fault;
 pub use error::ParseError;
+pub(crate) use lexer::{Token, quoted};
+pub(crate) use ops::{Attrs, literal};
 pub use parser::parse;
+pub(crate) use print::declaration;
 pub use print::print;
 
 /// First word of a graph file.
@@ -66,3 +76,13 @@ pub const VERSION: u32 = 1;
 const MAX_RANK: usize = 26;
 /// Greatest integer attribute or extent that is read.
 const MAX_INDEX: u64 = u32::MAX as u64;
+
+/// `; did you mean ...?` if one of `names` is close to `word`.
+pub(crate) fn suggest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> String {
+    let distance = |n: &str| strsim::damerau_levenshtein(word, n);
+    let near = names.filter(|_| word.len() <= 64).map(|n| (distance(n), n)).min();
+    match near {
+        Some((d, n)) if d <= word.len().div_ceil(3) && word.len() > 1 => format!("; did you mean `{n}`?"),
+        _ => String::new(),
+    }
+}

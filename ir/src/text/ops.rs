@@ -5,7 +5,9 @@
 use std::ops::Range;
 
 use super::error::Fault;
-use super::{MAX_INDEX, parser::suggest};
+use super::print::role_name;
+use super::{MAX_INDEX, suggest};
+use crate::graph::{Init, ParamKind, StateRole};
 use crate::op::{AdamWPart, Binary, Compare, Composite, ContractSpec, GeluForm, Op, Real, Reduce, Unary, Wrt};
 use crate::spec::OPS;
 use crate::types::{DType, Literal, TensorType};
@@ -66,20 +68,20 @@ pub(super) fn attributes(op: &Op) -> Vec<(&'static str, Attr<'_>)> {
 }
 
 /// An attribute's value as it was read.
-pub(super) enum Raw<'s> {
+pub(crate) enum Raw<'s> {
     Word(&'s str),
     Str(String),
     List(Vec<usize>),
 }
 
-pub(super) struct Entry<'s> {
+pub(crate) struct Entry<'s> {
     pub key: &'s str,
     pub span: Range<usize>,
     pub value: Raw<'s>,
 }
 
 /// The attributes of one statement; each is taken once, and what is left over is an error.
-pub(super) struct Attrs<'s> {
+pub(crate) struct Attrs<'s> {
     /// What the attributes belong to, for messages.
     pub owner: &'s str,
     pub owner_span: Range<usize>,
@@ -129,7 +131,7 @@ impl<'s> Attrs<'s> {
         literal(word, dtype).map_err(|m| Fault::new(span, m))
     }
 
-    fn flag(&mut self, key: &str) -> Result<bool, Fault> {
+    pub fn flag(&mut self, key: &str) -> Result<bool, Fault> {
         self.choice(key, &[true, false], |b| if b { "true" } else { "false" })
     }
 
@@ -140,6 +142,20 @@ impl<'s> Attrs<'s> {
         let (word, span) = self.word(key, &expected)?;
         let found = all.iter().copied().find(|v| name(*v) == word);
         found.ok_or_else(|| Fault::new(span, format!("`{key}` takes {expected}, found `{word}`")))
+    }
+
+    /// The kind of the parameter that `input` or `state` declares.
+    pub fn param_kind(&mut self) -> Result<ParamKind, Fault> {
+        if self.owner == "input" {
+            return Ok(ParamKind::Input);
+        }
+        let role = self.choice("role", &[StateRole::Weight, StateRole::Optimizer, StateRole::Other], role_name)?;
+        let init = match self.choice("init", &["zeros", "ones", "normal"], |n| n)? {
+            "zeros" => Init::Zeros,
+            "ones" => Init::Ones,
+            _ => Init::Normal(self.real("std")?),
+        };
+        Ok(ParamKind::State { init, role })
     }
 
     fn contract(&mut self) -> Result<ContractSpec, Fault> {
@@ -270,7 +286,7 @@ fn real(word: &str) -> Result<f64, String> {
 }
 
 /// A constant of `dtype`.
-fn literal(word: &str, dtype: DType) -> Result<Literal, String> {
+pub(crate) fn literal(word: &str, dtype: DType) -> Result<Literal, String> {
     let range = match dtype {
         DType::F32 | DType::F16 => return real(word).map(|x| Literal::new(dtype, x)),
         DType::Bool => {

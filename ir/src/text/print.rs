@@ -5,10 +5,10 @@ use std::fmt::{self, Write};
 use super::lexer::quoted;
 use super::ops::{Attr, attributes};
 use super::{MAGIC, VERSION};
-use crate::graph::{Graph, Init, Param, ParamKind, StateRole};
+use crate::graph::{Graph, Init, ParamKind, StateRole};
 use crate::op::{Op, Real};
 use crate::types::Entity;
-use crate::{NodeId, ScopeId};
+use crate::{NodeId, ScopeId, TensorType};
 
 /// The text of `graph`: see the module comment of [`text`](super).
 pub fn print(graph: &Graph) -> String {
@@ -23,7 +23,8 @@ impl fmt::Display for Graph {
             writeln!(f)?;
         }
         for p in self.params.values() {
-            param(f, p)?;
+            declaration(f, &p.name, p.kind, &p.ty)?;
+            writeln!(f)?;
         }
         nodes(f, self)?;
         if self.roots().next().is_some() {
@@ -47,16 +48,17 @@ pub(super) fn role_name(role: StateRole) -> &'static str {
     }
 }
 
-fn param(f: &mut fmt::Formatter<'_>, p: &Param) -> fmt::Result {
-    let name = quoted(&p.name);
-    match &p.kind {
-        ParamKind::Input => writeln!(f, "input @{name} : {}", p.ty),
+/// `input @x : f32[2]` or `state @w : f32[2] {role=weight, init=zeros}`
+pub(crate) fn declaration(f: &mut fmt::Formatter<'_>, name: &str, kind: ParamKind, ty: &TensorType) -> fmt::Result {
+    let name = quoted(name);
+    match kind {
+        ParamKind::Input => write!(f, "input @{name} : {ty}"),
         ParamKind::State { init, role } => {
-            write!(f, "state @{name} : {} {{role={}, init=", p.ty, role_name(*role))?;
+            write!(f, "state @{name} : {ty} {{role={}, init=", role_name(role))?;
             match init {
-                Init::Zeros => writeln!(f, "zeros}}"),
-                Init::Ones => writeln!(f, "ones}}"),
-                Init::Normal(std) => writeln!(f, "normal, std={}}}", Real(*std)),
+                Init::Zeros => f.write_str("zeros}"),
+                Init::Ones => f.write_str("ones}"),
+                Init::Normal(std) => write!(f, "normal, std={}}}", Real(std)),
             }
         }
     }
