@@ -1,11 +1,14 @@
 //! A byte-level GPT (Radford et al. 2019): learned positions, pre-LayerNorm blocks, biases on every linear, separate q, k, v
 //! and output projections, and an output head tied to the token embedding.
 //!
+//! Two graphs share every weight by name: [`gpt`] sees whole sequences, [`gpt_decode`] one token at a time, with the keys and values of
+//! the tokens before it in a cache. They differ in the tokens' positions and in the core of attention, and in nothing else.
+//!
 //! Shapes: B batch, T context, C d_model, H heads, D = C / H, M d_mlp, V vocabulary.
 
 use tinygpt_ir::error::GraphError;
 use tinygpt_ir::op::GeluForm;
-use tinygpt_ir::{Builder, DType, Graph, Init, T, TensorType};
+use tinygpt_ir::{Builder, DType, Graph, Init, Literal, StateRole, T, TensorType};
 
 /// Epsilon of every LayerNorm.
 const LN_EPS: f64 = 1e-5;
@@ -85,54 +88,130 @@ pub fn gpt(cfg: &GptConfig) -> Result<Graph, Box<GraphError>> {
     let tokens = TensorType::new(DType::I32, [cfg.batch, cfg.ctx]);
     let ids = b.input("ids", tokens.clone());
     let targets = b.input("targets", tokens);
-    let embedding = {
-        let _scope = b.scope("token_embedding");
-        b.weight("weight", [cfg.vocab, cfg.d_model], Init::Normal(INIT_STD))
-    };
-    let x = embed(&b, cfg, embedding, ids);
-    let x = (0..cfg.layers).fold(x, |x, i| {
-        let _scope = b.scope(format!("blocks.{i}"));
-        let x = x + attention(&b, cfg, layer_norm(&b, "ln1", x));
-        x + mlp(&b, cfg, layer_norm(&b, "ln2", x))
-    });
-    let x = layer_norm(&b, "ln_final", x);
-    let (logits, loss) = {
+    let logits = transformer(&b, cfg, ids, |weight| weight, |_, [q, k, v]| q.attention(k, v, true, score_scale(q)));
+    let loss = {
         let _scope = b.scope("head");
-        let logits = x.contract("btc,vc->btv", embedding);
-        (logits, logits.cross_entropy(targets))
+        logits.cross_entropy(targets)
     };
     b.output("logits", logits);
     b.output("loss", loss);
     b.finish()
 }
 
-/// Token plus position embedding: [B,T] -> [B,T,C].
-fn embed<'g>(b: &'g Builder, cfg: &GptConfig, embedding: T<'g>, ids: T<'g>) -> T<'g> {
+/// One step of decoding: the logits after one more token. `cfg.batch` is not looked at.
+///
+/// - Inputs: `token` i32 [1]; `position` i32 scalar, its place in the sequence, from 0 to T - 1 (clamped).
+/// - States: the weights of [`gpt`], and for each layer i the caches `cache.k.i` and `cache.v.i`, f32 [H,T,D], in which the step writes the row
+///   of its position and reads those before it. What other rows hold does not matter, as long as it is finite.
+/// - Output: `logits` f32 [V].
+///
+/// Errors: as of [`gpt`].
+pub fn gpt_decode(cfg: &GptConfig) -> Result<Graph, Box<GraphError>> {
+    let b = Builder::new("gpt_decode");
+    let token = b.input("token", TensorType::new(DType::I32, [1]));
+    let position = b.input("position", TensorType::new(DType::I32, []));
+    let caches: Vec<[T<'_>; 2]> = {
+        let _scope = b.scope("cache");
+        // Heads that do not divide the width are attention's error.
+        let ty = head_dim(cfg).map(|d| TensorType::f32([cfg.heads, cfg.ctx, d]));
+        let cache = |name: String, ty: &TensorType| b.state(&name, ty.clone(), Init::Zeros, StateRole::Other);
+        ty.iter()
+            .flat_map(|ty| (0..cfg.layers).map(move |i| ["k", "v"].map(|kind| cache(format!("{kind}.{i}"), ty))))
+            .collect()
+    };
+    let at = position.reshape([1, 1]);
+    let logits = transformer(
+        &b,
+        cfg,
+        token.reshape([1, 1]),
+        |weight| weight.gather(at),
+        |layer, qkv| cached_attention(&b, qkv, caches[layer], position),
+    );
+    b.output("logits", logits.reshape([cfg.vocab]));
+    b.finish()
+}
+
+/// Logits [B,T,V] of `ids` [B,T]. `at_positions` takes from the position embedding [T,C] what is added to the tokens [B,T,C]; `core` maps
+/// a layer's number and its q, k, v [B,H,T,D] to the weighted values [B,H,T,D].
+fn transformer<'g>(
+    b: &'g Builder,
+    cfg: &GptConfig,
+    ids: T<'g>,
+    at_positions: impl FnOnce(T<'g>) -> T<'g>,
+    core: impl Fn(usize, [T<'g>; 3]) -> T<'g>,
+) -> T<'g> {
+    let embedding = {
+        let _scope = b.scope("token_embedding");
+        b.weight("weight", [cfg.vocab, cfg.d_model], Init::Normal(INIT_STD))
+    };
     let tokens = {
         let _scope = b.scope("token_embedding");
         embedding.gather(ids)
     };
-    let _scope = b.scope("position_embedding");
-    tokens + b.weight("weight", [cfg.ctx, cfg.d_model], Init::Normal(INIT_STD))
+    let x = {
+        let _scope = b.scope("position_embedding");
+        tokens + at_positions(b.weight("weight", [cfg.ctx, cfg.d_model], Init::Normal(INIT_STD)))
+    };
+    let x = (0..cfg.layers).fold(x, |x, i| {
+        let _scope = b.scope(format!("blocks.{i}"));
+        let x = x + attention(b, cfg, layer_norm(b, "ln1", x), |qkv| core(i, qkv));
+        x + mlp(b, cfg, layer_norm(b, "ln2", x))
+    });
+    let x = layer_norm(b, "ln_final", x);
+    let _scope = b.scope("head");
+    x.contract("btc,vc->btv", embedding)
 }
 
-/// Causal self-attention with its output projection: [B,T,C] -> [B,T,C].
-fn attention<'g>(b: &'g Builder, cfg: &GptConfig, x: T<'g>) -> T<'g> {
+/// D, if the heads divide the width.
+fn head_dim(cfg: &GptConfig) -> Option<usize> {
+    (cfg.heads > 0 && cfg.d_model.is_multiple_of(cfg.heads)).then(|| cfg.d_model / cfg.heads)
+}
+
+/// What the scores of q [B,H,T,D] are multiplied by: one over the root of D.
+fn score_scale(q: T<'_>) -> f64 {
+    1.0 / (q.dim(3) as f64).sqrt()
+}
+
+/// Self-attention with its output projection: [B,T,C] -> [B,T,C]; `core` maps q, k, v [B,H,T,D] to the weighted values [B,H,T,D].
+fn attention<'g>(b: &'g Builder, cfg: &GptConfig, x: T<'g>, core: impl FnOnce([T<'g>; 3]) -> T<'g>) -> T<'g> {
     let _scope = b.scope("attn");
+    let (batch, ctx) = (x.dim(0), x.dim(1));
     let (c, h) = (cfg.d_model, cfg.heads);
-    if h == 0 || c % h != 0 {
+    let Some(d) = head_dim(cfg) else {
         let message = format!("d_model {c} does not split into {h} heads; choose heads that divide d_model");
         return b.fail("attention", message, &[x]);
-    }
-    let d = c / h;
+    };
     let heads = |name: &str| {
         let y = linear(b, name, x, c, INIT_STD);
-        y.reshape([cfg.batch, cfg.ctx, h, d]).transpose([0, 2, 1, 3])
+        y.reshape([batch, ctx, h, d]).transpose([0, 2, 1, 3])
     };
-    let (q, k, v) = (heads("q_proj"), heads("k_proj"), heads("v_proj"));
-    let out = q.attention(k, v, true, 1.0 / (d as f64).sqrt());
-    let joined = out.transpose([0, 2, 1, 3]).reshape([cfg.batch, cfg.ctx, c]);
+    let out = core([heads("q_proj"), heads("k_proj"), heads("v_proj")]);
+    let joined = out.transpose([0, 2, 1, 3]).reshape([batch, ctx, c]);
     linear(b, "o_proj", joined, c, residual_std(cfg))
+}
+
+/// Attention of the token at `position` to itself and to those before it: q, k, v [1,H,1,D] -> [1,H,1,D]. The caches [H,T,D] get its key and
+/// value as the row `position`.
+///
+/// A step reads states as they were before it, so the token's own key and value come from the operands and not from the cache.
+fn cached_attention<'g>(b: &'g Builder, [q, k, v]: [T<'g>; 3], caches: [T<'g>; 2], position: T<'g>) -> T<'g> {
+    let (shape, scale) = (q.shape(), score_scale(q));
+    let (h, d) = (q.dim(1), q.dim(3));
+    for (cache, new) in caches.into_iter().zip([k, v]) {
+        let first = b.splat([], Literal::i32(0));
+        b.update(cache, cache.dynamic_update(new.reshape([h, 1, d]), &[first, position, first]));
+    }
+    let [q, k, v] = [q, k, v].map(|x| x.reshape([h, d]));
+    let [keys, values] = caches;
+    let scores = q.contract("hd,htd->ht", keys) * scale;
+    let earlier = b.iota(scores.shape(), DType::I32, 1).lt(position);
+    let scores = earlier.select(scores, f64::NEG_INFINITY);
+    let own = (q * k).sum(&[1]) * scale;
+    let top = scores.reduce_max(&[1]).max(own);
+    let (weights, own) = ((scores - top).exp(), (own - top).exp());
+    let total = weights.sum(&[1]) + own;
+    let out = (weights.contract("ht,htd->hd", values) + own * v) * total.recip();
+    out.reshape(shape)
 }
 
 /// [B,T,C] -> [B,T,M] -> [B,T,C].
@@ -165,6 +244,7 @@ fn layer_norm<'g>(b: &'g Builder, name: &str, x: T<'g>) -> T<'g> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tinygpt_ir::Param;
 
     #[test]
     fn presets_have_the_parameters_they_say() {
@@ -190,10 +270,25 @@ mod tests {
     }
 
     #[test]
+    fn decoding_has_the_same_weights_and_two_caches_a_layer() {
+        let cfg = GptConfig { layers: 2, ..PRESETS[0].config };
+        let (whole, decode) = (gpt(&cfg).unwrap(), gpt_decode(&cfg).unwrap());
+        let weights = |g: &Graph| -> Vec<Param> { g.params.values().filter(|p| p.is_weight()).cloned().collect() };
+        assert_eq!(weights(&whole), weights(&decode));
+        let updated: Vec<&Param> = decode.updates.iter().map(|(p, _)| &decode.params[*p]).collect();
+        let names: Vec<&str> = updated.iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(names, ["cache.k.0", "cache.v.0", "cache.k.1", "cache.v.1"]);
+        assert!(updated.iter().all(|p| p.ty == TensorType::f32([3, 32, 16]) && !p.is_weight()));
+        assert_eq!(decode.nodes[decode.output_named("logits").unwrap()].ty, TensorType::f32([256]));
+    }
+
+    #[test]
     fn heads_must_divide_d_model() {
         for heads in [0, 5] {
-            let error = gpt(&GptConfig { heads, ..PRESETS[0].config }).unwrap_err();
-            assert!(error.message.contains(&format!("d_model 48 does not split into {heads} heads")), "{error}");
+            for graph in [gpt, gpt_decode] {
+                let error = graph(&GptConfig { heads, ..PRESETS[0].config }).unwrap_err();
+                assert!(error.message.contains(&format!("d_model 48 does not split into {heads} heads")), "{error}");
+            }
         }
     }
 }

@@ -7,5 +7,5 @@
 pub mod gpt;
 pub mod recurrent;
 
-pub use gpt::{GptConfig, PRESETS, Preset, gpt, preset};
+pub use gpt::{GptConfig, PRESETS, Preset, gpt, gpt_decode, preset};
 pub use recurrent::{RecurrentConfig, recurrent};

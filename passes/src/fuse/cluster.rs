@@ -9,7 +9,7 @@
 //! - attention and its log-sum-exp, and the three gradients of attention, join when their operands are the same.
 //!
 //! Invariants
-//! - Each computed node is in exactly one cluster, with a [`Map`] that gives its index from the cluster's space: onto all points, or, in a reduce
+//! - Each computed node is in exactly one cluster, with a [`Map`] that gives its index (of a window, that within it) from the cluster's space: onto all points, or, in a reduce
 //!   cluster, onto its rows (coefficients along the reduced axes are zero).
 //! - The clusters form a DAG: a node joins only if none of its other operands depends on the cluster.
 //! - Within a cluster every operand is read at the reader's own point.
@@ -92,7 +92,11 @@ impl<'a> Clusters<'a> {
     }
 
     fn start(&mut self, id: NodeId) {
-        let shape = self.values.shape(id).to_vec();
+        let shape = match self.values.class(id) {
+            // The points of a window are those of what is put there.
+            Class::Window => self.values.shape(self.values.inputs(id)[0]).to_vec(),
+            _ => self.values.shape(id).to_vec(),
+        };
         let (kind, space, map) = match (self.values.class(id), &self.values.graph.nodes[id].op) {
             (Class::Reduce, Op::Reduce { axes, .. }) => {
                 let space = self.values.shape(self.values.inputs(id)[0]).to_vec();

@@ -148,10 +148,30 @@ impl<'a, 'b> BodyWriter<'a, 'b> {
     /// The store of member `id` into `buffer`, whose layout is `view`.
     pub fn store(&mut self, id: NodeId, buffer: BufferId, view: &Strided) -> Result<Store, Retry> {
         let map = self.buffers.clusters.map(id).clone();
+        if self.buffers.clusters.values.class(id) == Class::Window {
+            return self.replace(id, &map, buffer, view);
+        }
         let value = self.value(id, &map)?;
         let arg = self.args.get(buffer, ArgMode::Write);
         let at = self.ordered(&view.at(&map, self.rank()));
         Ok(Store { access: Access { arg, at, indirect: Vec::new() }, value })
+    }
+
+    /// The store of window `id` into the state `buffer`: its place is where the update starts, clamped so that it fits.
+    fn replace(&mut self, id: NodeId, map: &Map, buffer: BufferId, view: &Strided) -> Result<Store, Retry> {
+        self.args.computes(id);
+        let values = self.buffers.clusters.values;
+        let inputs = values.inputs(id);
+        let (full, size) = (values.shape(id), values.shape(inputs[0]));
+        let value = self.value(inputs[0], map)?;
+        let mut indirect = Vec::new();
+        for d in (0..full.len()).filter(|d| full[*d] > size[*d]) {
+            let index = self.value(inputs[1 + d], &Vec::new())?;
+            indirect.push(Indirect { index, stride: view.strides[d], extent: full[d] - size[d] + 1 });
+        }
+        let arg = self.args.get(buffer, ArgMode::Write);
+        let at = self.ordered(&view.at(map, self.rank()));
+        Ok(Store { access: Access { arg, at, indirect }, value })
     }
 
     /// The element of `id` at index `map`.

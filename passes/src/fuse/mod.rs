@@ -9,7 +9,7 @@
 //! - No step looks at names or at the shape of a particular model: only ops, types, uses and the target model.
 //! - With `fuse` off every computed node has a kernel of its own: the reference that fused programs are compared with.
 //! - A state's new value is written straight into the state's buffer where no kernel could then read the wrong value, through a
-//!   temporary and a copy where one could.
+//!   temporary and a copy where one could. Of an update that replaces a window of the state, only the window is written.
 
 pub mod cluster;
 mod emit;
@@ -56,7 +56,27 @@ pub struct DraftKernel {
 ///
 /// Errors: one sentence on what the graph holds that has no kernel (a composite that was not expanded).
 pub fn fuse(graph: &Graph, target: &TargetModel, fuse: bool) -> Result<Draft, String> {
-    let values = Values::new(graph, fuse)?;
+    let mut whole = HashSet::new();
+    loop {
+        // Each round gives up one window, so this ends.
+        match without_windows(graph, target, fuse, &whole)? {
+            Ok(draft) => return Ok(draft),
+            Err(Overtaken(p)) => whole.insert(p),
+        };
+    }
+}
+
+/// A window of this state cannot be replaced in place: its old value is needed after.
+struct Overtaken(ParamId);
+
+/// [`fuse`] where the states `whole` have no windows.
+fn without_windows(
+    graph: &Graph,
+    target: &TargetModel,
+    fuse: bool,
+    whole: &HashSet<ParamId>,
+) -> Result<Result<Draft, Overtaken>, String> {
+    let values = Values::new(graph, fuse, whole)?;
     let clusters = Clusters::new(&values, fuse, target);
     let mut stored = Stored::new(&clusters, fuse);
     let mut through_temp: HashSet<ParamId> = HashSet::new();
@@ -67,7 +87,7 @@ pub fn fuse(graph: &Graph, target: &TargetModel, fuse: bool) -> Result<Draft, St
             Ok(mut draft) => {
                 draft.retries = retries;
                 drop_unused(&mut draft);
-                return Ok(draft);
+                return Ok(Ok(draft));
             }
             Err(Again::Emit(Retry::Store(id))) if !stored.contains(id) && values.class(id).is_computed() => {
                 stored.insert(id)
@@ -79,6 +99,9 @@ pub fn fuse(graph: &Graph, target: &TargetModel, fuse: bool) -> Result<Draft, St
                 ));
             }
             Err(Again::Emit(Retry::Unsupported(message))) => return Err(message),
+            Err(Again::ThroughTemp(p)) if graph.updates.iter().any(|(q, id)| *q == p && values.is_window(*id)) => {
+                return Ok(Err(Overtaken(p)));
+            }
             Err(Again::ThroughTemp(p)) => {
                 if !through_temp.insert(p) {
                     return Err(format!(
@@ -341,9 +364,9 @@ fn reads_where_it_writes(kernel: &Kernel, old: BufferId, new: BufferId) -> bool 
     let (Some(old), Some(new)) = (arg(old), arg(new)) else { return true };
     let same_point = |body: &tinygpt_ir::program::Body, stores: &[tinygpt_ir::program::Store]| {
         let written: Vec<_> = stores.iter().filter(|s| s.access.arg == new).collect();
-        body.loads()
-            .filter(|l| l.arg == old)
-            .all(|l| l.indirect.is_empty() && written.iter().all(|s| s.access.at == l.at))
+        body.loads().filter(|l| l.arg == old).all(|l| {
+            l.indirect.is_empty() && written.iter().all(|s| s.access.indirect.is_empty() && s.access.at == l.at)
+        })
     };
     match &kernel.kind {
         KernelKind::Pointwise(k) => same_point(&k.body, &k.stores),

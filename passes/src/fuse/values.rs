@@ -4,12 +4,14 @@
 //! - Every live node has a [`Class`]. Views, splats and iotas never have a kernel of their own, unless promoted to [`Class::Copy`].
 //! - Every live node that is not free has a strided view of its *base*: the leaf or computed node whose buffer holds its
 //!   elements, if that is stored. A view that strides cannot express has its operand promoted to a copy, whose buffer is row-major.
+//! - A *window* is a dynamic update that is the new value of the state it updates, and that nothing else reads. It is replaced in place, and the
+//!   rest of the state left alone. It does not read the old value, so its operands are the others.
 //! - A base is laid out row-major in its own axes, or in those of one of its transposes if fewer reshapes then need a copy. Roots are row-major.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tinygpt_ir::op::{Binary, ContractSpec};
-use tinygpt_ir::{Composite, Graph, NodeId, Op, row_major};
+use tinygpt_ir::{Composite, Graph, NodeId, Op, ParamId, row_major};
 
 use super::view::Strided;
 
@@ -34,6 +36,8 @@ pub enum Class {
     Attention,
     AttentionGrad,
     Scatter,
+    /// A dynamic update of a state, in place.
+    Window,
 }
 
 impl Class {
@@ -66,8 +70,8 @@ pub struct Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    /// `merge` sums of products into one contraction each.
-    pub fn new(graph: &'a Graph, merge: bool) -> Result<Values<'a>, String> {
+    /// `merge` sums of products into one contraction each, and make windows of updates, but of those of the states `whole`.
+    pub fn new(graph: &'a Graph, merge: bool, whole: &HashSet<ParamId>) -> Result<Values<'a>, String> {
         let live = graph.live();
         let mut is_root = vec![false; graph.nodes.len()];
         for r in graph.roots() {
@@ -83,6 +87,9 @@ impl<'a> Values<'a> {
         let mut values =
             Values { graph, users: vec![Vec::new(); n], class, strided: vec![None; n], is_root, terms: HashMap::new() };
         values.find_users();
+        if merge {
+            values.find_windows(whole);
+        }
         values.find_terms(merge);
         values.find_users();
         values.place();
@@ -98,6 +105,17 @@ impl<'a> Values<'a> {
                 for input in self.inputs(id) {
                     self.users[input.index()].push(id);
                 }
+            }
+        }
+    }
+
+    fn find_windows(&mut self, whole: &HashSet<ParamId>) {
+        for (p, id) in &self.graph.updates {
+            let node = &self.graph.nodes[*id];
+            let own = |x: &NodeId| self.graph.nodes[*x].op == Op::Param(*p);
+            let lone = self.users[id.index()].is_empty() && self.graph.roots().filter(|r| r == id).count() == 1;
+            if node.op == Op::DynamicUpdate && node.inputs.first().is_some_and(own) && lone && !whole.contains(p) {
+                self.class[id.index()] = Class::Window;
             }
         }
     }
@@ -231,6 +249,10 @@ impl<'a> Values<'a> {
         self.class[id.index()]
     }
 
+    pub fn is_window(&self, id: NodeId) -> bool {
+        self.class(id) == Class::Window
+    }
+
     pub fn is_root(&self, id: NodeId) -> bool {
         self.is_root[id.index()]
     }
@@ -258,6 +280,7 @@ impl<'a> Values<'a> {
     pub fn inputs(&self, id: NodeId) -> Vec<NodeId> {
         match self.terms.get(&id) {
             Some(t) => t.nodes.iter().flat_map(|(n, _)| self.graph.nodes[*n].inputs.iter().copied()).collect(),
+            None if self.class(id) == Class::Window => self.graph.nodes[id].inputs[1..].to_vec(),
             None => self.graph.nodes[id].inputs.clone(),
         }
     }
@@ -265,7 +288,9 @@ impl<'a> Values<'a> {
     /// Operands that a kernel of this node must find stored, because it reads them at other points than its own.
     pub fn stored_operands(&self, id: NodeId) -> Vec<NodeId> {
         match self.class(id) {
-            Class::Contract | Class::Attention | Class::AttentionGrad | Class::Indexed => self.inputs(id),
+            Class::Contract | Class::Attention | Class::AttentionGrad | Class::Indexed | Class::Window => {
+                self.inputs(id)
+            }
             Class::Scatter => {
                 let inputs = self.inputs(id);
                 // A scatter into a constant needs no stored base.
