@@ -56,7 +56,7 @@ passes! {
     Gradients "grad" "adds the gradient of output `loss` by every weight NAME as output `grad.NAME`" => |g, _stats| {
         gradient_outputs(g)
     };
-    Train "train" "makes the training step: gradients, clipping and AdamW with default constants" => |g, _stats| {
+    Train "autodiff" "makes the training step: gradients, clipping and AdamW with default constants" => |g, _stats| {
         optimizer::training_step(g, &AdamWConfig::default())
     };
     Simplify "simplify" "folds constants, applies algebra, shares common subexpressions, removes dead nodes" => |g, stats| {

@@ -112,7 +112,7 @@ fn training_steps_keep_their_meaning() {
 }
 
 #[test]
-fn each_pass_to_a_program_says_what_it_did_and_prints_its_result() {
+fn each_pass_to_a_program_says_what_it_did_and_keeps_its_result() {
     let b = tinygpt_ir::Builder::new("tiny");
     let x = b.input("x", tinygpt_ir::TensorType::f32([4, 6]));
     let w = b.weight("w", [5, 6], Init::Normal(0.1));
@@ -124,10 +124,10 @@ fn each_pass_to_a_program_says_what_it_did_and_prints_its_result() {
     assert_eq!(run.steps[0].did, "11 nodes to 2 kernels");
     assert_eq!(run.steps[1].did, "2 stages");
     assert_eq!(run.steps[2].did, "128 bytes in a slab, lower bound 128; 0 values in place");
-    let texts: Vec<&str> = run.steps.iter().filter_map(|s| s.text.as_deref()).collect();
+    let texts: Vec<String> = run.steps.iter().filter_map(|s| Some(s.program.as_ref()?.to_string())).collect();
     assert!(!texts[0].contains("stage 0") && texts[1].contains("stage 0"), "{}", texts[0]);
     assert!(!texts[1].contains("slab 0") && texts[2] == run.program.to_string(), "{}", texts[1]);
-    assert!(lower(&graph, &TargetModel::cpu(), true, false).unwrap().steps.iter().all(|s| s.text.is_none()));
+    assert!(lower(&graph, &TargetModel::cpu(), true, false).unwrap().steps.iter().all(|s| s.program.is_none()));
 }
 
 #[test]

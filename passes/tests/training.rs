@@ -373,11 +373,11 @@ fn a_training_step_survives_the_whole_pipeline() {
     let pipeline = Pipeline {
         verify_each: true,
         print_changed: true,
-        ..Pipeline::parse("train, expand,simplify,split-reduce,simplify").unwrap()
+        ..Pipeline::parse("autodiff, expand,simplify,split-reduce,simplify").unwrap()
     };
     let done = pipeline.run(forward.clone()).unwrap();
     let names: Vec<&str> = done.steps.iter().map(|s| s.pass.name()).collect();
-    assert_eq!(names, ["train", "expand", "simplify", "split-reduce", "simplify"]);
+    assert_eq!(names, ["autodiff", "expand", "simplify", "split-reduce", "simplify"]);
     assert!(done.steps[2].nodes_after < done.steps[2].nodes_before);
     assert!(done.steps[2].changed.as_ref().unwrap().contains("attention"));
     assert!(done.steps[4].changed.is_none(), "nothing was split in so small a model");
