@@ -4,8 +4,8 @@ use super::{Invariant, Report, body};
 use crate::op::Reduce;
 use crate::program::uses::{Use, uses};
 use crate::program::{
-    Access, ArgId, ArgMode, Body, BufferKind, Kernel, KernelKind, Program, ReduceKernel, Scalar, ScalarId, ScalarOp, Scatter,
-    ScatterBase, Store, Update,
+    Access, ArgId, ArgMode, Body, BufferKind, Kernel, KernelKind, Program, ReduceKernel, Scalar, ScalarId, ScalarOp,
+    Scatter, ScatterBase, Store, Update,
 };
 use crate::types::DType;
 
