@@ -5,10 +5,13 @@ use crate::error::{Error, refuse};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 
+/// What naga makes of a module: its own form of it, and what validation found out.
+pub type Validated = (naga::Module, ModuleInfo);
+
 /// Parses and validates `source` (of [`Dialect::Naga`](crate::Dialect)) for an adapter with `caps`.
 ///
 /// Errors: naga's message, with the lines it is about.
-pub fn validate(source: &str, caps: &Caps) -> Result<(naga::Module, ModuleInfo), Error> {
+pub fn validate(source: &str, caps: &Caps) -> Result<Validated, Error> {
     let module = match naga::front::wgsl::parse_str(source) {
         Ok(module) => module,
         Err(e) => return refuse(format!("naga cannot parse the module: {}", e.emit_to_string(source))),

@@ -248,13 +248,46 @@ pub enum Stage {
     Hlsl,
 }
 
+/// What a program is compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Target {
+    /// One slab of memory, a barrier between stages
+    Cpu,
+    /// Bound buffers, a dispatch a kernel
+    Gpu,
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Gpu => "gpu",
+        })
+    }
+}
+
 #[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
 pub struct DumpArgs {
+
     /// Preset whose training step is compiled
     #[arg(long, value_name = "P", default_value = crate::config::DEFAULT_PRESET)]
     pub preset: String,
+    /// Print this stage
+    #[arg(long, value_enum, group = "what")]
+    pub stage: Option<Stage>,
+    /// Print the graph or program after this pass: expand, simplify, split-reduce, simplify-2, fuse, schedule or memory
+    #[arg(long, value_name = "PASS", group = "what")]
+    pub after: Option<String>,
+    /// Write everything there is to the directory of -o: numbered files, and manifest.json
+    #[arg(long, group = "what", requires = "out", conflicts_with = "target")]
+    pub all: bool,
+    /// Print what changed between two stages or passes, as a unified diff
+    #[arg(long, group = "what", num_args = 2, value_names = ["A", "B"])]
+    pub diff: Option<Vec<String>>,
+    /// Whose program the stages fused and program and the passes after fuse are of [default: cpu]
     #[arg(long, value_enum)]
-    pub stage: Stage,
+    pub target: Option<Target>,
     /// Instruction set of the code stages: one that this machine has, or portable [default: the best this machine has]
     #[arg(long, value_enum)]
     pub isa: Option<Isa>,
@@ -270,6 +303,9 @@ pub struct DumpArgs {
     /// Only kernels whose name matches this regular expression
     #[arg(long, value_name = "RE")]
     pub kernel: Option<String>,
+    /// Leave out the comments that name the DSL lines of nodes and kernels
+    #[arg(long)]
+    pub no_lines: bool,
     /// Write to files in DIR instead of standard output: one a kernel for code stages
     #[arg(short, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -311,6 +347,9 @@ mod tests {
             "tinygpt parity f.safetensors --backend interp --threads 2 -o d",
             "tinygpt dump --preset tiny --stage clif --kernel ^attn -o d",
             "tinygpt dump --preset tiny --stage wgsl --adapter llvm",
+            "tinygpt dump --preset tiny --after split-reduce --no-lines",
+            "tinygpt dump --preset tiny --diff grad simplify --target gpu",
+            "tinygpt dump --preset tiny --all -o d",
             "tinygpt train --backend gpu --adapter H100 --checked --no-tune",
             "tinygpt devices",
         ] {
@@ -333,7 +372,10 @@ mod tests {
             "tinygpt train --steps -1",
             "tinygpt train --schedule linear",
             "tinygpt sample",
-            "tinygpt dump --stage wat",
+            "tinygpt dump",
+            "tinygpt dump --all",
+            "tinygpt dump --diff graph",
+            "tinygpt dump --stage graph --after fuse",
             "tinygpt bench --steps 0",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

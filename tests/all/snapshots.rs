@@ -2,8 +2,6 @@
 //!
 //! To accept new texts: `INSTA_UPDATE=always cargo test --release -p tinygpt --test all snapshots`, then read the difference.
 
-use tinygpt::codegen_cpu::compile::CpuOptions;
-use tinygpt::codegen_wgsl::Caps;
 use tinygpt::ir::op::GeluForm;
 use tinygpt::ir::program::{KernelId, TargetModel};
 use tinygpt::models::{GptConfig, gpt};
@@ -11,9 +9,6 @@ use tinygpt::passes::optimizer::AdamWConfig;
 use tinygpt::runtime::cli::Stage;
 use tinygpt::runtime::commands::dump::{Options, render};
 use tinygpt::runtime::compile::{Compiled, Goal, compile};
-
-/// Code for the least processor of the architecture, without templates: the same on every machine of that architecture.
-const PORTABLE: CpuOptions = CpuOptions { isa: None, baseline: true, texts: false };
 
 fn compiled() -> Compiled {
     let config =
@@ -23,9 +18,8 @@ fn compiled() -> Compiled {
 }
 
 fn text(compiled: &Compiled, stage: Stage, kernels: &[KernelId]) -> String {
-    let options = Options { cpu: PORTABLE, caps: Caps::webgpu(), plan: Default::default() };
-    let parts = render(compiled, stage, &options, kernels).unwrap();
-    parts.into_iter().map(|(_, text)| text).collect()
+    let parts = render(compiled, stage, &Options::stable(), kernels).unwrap();
+    parts.iter().map(|file| file.text()).collect()
 }
 
 #[test]

@@ -9,7 +9,6 @@ pub mod dump;
 pub mod eval;
 pub mod parity;
 pub mod sample;
-mod shaders;
 pub mod train;
 
 use crate::cli::ExecArgs;
@@ -67,10 +66,10 @@ pub(crate) fn say_notes(options: &ExecOptions) {
     options.gpu.iter().flat_map(|gpu| gpu.tuner().take_notes()).for_each(|note| say(&format!("gpu: {note}")));
 }
 
-/// Writes `text` to `DIR/name`, or to standard output where there is no DIR.
-pub(crate) fn deliver(out: Option<&Path>, name: &str, text: &str) -> Result<()> {
-    let Some(dir) = out else { return print(text.as_bytes()) };
+/// Writes `contents` to `DIR/name`, or to standard output where there is no DIR.
+pub(crate) fn deliver(out: Option<&Path>, name: &str, contents: impl AsRef<[u8]>) -> Result<()> {
+    let Some(dir) = out else { return print(contents.as_ref()) };
     std::fs::create_dir_all(dir).map_err(|e| Error::writing(dir, e))?;
     let path = dir.join(name);
-    std::fs::write(&path, text).map_err(|e| Error::writing(&path, e))
+    std::fs::write(&path, contents).map_err(|e| Error::writing(&path, e))
 }

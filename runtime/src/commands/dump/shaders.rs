@@ -1,0 +1,120 @@
+//! The GPU stages of `dump`: WGSL, and what naga makes of it for Vulkan, Metal and DirectX.
+//!
+//! No adapter is needed: code depends on capabilities, which are a value. Everything shown has passed naga's validation.
+
+use super::lines;
+use super::stages::{File, Options, suffix};
+use crate::cli::Stage;
+use crate::error::one_line;
+use crate::{Error, Result};
+use rayon::prelude::*;
+use std::collections::HashMap;
+use tinygpt_codegen_wgsl::validate::{Validated, hlsl, msl, spirv};
+use tinygpt_codegen_wgsl::{Caps, Dialect, Module, Piece, emit, pieces, validate, variants};
+use tinygpt_ir::program::{KernelId, Program};
+
+/// The modules of some kernels; each distinct one validated once for all stages.
+pub(super) struct Shaders {
+    /// In the order of the kernels; a kernel over much memory has several.
+    modules: Vec<(KernelId, Module)>,
+    /// By hash: which module has this code first, and naga's reading of it.
+    distinct: HashMap<u64, (usize, Validated)>,
+}
+
+impl Shaders {
+    /// Emits the modules in their planned variants, else their defaults. Errors: a kernel that fits no such GPU.
+    pub fn new(program: &Program, options: &Options, kernels: &[KernelId]) -> Result<Shaders> {
+        let per_kernel: Vec<Vec<Module>> = kernels
+            .par_iter()
+            .map(|id| {
+                let pieces = pieces(program, &program.kernels[*id], &options.caps).map_err(refused)?;
+                pieces.iter().map(|piece| module(piece, options)).collect()
+            })
+            .collect::<Result<_>>()?;
+        let modules: Vec<(KernelId, Module)> =
+            kernels.iter().zip(per_kernel).flat_map(|(id, its)| its.into_iter().map(|m| (*id, m))).collect();
+        let mut first: HashMap<u64, usize> = HashMap::new();
+        for (at, (_, module)) in modules.iter().enumerate() {
+            first.entry(module.hash).or_insert(at);
+        }
+        let distinct = first.into_par_iter().map(|(hash, at)| Ok((hash, (at, valid(&modules[at].1, &options.caps)?))));
+        let distinct = distinct.collect::<Result<_>>()?;
+        Ok(Shaders { modules, distinct })
+    }
+
+    /// One file a module.
+    pub fn files(&self, program: &Program, stage: Stage, options: &Options) -> Result<Vec<File>> {
+        let mark = if stage == Stage::Spv { "; " } else { "// " };
+        let code: HashMap<u64, String> = self
+            .distinct
+            .par_iter()
+            .map(|(hash, (at, valid))| Ok((*hash, code(&self.modules[*at].1, valid, stage)?)))
+            .collect::<Result<_>>()?;
+        let file = |at: usize, (id, module): &(KernelId, Module)| {
+            let (first, _) = self.distinct[&module.hash];
+            let mut text = String::new();
+            let mut header = module.header.lines();
+            header.next().map(|title| text += &format!("{title}\n"));
+            if options.lines {
+                text += &lines::comment("// from ", &program.kernels[*id].provenance);
+            }
+            header.for_each(|line| text += &format!("{line}\n"));
+            if first != at {
+                text += &format!("// the code of {}\n", self.modules[first].1.name);
+            }
+            let mut text = text.replace("// ", mark);
+            if first == at || options.whole {
+                text += code[&module.hash].trim_end();
+                text += "\n";
+            }
+            if !options.whole {
+                text += "\n";
+            }
+            File { name: format!("{}.{}", module.name, suffix(stage)), kernel: Some(*id), contents: text.into_bytes() }
+        };
+        Ok(self.modules.iter().enumerate().map(|(at, module)| file(at, module)).collect())
+    }
+}
+
+/// A piece in its planned variant, else its default.
+fn module(piece: &Piece, options: &Options) -> Result<Module> {
+    let all = variants(piece, &options.caps);
+    let first = all.first().ok_or_else(|| Error::failed(format!("kernel {} has no variant", piece.name)))?;
+    let default = emit(piece, &options.caps, first).map_err(refused)?;
+    match options.plan.get(&default.hash) {
+        Some(variant) if variant != first => emit(piece, &options.caps, variant).map_err(refused),
+        _ => Ok(default),
+    }
+}
+
+fn invalid(name: &str, e: &tinygpt_codegen_wgsl::Error) -> Error {
+    Error::failed(format!("kernel {name} is no valid shader, which is a fault of tinygpt: {}", one_line(e)))
+}
+
+fn valid(module: &Module, caps: &Caps) -> Result<Validated> {
+    validate(&module.source(Dialect::Naga), caps).map_err(|e| invalid(&module.name, &e))
+}
+
+/// The code of a module without its header.
+fn code(module: &Module, (read, info): &Validated, stage: Stage) -> Result<String> {
+    let invalid = |e: tinygpt_codegen_wgsl::Error| invalid(&module.name, &e);
+    match stage {
+        Stage::Spv => disassembled(&spirv(read, info).map_err(invalid)?, &module.name),
+        Stage::Msl => msl(read, info).map_err(invalid),
+        Stage::Hlsl => hlsl(read, info).map_err(invalid),
+        _ => Ok(module.source(Dialect::Browser)[module.header.len()..].to_string()),
+    }
+}
+
+/// SPIR-V in the form of the Khronos disassembler.
+fn disassembled(words: &[u32], name: &str) -> Result<String> {
+    use rspirv::binary::Disassemble;
+    let module = rspirv::dr::load_words(words);
+    let module =
+        module.map_err(|e| Error::failed(format!("the SPIR-V of kernel {name} cannot be read: {}", one_line(e))))?;
+    Ok(module.disassemble())
+}
+
+fn refused(e: tinygpt_codegen_wgsl::Error) -> Error {
+    Error::input(e.to_string())
+}

@@ -1,0 +1,239 @@
+//! The texts of the stages: graphs and programs after each pass, and the code of kernels.
+
+use super::{lines, shaders};
+use crate::cli::{Stage, Target};
+use crate::compile::{Compiled, PASSES};
+use crate::error::{did_you_mean, one_line};
+use crate::gpu::tune::Variants;
+use crate::{Error, Result};
+use clap::ValueEnum;
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::fmt::Write;
+use tinygpt_codegen_cpu::compile::{CpuOptions, PreparedProgram};
+use tinygpt_codegen_wgsl::Caps;
+use tinygpt_ir::Graph;
+use tinygpt_ir::program::{KernelId, Program};
+use tinygpt_passes::compile as lowering;
+use tinygpt_passes::pass::Stats;
+
+/// How stages are written.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub cpu: CpuOptions,
+    /// The GPU that shaders are written for.
+    pub caps: Caps,
+    /// Variants of GPU kernels other than the defaults.
+    pub plan: Variants,
+    /// Name the DSL lines of nodes and kernels in comments.
+    pub lines: bool,
+    /// Give each kernel its whole code; otherwise of kernels with equal code the first has it, and the others name that one.
+    pub whole: bool,
+}
+
+impl Options {
+    /// Texts to keep and compare: code for the least processor of the architecture, without templates, shaders for the least WebGPU
+    /// implementation, no source lines, equal code once.
+    pub fn stable() -> Options {
+        Options {
+            cpu: CpuOptions { isa: None, baseline: true, texts: false },
+            caps: Caps::webgpu(),
+            plan: Variants::new(),
+            lines: false,
+            whole: false,
+        }
+    }
+}
+
+/// A stage's text, or one kernel's part of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// Name of the file that holds it.
+    pub name: String,
+    /// The kernel that it is the code of.
+    pub kernel: Option<KernelId>,
+    pub contents: Vec<u8>,
+}
+
+impl File {
+    fn new(name: impl Into<String>, kernel: Option<KernelId>, text: String) -> File {
+        File { name: name.into(), kernel, contents: text.into_bytes() }
+    }
+
+    /// The contents, which are text of every stage but `wasm`.
+    pub fn text(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.contents)
+    }
+}
+
+/// The files of one stage: of the code stages one a kernel of `kernels` (of GPU stages one a module), of the others one.
+pub fn render(compiled: &Compiled, stage: Stage, options: &Options, kernels: &[KernelId]) -> Result<Vec<File>> {
+    Renderer::new(compiled, options, kernels).files(stage)
+}
+
+/// Renders several stages of one program, each piece of code being made once.
+pub struct Renderer<'a> {
+    compiled: &'a Compiled,
+    options: &'a Options,
+    kernels: &'a [KernelId],
+    prepared: OnceCell<PreparedProgram>,
+    shaders: OnceCell<shaders::Shaders>,
+}
+
+impl<'a> Renderer<'a> {
+    pub fn new(compiled: &'a Compiled, options: &'a Options, kernels: &'a [KernelId]) -> Self {
+        Self { compiled, options, kernels, prepared: OnceCell::new(), shaders: OnceCell::new() }
+    }
+
+    /// See [`render`].
+    pub fn files(&self, stage: Stage) -> Result<Vec<File>> {
+        let (compiled, lines) = (self.compiled, self.options.lines);
+        let one = |name: &str, text: String| Ok(vec![File::new(name, None, text)]);
+        match stage {
+            Stage::Graph => one("graph.gir", lines::graph(&compiled.forward, lines)),
+            Stage::Grad => one("grad.gir", lines::graph(&compiled.step, lines)),
+            Stage::Fused => one("fused.txt", self.fused()?),
+            Stage::Program => one("program.txt", lines::program(&compiled.program, lines)),
+            Stage::Clif | Stage::Asm => self.code(stage),
+            Stage::Wgsl | Stage::Spv | Stage::Msl | Stage::Hlsl => {
+                let program = &compiled.program;
+                let made = made_once(&self.shaders, || shaders::Shaders::new(program, self.options, self.kernels))?;
+                made.files(program, stage, self.options)
+            }
+        }
+    }
+
+    /// What fusion saved, and the kernels it made.
+    fn fused(&self) -> Result<String> {
+        let mut text = String::new();
+        for line in self.compiled.fusion_report()?.to_string().lines() {
+            let _ = writeln!(text, "{}", format!("# {line}").trim_end());
+        }
+        for id in self.kernels {
+            let _ = write!(text, "\n{}", lines::kernel(&self.compiled.program.kernels[*id], self.options.lines));
+        }
+        Ok(text)
+    }
+
+    /// CLIF or machine code of each kernel.
+    fn code(&self, stage: Stage) -> Result<Vec<File>> {
+        let program = &self.compiled.program;
+        let options = CpuOptions { texts: true, ..self.options.cpu };
+        let prepared = made_once(&self.prepared, || {
+            PreparedProgram::new(program, &options).map_err(|e| Error::failed(one_line(e)))
+        })?;
+        let mut shown: HashMap<KernelId, &str> = HashMap::new();
+        let mut files = Vec::new();
+        for &id in self.kernels {
+            let kernel = &program.kernels[id];
+            let mut text = format!("; kernel {}\n", kernel.name);
+            if self.options.lines {
+                text += &lines::comment("; ", &kernel.provenance);
+            }
+            if let Some(template) = prepared.template(id) {
+                let _ = writeln!(text, "; template: {template}");
+            }
+            let first = *shown.entry(prepared.same_code_as(id)).or_insert(&kernel.name);
+            if first != kernel.name {
+                let _ = writeln!(text, "; the code of {first}");
+            }
+            if first == kernel.name || self.options.whole {
+                text += &if stage == Stage::Clif { prepared.clif_text(id) } else { prepared.asm_text(id) };
+            }
+            text.truncate(text.trim_end().len());
+            text += if self.options.whole { "\n" } else { "\n\n" };
+            files.push(File::new(format!("{}.{}", kernel.name, suffix(stage)), Some(id), text));
+        }
+        Ok(files)
+    }
+}
+
+/// The value of `cell`, made at the first call.
+fn made_once<V>(cell: &OnceCell<V>, make: impl FnOnce() -> Result<V>) -> Result<&V> {
+    match cell.get() {
+        Some(value) => Ok(value),
+        None => {
+            let value = make()?;
+            Ok(cell.get_or_init(|| value))
+        }
+    }
+}
+
+/// The stage's name on the command line.
+pub(super) fn name(stage: Stage) -> String {
+    stage.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// The ending of the files of a stage.
+pub(super) fn suffix(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Graph | Stage::Grad => "gir",
+        Stage::Fused | Stage::Program => "txt",
+        Stage::Clif => "clif",
+        Stage::Asm => "asm",
+        Stage::Wgsl => "wgsl",
+        Stage::Spv => "spvasm",
+        Stage::Msl => "metal",
+        Stage::Hlsl => "hlsl",
+    }
+}
+
+/// The target that a code stage is of; None of stages that every target has.
+pub(super) fn target(stage: Stage) -> Option<Target> {
+    match stage {
+        Stage::Graph | Stage::Grad | Stage::Fused | Stage::Program => None,
+        Stage::Clif | Stage::Asm => Some(Target::Cpu),
+        Stage::Wgsl | Stage::Spv | Stage::Msl | Stage::Hlsl => Some(Target::Gpu),
+    }
+}
+
+/// A compiled model with the states between its passes.
+#[derive(Debug)]
+pub struct Stages {
+    pub compiled: Compiled,
+}
+
+impl Stages {
+    pub fn new(compiled: Compiled) -> Stages {
+        Stages { compiled }
+    }
+
+    /// The graphs in order: `graph` as declared, `grad` the whole step, then the state after each pass by the pass's name. A name's
+    /// second pass is `NAME-2`.
+    pub fn graphs(&self) -> Result<Vec<(String, Graph)>> {
+        let mut graphs = vec![
+            ("graph".to_string(), self.compiled.forward.clone()),
+            ("grad".to_string(), self.compiled.step.clone()),
+        ];
+        for (i, pass) in PASSES.iter().enumerate() {
+            let (_, before) = &graphs[graphs.len() - 1];
+            let after = pass.run(before, &mut Stats::default()).map_err(|e| Error::failed(one_line(e)))?;
+            let earlier = PASSES[..i].iter().filter(|p| p.name() == pass.name()).count();
+            let name = if earlier == 0 { pass.name().to_string() } else { format!("{}-{}", pass.name(), earlier + 1) };
+            graphs.push((name, after));
+        }
+        Ok(graphs)
+    }
+
+    /// The programs in order, by the name of the pass that made them.
+    pub fn programs(&self) -> Result<Vec<(&'static str, Program)>> {
+        let (graph, target) = (&self.compiled.passes.graph, &self.compiled.program.target);
+        let lowered = lowering::lower(graph, target, true, true).map_err(Error::failed)?;
+        Ok(lowered.steps.into_iter().filter_map(|step| Some((step.name, step.program?))).collect())
+    }
+
+    /// File name and text of the state after `pass`, a name of [`Stages::graphs`] or [`Stages::programs`].
+    pub fn after(&self, pass: &str, lines: bool) -> Result<(String, String)> {
+        let (graphs, programs) = (self.graphs()?, self.programs()?);
+        if let Some((name, graph)) = graphs.iter().find(|(name, _)| name == pass) {
+            return Ok((format!("{name}.gir"), lines::graph(graph, lines)));
+        }
+        if let Some((name, program)) = programs.iter().find(|(name, _)| *name == pass) {
+            return Ok((format!("{name}.txt"), lines::program(program, lines)));
+        }
+        let names: Vec<&str> =
+            graphs.iter().map(|(name, _)| name.as_str()).chain(programs.iter().map(|(name, _)| *name)).collect();
+        let near = did_you_mean(pass, names.iter().copied());
+        Err(Error::input(format!("the pipeline has no pass \"{pass}\"{near}: its states are {}", names.join(", "))))
+    }
+}
