@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use tinygpt_ir::program::{PlacementPolicy, TargetModel};
 use tinygpt_ir::{Composite, NodeId, Op, numel};
 
+use super::remark::{Kind, Reason, Remarks};
 use super::values::{Class, Values};
 use super::view::{Map, backward, forward, identity};
 
@@ -55,11 +56,12 @@ pub struct Clusters<'a> {
     max_args: usize,
     /// Whether all weights are one argument.
     packed: bool,
+    remarks: Remarks,
 }
 
 impl<'a> Clusters<'a> {
     /// Clusters of all computed nodes; one a node unless `fuse`.
-    pub fn new(values: &'a Values<'a>, fuse: bool, target: &TargetModel) -> Clusters<'a> {
+    pub fn new(values: &'a Values<'a>, fuse: bool, target: &TargetModel, remarks: &mut Remarks) -> Clusters<'a> {
         let n = values.graph.nodes.len();
         let mut c = Clusters {
             values,
@@ -70,6 +72,7 @@ impl<'a> Clusters<'a> {
             small_bytes: target.launch_cost_bytes,
             max_args: target.max_args,
             packed: target.placement == PlacementPolicy::Slot,
+            remarks: std::mem::take(remarks),
         };
         for id in values.graph.nodes.ids() {
             if values.class(id).is_computed() && !(fuse && c.join(id)) {
@@ -79,6 +82,7 @@ impl<'a> Clusters<'a> {
         if fuse {
             c.merge_siblings();
         }
+        *remarks = std::mem::take(&mut c.remarks);
         c
     }
 
@@ -162,8 +166,20 @@ impl<'a> Clusters<'a> {
             Class::Elementwise | Class::Copy => self.join_elementwise(id),
             Class::Reduce => self.join_reduce(id),
             Class::Attention | Class::AttentionGrad => self.join_attention(id),
-            _ => false,
+            _ => {
+                self.remark_operands(id, Reason::OwnPositions);
+                false
+            }
         }
+    }
+
+    /// One remark for each computed node that `id` reads.
+    fn remark_operands(&mut self, id: NodeId, reason: Reason) {
+        let mut sources: Vec<NodeId> = self.values.inputs(id).into_iter().map(|u| self.source(u)).collect();
+        sources.retain(|s| self.of(*s).is_some());
+        sources.sort_unstable();
+        sources.dedup();
+        sources.into_iter().for_each(|s| self.remarks.edge(s, id, reason));
     }
 
     /// The views from `from` (exclusive) to `to` (inclusive), first applied first.
@@ -200,55 +216,94 @@ impl<'a> Clusters<'a> {
 
     fn join_elementwise(&mut self, id: NodeId) -> bool {
         let is_copy = self.values.class(id) == Class::Copy;
-        let mut candidates: Vec<(usize, Map)> = Vec::new();
+        let mut candidates: Vec<(usize, NodeId, Map)> = Vec::new();
+        let mut refused: Vec<(usize, NodeId, Reason)> = Vec::new();
         for u in self.values.inputs(id) {
             let source = self.source(u);
-            if let Some(c) = self.of(source)
-                && !candidates.iter().any(|(d, _)| *d == c)
-                && matches!(
-                    self.list[c].kind,
-                    ClusterKind::Pointwise | ClusterKind::Reduce { .. } | ClusterKind::Contract
-                )
-                && let Some(map) = self.forward_map(source, if is_copy { id } else { u })
-            {
-                candidates.push((c, map));
+            let Some(c) = self.of(source) else { continue };
+            if candidates.iter().any(|(d, ..)| *d == c) {
+                continue;
+            }
+            let has_epilogue = matches!(
+                self.list[c].kind,
+                ClusterKind::Pointwise | ClusterKind::Reduce { .. } | ClusterKind::Contract
+            );
+            match self.forward_map(source, if is_copy { id } else { u }).filter(|_| has_epilogue) {
+                Some(map) => candidates.push((c, source, map)),
+                None if has_epilogue => refused.push((c, source, Reason::NotItsPoints)),
+                None => refused.push((c, source, Reason::NoEpilogue)),
             }
         }
-        candidates.sort_by_key(|(c, _)| std::cmp::Reverse(self.list[*c].nodes.last().copied()));
-        let Some((c, map)) = candidates.iter().find(|(c, map)| self.may_join(id, *c, map)).cloned() else {
-            return false;
-        };
-        self.add(c, id, map);
-        for (other, _) in candidates {
-            if other != c {
-                self.absorb_producer(c, other, id);
+        candidates.sort_by_key(|(c, ..)| std::cmp::Reverse(self.list[*c].nodes.last().copied()));
+        refused.retain(|(c, ..)| !candidates.iter().any(|(d, ..)| d == c));
+        let mut chosen = None;
+        for (i, (c, source, map)) in candidates.iter().enumerate() {
+            match self.may_join(id, *c, map) {
+                Ok(()) => {
+                    chosen = Some(i);
+                    break;
+                }
+                Err(reason) => refused.push((*c, *source, reason)),
             }
         }
-        true
+        if let Some(i) = chosen {
+            let (c, source, map) = candidates[i].clone();
+            // Every other producer gets a second chance, and a remark, below.
+            refused.retain(|(d, ..)| !candidates.iter().any(|(e, ..)| d == e));
+            let reason = self.why_joined(c, &map);
+            self.remarks.edge(source, id, reason);
+            self.add(c, id, map);
+            for (other, source, _) in candidates {
+                if other != c {
+                    let moved = self.absorb_producer(c, other, id);
+                    self.remarks.edge(source, id, moved.err().unwrap_or(Reason::MovedIn));
+                }
+            }
+        }
+        refused.into_iter().for_each(|(_, source, reason)| self.remarks.edge(source, id, reason));
+        chosen.is_some()
     }
 
-    /// Whether `id`, indexed by `map`, may be computed in cluster `c`.
-    fn may_join(&self, id: NodeId, c: usize, map: &Map) -> bool {
+    /// What an elementwise node is to the cluster that it joins with this map.
+    fn why_joined(&self, c: usize, map: &Map) -> Reason {
+        let cluster = &self.list[c];
+        match &cluster.kind {
+            ClusterKind::Contract => Reason::Epilogue,
+            ClusterKind::Reduce { axes } if *map == row_map(&cluster.space, axes) => Reason::RowValue,
+            ClusterKind::Reduce { .. } => Reason::RowSweep,
+            _ => Reason::SamePoint,
+        }
+    }
+
+    /// Whether `id`, indexed by `map`, may be computed in cluster `c`; why not.
+    fn may_join(&self, id: NodeId, c: usize, map: &Map) -> Result<(), Reason> {
         let cluster = &self.list[c];
         for u in self.values.inputs(id) {
             let (source, at) = self.read(id, u, map, &cluster.space);
             match self.of(source) {
-                Some(d) if d == c && at.as_ref() != Some(self.map(source)) => return false,
+                Some(d) if d == c && at.as_ref() != Some(self.map(source)) => return Err(Reason::OtherElement),
                 Some(d) if d == c => {}
                 Some(d) => {
                     if self.depends_on(d, c) {
-                        return false;
+                        return Err(Reason::Cycle);
                     }
                     // A small value is no reason to make a large kernel wait for another one.
-                    let small = self.values.graph.nodes[id].ty.bytes() < self.small_bytes;
+                    let bytes = self.values.graph.nodes[id].ty.bytes();
+                    let small = bytes < self.small_bytes;
                     if small && cluster.kind != ClusterKind::Pointwise && !cluster.preds.contains(&d) {
-                        return false;
+                        return Err(Reason::SmallWaits { bytes, launch: self.small_bytes });
                     }
                 }
                 None => {}
             }
         }
-        self.args_with(c, &[id]) <= self.max_args
+        self.fits(self.args_with(c, &[id]))
+    }
+
+    /// Whether a kernel may touch `args` buffers.
+    fn fits(&self, args: usize) -> Result<(), Reason> {
+        let most = self.max_args;
+        if args <= most { Ok(()) } else { Err(Reason::TooManyArgs { args, most }) }
     }
 
     /// The node behind operand `u` of `id`, and its index where `id` has index `map`; None where that is not affine, or `id` reads it
@@ -318,10 +373,10 @@ impl<'a> Clusters<'a> {
         }
     }
 
-    /// Moves pointwise cluster `other` into `c`, whose new member `id` reads it, if both then still form one kernel.
-    fn absorb_producer(&mut self, c: usize, other: usize, id: NodeId) {
-        if self.list[other].kind != ClusterKind::Pointwise || self.list[other].nodes.is_empty() {
-            return;
+    /// Moves pointwise cluster `other` into `c`, whose new member `id` reads it, if both then still form one kernel; why not.
+    fn absorb_producer(&mut self, c: usize, other: usize, id: NodeId) -> Result<(), Reason> {
+        if self.list[other].kind != ClusterKind::Pointwise {
+            return Err(Reason::NotPointwise);
         }
         let space = self.list[c].space.clone();
         // What one point of `other` is, seen from the space of `c`.
@@ -332,9 +387,9 @@ impl<'a> Clusters<'a> {
                 seen = at;
             }
         }
-        let Some(seen) = seen else { return };
+        let seen = seen.ok_or(Reason::NotItsPoints)?;
         if numel(&space) != numel(&self.list[other].space) || !self.is_bijection(&seen, &space) {
-            return;
+            return Err(Reason::NotItsPoints);
         }
         // Every value of `other` that `c` reads must be read at that same point.
         let moved = |clusters: &Self, n: NodeId| -> Map {
@@ -344,15 +399,18 @@ impl<'a> Clusters<'a> {
             for u in self.values.inputs(member) {
                 let (source, at) = self.read(member, u, self.map(member), &space);
                 if self.of(source) == Some(other) && at != Some(moved(self, source)) {
-                    return;
+                    return Err(Reason::OtherElement);
                 }
             }
         }
-        if self.independent(c, other) && self.args_with(c, &self.list[other].nodes) <= self.max_args {
-            let nodes = self.list[other].nodes.clone();
-            let maps = nodes.iter().map(|n| moved(self, *n)).collect();
-            self.merge(c, other, maps);
+        if !self.independent(c, other) {
+            return Err(Reason::Between);
         }
+        self.fits(self.args_with(c, &self.list[other].nodes))?;
+        let nodes = self.list[other].nodes.clone();
+        let maps = nodes.iter().map(|n| moved(self, *n)).collect();
+        self.merge(c, other, maps);
+        Ok(())
     }
 
     /// Whether distinct points have distinct images: each axis of the space with its own coefficient range.
@@ -403,21 +461,32 @@ impl<'a> Clusters<'a> {
         let u = self.values.inputs(id)[0];
         let source = self.source(u);
         let Some(c) = self.of(source) else { return false };
-        let cluster = &self.list[c];
-        let compatible = match &cluster.kind {
-            ClusterKind::Pointwise => true,
-            ClusterKind::Reduce { axes: own } => own == axes,
-            _ => false,
-        };
-        let in_place = cluster.space == self.values.shape(u)
-            && self.forward_map(source, u).is_some_and(|m| m == identity(&cluster.space));
-        if !compatible || !in_place || self.args_with(c, &[id]) > self.max_args {
+        let reason = self.may_reduce(id, axes, u, c);
+        self.remarks.edge(source, id, reason);
+        if reason.kind() != Kind::Fused {
             return false;
         }
-        let map = row_map(&cluster.space, axes);
+        let map = row_map(&self.list[c].space, axes);
         self.list[c].kind = ClusterKind::Reduce { axes: axes.clone() };
         self.add(c, id, map);
         true
+    }
+
+    /// Whether reduction `id` of `u` over `axes` may be computed in cluster `c`, and why.
+    fn may_reduce(&self, id: NodeId, axes: &[usize], u: NodeId, c: usize) -> Reason {
+        let cluster = &self.list[c];
+        let fused = match &cluster.kind {
+            ClusterKind::Pointwise => Reason::Prologue,
+            ClusterKind::Reduce { axes: own } if own == axes => Reason::SameRows,
+            ClusterKind::Reduce { .. } => return Reason::OtherAxes,
+            _ => return Reason::NoPrologue,
+        };
+        let in_place = cluster.space == self.values.shape(u)
+            && self.forward_map(self.source(u), u).is_some_and(|m| m == identity(&cluster.space));
+        if !in_place {
+            return Reason::NotItsPoints;
+        }
+        self.fits(self.args_with(c, &[id])).err().unwrap_or(fused)
     }
 
     /// Siblings share a kernel: same operands, same attributes but for what is asked of them.
@@ -439,9 +508,19 @@ impl<'a> Clusters<'a> {
                 && graph.nodes[*s].inputs[..operands] == node.inputs[..operands]
                 && !self.list[self.of(*s).unwrap_or(0)].nodes.iter().any(|n| graph.nodes[*n].op == node.op)
         });
-        let Some(c) = sibling.and_then(|s| self.of(s)) else { return false };
-        let extra_depends = self.producers(id).into_iter().any(|p| p != c && self.depends_on(p, c));
-        if extra_depends || self.producers(id).contains(&c) || self.args_with(c, &[id]) > self.max_args {
+        let Some((sibling, c)) = sibling.and_then(|s| Some((s, self.of(s)?))) else {
+            self.remark_operands(id, Reason::OwnPositions);
+            return false;
+        };
+        let producers = self.producers(id);
+        let depends = producers.contains(&c) || producers.into_iter().any(|p| p != c && self.depends_on(p, c));
+        let reason = match self.fits(self.args_with(c, &[id])) {
+            _ if depends => Reason::Cycle,
+            Err(reason) => reason,
+            Ok(()) => Reason::SameOperands,
+        };
+        self.remarks.edge(sibling, id, reason);
+        if reason != Reason::SameOperands {
             return false;
         }
         self.add(c, id, identity(self.values.shape(id)));
@@ -452,29 +531,39 @@ impl<'a> Clusters<'a> {
     fn merge_siblings(&mut self) {
         for a in 0..self.list.len() {
             for b in a + 1..self.list.len() {
-                if self.list[a].nodes.is_empty()
-                    || self.list[b].nodes.is_empty()
-                    || self.list[a].kind != self.list[b].kind
-                {
+                let (Some(&first), Some(&second)) = (self.list[a].nodes.first(), self.list[b].nodes.first()) else {
+                    continue;
+                };
+                if self.list[a].kind != self.list[b].kind || self.list[a].space != self.list[b].space {
                     continue;
                 }
-                let scalars = self.list[a].kind == ClusterKind::Pointwise
-                    && numel(&self.list[a].space) == 1
-                    && self.list[a].space == self.list[b].space;
-                let reduces = matches!(self.list[a].kind, ClusterKind::Reduce { .. })
-                    && self.list[a].space == self.list[b].space
-                    && self.share_operand(a, b);
-                if (scalars || reduces)
-                    && self.independent(a, b)
-                    && self.reads_in_step(a, b)
-                    && self.reads_in_step(b, a)
-                    && self.args_with(a, &self.list[b].nodes) <= self.max_args
-                {
+                let fused = match self.list[a].kind {
+                    ClusterKind::Pointwise if numel(&self.list[a].space) == 1 => Reason::Scalars,
+                    ClusterKind::Reduce { .. } => Reason::SharedRows,
+                    _ => continue,
+                };
+                let merged = self.may_merge(a, b, fused);
+                self.remarks.edge(first, second, merged.err().unwrap_or(fused));
+                if merged.is_ok() {
                     let maps = self.list[b].nodes.iter().map(|n| self.map(*n).clone()).collect();
                     self.merge(a, b, maps);
                 }
             }
         }
+    }
+
+    /// Whether clusters `a` and `b`, of one kind and space, may become one; why not.
+    fn may_merge(&self, a: usize, b: usize, reason: Reason) -> Result<(), Reason> {
+        if reason == Reason::SharedRows && !self.share_operand(a, b) {
+            return Err(Reason::NoCommonValue);
+        }
+        if !self.independent(a, b) {
+            return Err(Reason::Between);
+        }
+        if !(self.reads_in_step(a, b) && self.reads_in_step(b, a)) {
+            return Err(Reason::OtherElement);
+        }
+        self.fits(self.args_with(a, &self.list[b].nodes))
     }
 
     /// Whether cluster `a` reads what `b` makes, if anything, only at its own points; both have one space.

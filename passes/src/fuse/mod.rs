@@ -7,6 +7,7 @@
 //!
 //! Invariants
 //! - No step looks at names or at the shape of a particular model: only ops, types, uses and the target model.
+//! - Every decision can be asked for as a [`remark`](mod@remark).
 //! - With `fuse` off every computed node has a kernel of its own: the reference that fused programs are compared with.
 //! - A state's new value is written straight into the state's buffer where no kernel could then read the wrong value, through a
 //!   temporary and a copy where one could. Of an update that replaces a window of the state, only the window is written.
@@ -14,6 +15,7 @@
 pub mod cluster;
 mod emit;
 mod kernels;
+pub mod remark;
 mod siblings;
 mod store;
 mod update;
@@ -30,6 +32,7 @@ use tinygpt_ir::{Arena, Graph, NodeId, Op, ParamId, ParamKind, StateRole};
 
 use cluster::Clusters;
 use emit::{Buffers, Retry};
+use remark::{Reason, Remark, Remarks};
 use store::Stored;
 use values::Values;
 
@@ -56,12 +59,33 @@ pub struct DraftKernel {
 ///
 /// Errors: one sentence on what the graph holds that has no kernel (a composite that was not expanded).
 pub fn fuse(graph: &Graph, target: &TargetModel, fuse: bool) -> Result<Draft, String> {
+    fuse_noting(graph, target, fuse, &mut Remarks::off())
+}
+
+/// What fusing `graph` for `target` considers and decides, and why.
+///
+/// Errors: as those of [`fuse`].
+pub fn remarks(graph: &Graph, target: &TargetModel) -> Result<Vec<Remark>, String> {
+    let mut remarks = Remarks::on();
+    fuse_noting(graph, target, true, &mut remarks)?;
+    Ok(remarks.finish())
+}
+
+/// [`fuse`], which tells `remarks`.
+fn fuse_noting(graph: &Graph, target: &TargetModel, fuse: bool, remarks: &mut Remarks) -> Result<Draft, String> {
     let mut whole = HashSet::new();
     loop {
         // Each round gives up one window, so this ends.
-        match without_windows(graph, target, fuse, &whole)? {
-            Ok(draft) => return Ok(draft),
-            Err(Overtaken(p)) => whole.insert(p),
+        let mut noted = remarks.again();
+        match without_windows(graph, target, fuse, &whole, &mut noted)? {
+            Ok(draft) => {
+                remarks.take(noted);
+                return Ok(draft);
+            }
+            Err(Overtaken(p)) => {
+                remarks.update(graph, p, Reason::OldValueNeeded);
+                whole.insert(p);
+            }
         };
     }
 }
@@ -75,21 +99,25 @@ fn without_windows(
     target: &TargetModel,
     fuse: bool,
     whole: &HashSet<ParamId>,
+    remarks: &mut Remarks,
 ) -> Result<Result<Draft, Overtaken>, String> {
-    let values = Values::new(graph, fuse, whole)?;
-    let clusters = Clusters::new(&values, fuse, target);
-    let mut stored = Stored::new(&clusters, fuse);
+    let values = Values::new(graph, fuse, whole, remarks)?;
+    let clusters = Clusters::new(&values, fuse, target, remarks);
+    let mut stored = Stored::new(&clusters, fuse, remarks);
     let mut through_temp: HashSet<ParamId> = HashSet::new();
     // Each round stores one more value or sends one more update through a temporary, so this ends.
     let mut retries = 0;
     loop {
-        match draft(&clusters, &stored, target, fuse, &through_temp) {
+        let mut noted = remarks.again();
+        match draft(&clusters, &stored, target, fuse, &through_temp, &mut noted) {
             Ok(mut draft) => {
+                remarks.take(noted);
                 draft.retries = retries;
                 drop_unused(&mut draft);
                 return Ok(Ok(draft));
             }
             Err(Again::Emit(Retry::Store(id))) if !stored.contains(id) && values.class(id).is_computed() => {
+                remarks.value(id, Reason::NeedsBuffer);
                 stored.insert(id)
             }
             Err(Again::Emit(Retry::Store(id))) => {
@@ -109,6 +137,7 @@ fn without_windows(
                         graph.params[p].name
                     ));
                 }
+                remarks.update(graph, p, Reason::OldValueNeeded);
             }
         }
         retries += 1;
@@ -133,6 +162,7 @@ fn draft(
     target: &TargetModel,
     fuse: bool,
     through_temp: &HashSet<ParamId>,
+    remarks: &mut Remarks,
 ) -> Result<Draft, Again> {
     let graph = clusters.values.graph;
     let mut table = Table::new(graph);
@@ -157,12 +187,13 @@ fn draft(
         kernels.push((end, kernels::copy(&buffers, *id, buffers.of[id], *to)));
     }
     if fuse {
-        siblings::merge(&mut kernels, target.max_args, &|args| units(&table.buffers, &table.params, target, args));
+        let count = |args: &[Arg]| units(&table.buffers, &table.params, target, args);
+        siblings::merge(&mut kernels, target.max_args, &count, remarks);
     }
     let states = order(&kernels, &bound)?;
     let mut draft_kernels = in_place(kernels, states, &bound);
     if fuse {
-        update::merge(&mut draft_kernels, target);
+        update::merge(&mut draft_kernels, target, remarks);
     }
     name_kernels(&mut draft_kernels);
     Ok(Draft {

@@ -10,16 +10,35 @@ use std::collections::HashMap;
 use tinygpt_ir::NodeId;
 use tinygpt_ir::program::{Access, Arg, ArgId, ArgMode, BufferId, Kernel, KernelKind};
 
+use super::remark::{Reason, Remarks};
+
 /// Merges siblings among `kernels`, keeping at most `max_args` arguments a kernel, as `count` counts them.
-pub fn merge(kernels: &mut Vec<(NodeId, Kernel)>, max_args: usize, count: &dyn Fn(&[Arg]) -> usize) {
+pub fn merge(
+    kernels: &mut Vec<(NodeId, Kernel)>,
+    max_args: usize,
+    count: &dyn Fn(&[Arg]) -> usize,
+    remarks: &mut Remarks,
+) {
     let mut a = 0;
     while a < kernels.len() {
         let mut b = a + 1;
         while b < kernels.len() {
-            if are_siblings(&kernels[a].1, &kernels[b].1)
-                && count(&united(&kernels[a].1, &kernels[b].1)) <= max_args
-                && !connected(kernels, a, b)
-            {
+            if !are_siblings(&kernels[a].1, &kernels[b].1) {
+                b += 1;
+                continue;
+            }
+            let args = count(&united(&kernels[a].1, &kernels[b].1));
+            let reason = if args > max_args {
+                Reason::TooManyArgs { args, most: max_args }
+            } else if connected(kernels, a, b) {
+                Reason::Dependent
+            } else {
+                Reason::SharedOperand
+            };
+            if let (Some(first), Some(second)) = (first_node(&kernels[a].1), first_node(&kernels[b].1)) {
+                remarks.edge(first, second, reason);
+            }
+            if reason == Reason::SharedOperand {
                 let (key, sibling) = kernels.remove(b);
                 kernels[a].0 = kernels[a].0.max(key);
                 absorb(&mut kernels[a].1, sibling);
@@ -29,6 +48,11 @@ pub fn merge(kernels: &mut Vec<(NodeId, Kernel)>, max_args: usize, count: &dyn F
         }
         a += 1;
     }
+}
+
+/// The node by which remarks name a kernel.
+pub fn first_node(kernel: &Kernel) -> Option<NodeId> {
+    kernel.provenance.nodes.first().copied()
 }
 
 /// Arguments of both kernels, each buffer once.

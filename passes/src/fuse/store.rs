@@ -12,6 +12,7 @@ use tinygpt_ir::op::Unary;
 use tinygpt_ir::{NodeId, Op, numel};
 
 use super::cluster::Clusters;
+use super::remark::{Reason, Remarks};
 use super::values::Class;
 
 /// Most operations computed again for one value.
@@ -21,7 +22,7 @@ pub struct Stored(Vec<bool>);
 
 impl Stored {
     /// The stored nodes; every escaping node if not `recompute`.
-    pub fn new(clusters: &Clusters<'_>, recompute: bool) -> Stored {
+    pub fn new(clusters: &Clusters<'_>, recompute: bool, remarks: &mut Remarks) -> Stored {
         let values = clusters.values;
         let graph = values.graph;
         let mut stored = Stored(vec![false; graph.nodes.len()]);
@@ -45,14 +46,23 @@ impl Stored {
             if readers.is_empty() {
                 continue;
             }
-            let cheap = recompute && values.class(id) == Class::Elementwise;
-            match cheap.then(|| stored.cost(clusters, id)).flatten() {
-                Some(cost) if cost.loads <= 1 || (cost.loads == 2 && readers.len() == 1) => {
+            if !recompute {
+                stored.insert(id);
+                continue;
+            }
+            match stored.again(clusters, id, readers.len()) {
+                Ok(cost) => {
+                    remarks.value(id, Reason::Cheap { ops: cost.ops, loads: cost.loads });
                     for small in cost.also_store {
-                        stored.0[small.index()] = true;
+                        if !std::mem::replace(&mut stored.0[small.index()], true) {
+                            remarks.value(small, Reason::SmallForOthers);
+                        }
                     }
                 }
-                _ => stored.0[id.index()] = true,
+                Err(reason) => {
+                    remarks.value(id, reason);
+                    stored.insert(id);
+                }
             }
         }
         stored
@@ -67,8 +77,21 @@ impl Stored {
         self.0[id.index()] = true;
     }
 
-    /// What computing `id` again would take; None if that is not cheap.
-    fn cost(&self, clusters: &Clusters<'_>, id: NodeId) -> Option<Cost> {
+    /// What computing `id` again in `readers` kernels takes each of them; why it is to be stored, if that is too much.
+    fn again(&self, clusters: &Clusters<'_>, id: NodeId, readers: usize) -> Result<Cost, Reason> {
+        if clusters.values.class(id) != Class::Elementwise {
+            return Err(Reason::NotElementwise);
+        }
+        let cost = self.cost(clusters, id)?;
+        match cost.loads {
+            0 | 1 => Ok(cost),
+            2 if readers == 1 => Ok(cost),
+            loads => Err(Reason::TooManyLoads { loads, readers }),
+        }
+    }
+
+    /// What computing `id` again would take; why that is not cheap.
+    fn cost(&self, clusters: &Clusters<'_>, id: NodeId) -> Result<Cost, Reason> {
         let values = clusters.values;
         let own = clusters.of(id);
         let size = numel(values.shape(id));
@@ -77,8 +100,11 @@ impl Stored {
         let mut todo = vec![id];
         while let Some(x) = todo.pop() {
             cost.ops += 1;
-            if cost.ops > MAX_OPS || is_costly(&values.graph.nodes[x].op) {
-                return None;
+            if is_costly(&values.graph.nodes[x].op) {
+                return Err(Reason::Costly);
+            }
+            if cost.ops > MAX_OPS {
+                return Err(Reason::TooManyOps { most: MAX_OPS });
             }
             for u in values.inputs(x) {
                 let s = clusters.source(u);
@@ -98,11 +124,11 @@ impl Stored {
                 } else if values.class(s) == Class::Elementwise {
                     todo.push(s);
                 } else {
-                    return None;
+                    return Err(Reason::Costly);
                 }
             }
         }
-        Some(cost)
+        Ok(cost)
     }
 }
 

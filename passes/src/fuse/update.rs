@@ -17,9 +17,11 @@ use tinygpt_ir::program::{
 use tinygpt_ir::row_major;
 
 use super::DraftKernel;
+use super::remark::{Reason, Remarks};
+use super::siblings::first_node;
 
 /// Merges alike pointwise kernels.
-pub fn merge(kernels: &mut Vec<DraftKernel>, target: &TargetModel) {
+pub fn merge(kernels: &mut Vec<DraftKernel>, target: &TargetModel, remarks: &mut Remarks) {
     let mut groups: Vec<(Flat, Vec<usize>)> = Vec::new();
     for (i, k) in kernels.iter().enumerate() {
         let Some(flat) = flat(k) else { continue };
@@ -30,8 +32,8 @@ pub fn merge(kernels: &mut Vec<DraftKernel>, target: &TargetModel) {
     }
     let mut gone: Vec<usize> = Vec::new();
     for (flat, members) in groups {
-        let members = independent(kernels, members);
-        for members in chunks(kernels, &flat, &members, target) {
+        let members = independent(kernels, members, remarks);
+        for members in chunks(kernels, &flat, &members, target, remarks) {
             let first = members[0];
             let merged = segments(kernels, &flat, &members);
             let after: BTreeSet<usize> = members.iter().flat_map(|m| kernels[*m].after.iter().copied()).collect();
@@ -122,8 +124,15 @@ fn flatten(p: &Pointwise, args: &[Arg]) -> Option<Flat> {
     Some(Flat { len, args, body, stores })
 }
 
-/// The members that depend on no other member, directly or not.
-fn independent(kernels: &[DraftKernel], members: Vec<usize>) -> Vec<usize> {
+/// A remark on two kernels.
+fn remark(kernels: &[DraftKernel], a: usize, b: usize, reason: Reason, remarks: &mut Remarks) {
+    if let (Some(a), Some(b)) = (first_node(&kernels[a].kernel), first_node(&kernels[b].kernel)) {
+        remarks.edge(a, b, reason);
+    }
+}
+
+/// The members that end the step and depend on no other member, directly or not.
+fn independent(kernels: &[DraftKernel], members: Vec<usize>, remarks: &mut Remarks) -> Vec<usize> {
     let depends = |from: usize| {
         let mut seen = vec![false; kernels.len()];
         let mut todo: Vec<usize> = kernels[from].after.iter().copied().collect();
@@ -141,14 +150,35 @@ fn independent(kernels: &[DraftKernel], members: Vec<usize>) -> Vec<usize> {
             awaited[*a] = true;
         }
     }
+    let all = members.clone();
+    let mut refuse = |m: usize, reason: Reason| {
+        if let Some(other) = all.iter().copied().find(|o| *o != m) {
+            remark(kernels, m, other, reason, remarks);
+        }
+    };
+    for m in members.iter().filter(|m| awaited[**m]) {
+        refuse(*m, Reason::Awaited);
+    }
     let ends: Vec<usize> = members.into_iter().filter(|m| !awaited[*m]).collect();
     let reach: Vec<Vec<bool>> = ends.iter().map(|m| depends(*m)).collect();
-    ends.iter().enumerate().filter(|(i, _)| !ends.iter().any(|other| reach[*i][*other])).map(|(_, m)| *m).collect()
+    let (free, bound): (Vec<_>, Vec<_>) = ends
+        .iter()
+        .zip(&reach)
+        .map(|(m, reach)| (*m, ends.iter().any(|other| reach[*other])))
+        .partition(|(_, bound)| !bound);
+    bound.into_iter().for_each(|(m, _)| refuse(m, Reason::Dependent));
+    free.into_iter().map(|(m, _)| m).collect()
 }
 
 /// Groups of two or more members whose merged kernel touches at most the target's number of allocations: where buffers are packed, one a
 /// role and one for scalars, however many segments there are.
-fn chunks(kernels: &[DraftKernel], shape: &Flat, members: &[usize], target: &TargetModel) -> Vec<Vec<usize>> {
+fn chunks(
+    kernels: &[DraftKernel],
+    shape: &Flat,
+    members: &[usize],
+    target: &TargetModel,
+    remarks: &mut Remarks,
+) -> Vec<Vec<usize>> {
     let roles = shape.args.iter().filter(|(_, one)| !one).count();
     let fits = |args: usize, chunk: &[usize]| match target.placement {
         PlacementPolicy::Slab => args <= target.max_args,
@@ -163,9 +193,15 @@ fn chunks(kernels: &[DraftKernel], shape: &Flat, members: &[usize], target: &Tar
     for m in members {
         match out.last_mut() {
             Some(chunk) if roles > 0 && segments_args(kernels, shape, chunk, *m).is_some_and(|n| fits(n, chunk)) => {
+                remark(kernels, chunk[0], *m, Reason::AlikeBodies, remarks);
                 chunk.push(*m);
             }
-            _ => out.push(vec![*m]),
+            last => {
+                if let Some(chunk) = last {
+                    remark(kernels, chunk[0], *m, Reason::TooManyBytes, remarks);
+                }
+                out.push(vec![*m]);
+            }
         }
     }
     out.retain(|c| c.len() > 1);

@@ -13,6 +13,7 @@ use std::collections::{HashMap, HashSet};
 use tinygpt_ir::op::{Binary, ContractSpec};
 use tinygpt_ir::{Composite, Graph, NodeId, Op, ParamId, row_major};
 
+use super::remark::{Reason, Remarks};
 use super::view::Strided;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +72,12 @@ pub struct Values<'a> {
 
 impl<'a> Values<'a> {
     /// `merge` sums of products into one contraction each, and make windows of updates, but of those of the states `whole`.
-    pub fn new(graph: &'a Graph, merge: bool, whole: &HashSet<ParamId>) -> Result<Values<'a>, String> {
+    pub fn new(
+        graph: &'a Graph,
+        merge: bool,
+        whole: &HashSet<ParamId>,
+        remarks: &mut Remarks,
+    ) -> Result<Values<'a>, String> {
         let live = graph.live();
         let mut is_root = vec![false; graph.nodes.len()];
         for r in graph.roots() {
@@ -88,11 +94,11 @@ impl<'a> Values<'a> {
             Values { graph, users: vec![Vec::new(); n], class, strided: vec![None; n], is_root, terms: HashMap::new() };
         values.find_users();
         if merge {
-            values.find_windows(whole);
+            values.find_windows(whole, remarks);
         }
-        values.find_terms(merge);
+        values.find_terms(merge, remarks);
         values.find_users();
-        values.place();
+        values.place(remarks);
         Ok(values)
     }
 
@@ -109,19 +115,20 @@ impl<'a> Values<'a> {
         }
     }
 
-    fn find_windows(&mut self, whole: &HashSet<ParamId>) {
+    fn find_windows(&mut self, whole: &HashSet<ParamId>, remarks: &mut Remarks) {
         for (p, id) in &self.graph.updates {
             let node = &self.graph.nodes[*id];
             let own = |x: &NodeId| self.graph.nodes[*x].op == Op::Param(*p);
             let lone = self.users[id.index()].is_empty() && self.graph.roots().filter(|r| r == id).count() == 1;
             if node.op == Op::DynamicUpdate && node.inputs.first().is_some_and(own) && lone && !whole.contains(p) {
+                remarks.value(*id, Reason::Window);
                 self.class[id.index()] = Class::Window;
             }
         }
     }
 
     /// Finds the terms of each contraction; with `merge`, an addition of contractions that nothing else uses becomes one.
-    fn find_terms(&mut self, merge: bool) {
+    fn find_terms(&mut self, merge: bool, remarks: &mut Remarks) {
         for id in self.graph.nodes.ids() {
             match (&self.graph.nodes[id].op, self.class[id.index()]) {
                 (Op::Contract(spec), Class::Contract) => {
@@ -131,11 +138,16 @@ impl<'a> Values<'a> {
                 (Op::Binary(Binary::Add), Class::Elementwise) if merge => {
                     let [a, b] = [self.graph.nodes[id].inputs[0], self.graph.nodes[id].inputs[1]];
                     let lone = |x: NodeId| a != b && self.users[x.index()].len() == 1 && !self.is_root[x.index()];
-                    if let (Some(x), Some(y)) = (self.terms.get(&a), self.terms.get(&b))
-                        && lone(a)
-                        && lone(b)
-                        && let Some(sum) = add_terms(x, y)
-                    {
+                    let (Some(x), Some(y)) = (self.terms.get(&a), self.terms.get(&b)) else { continue };
+                    let sum = if lone(a) && lone(b) {
+                        add_terms(x, y).ok_or(Reason::OtherSides)
+                    } else {
+                        Err(Reason::SharedProduct)
+                    };
+                    for x in [a, b] {
+                        remarks.edge(x, id, sum.as_ref().map_or_else(|r| *r, |_| Reason::SumOfProducts));
+                    }
+                    if let Ok(sum) = sum {
                         for absorbed in [a, b] {
                             self.terms.remove(&absorbed);
                             self.class[absorbed.index()] = Class::Dead;
@@ -150,18 +162,19 @@ impl<'a> Values<'a> {
     }
 
     /// Gives every node its strided view; promotes what must be stored but is not a computed node.
-    fn place(&mut self) {
+    fn place(&mut self, remarks: &mut Remarks) {
         for id in self.graph.nodes.ids() {
             for u in self.stored_operands(id) {
                 if self.strided[u.index()].is_none() {
+                    remarks.edge(u, id, Reason::NeedsRowMajor);
                     self.promote(u);
                 }
             }
             match self.class[id.index()] {
                 Class::Dead | Class::Free => {}
-                Class::View => self.strided[id.index()] = self.view(id),
+                Class::View => self.strided[id.index()] = self.view(id, remarks),
                 Class::Copy => {
-                    self.view(id); // makes sure that the copy's operand can be read
+                    self.view(id, remarks); // makes sure that the copy's operand can be read
                     self.promote(id);
                 }
                 _ => self.strided[id.index()] = Some(self.base(id)),
@@ -175,7 +188,7 @@ impl<'a> Values<'a> {
     }
 
     /// The strided view of view `id`; promotes the operand of a reshape that strides cannot say.
-    fn view(&mut self, id: NodeId) -> Option<Strided> {
+    fn view(&mut self, id: NodeId, remarks: &mut Remarks) -> Option<Strided> {
         let node = &self.graph.nodes[id];
         let source = *node.inputs.first()?;
         let operand = &self.graph.nodes[source].ty.shape;
@@ -184,6 +197,7 @@ impl<'a> Values<'a> {
         let reshape = matches!(node.op, Op::Reshape { .. });
         if view.is_none() && reshape && !self.is_constant(source) {
             // Strides cannot say it, so the operand becomes a row-major copy, which every reshape can view.
+            remarks.edge(source, id, Reason::NeedsRowMajor);
             self.promote(source);
             view = through(&self.strided[source.index()]);
         }
