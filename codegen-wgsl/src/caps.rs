@@ -1,5 +1,10 @@
 //! What an adapter can do, as far as code depends on it.
 
+use tinygpt_ir::program::TargetModel;
+
+/// Most allocations a kernel is fused over, whatever more an adapter allows: each costs tracking at every launch.
+const MOST_ARGS: u32 = 24;
+
 /// Features and limits of an adapter: plain values, so that the emitter needs no GPU API.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Caps {
@@ -37,6 +42,12 @@ impl Caps {
             max_workgroups: 65535,
             offset_alignment: 256,
         }
+    }
+
+    /// The target of programs for devices with these capabilities. One binding is left for what a kernel's code needs besides its arguments.
+    pub fn target(&self) -> TargetModel {
+        let args = self.max_storage_buffers.saturating_sub(1).clamp(1, MOST_ARGS);
+        TargetModel::gpu(args as usize, usize::try_from(self.max_binding_bytes).unwrap_or(usize::MAX))
     }
 
     /// Most invocations of a workgroup of one dimension.

@@ -438,16 +438,26 @@ impl RunOverride {
             let place = line.map(|line| format!(", line {line}")).unwrap_or_default();
             Error::input(format!("{origin}{place}: {}", one_line(e.message())))
         };
-        let table: toml::Table = toml::from_str(text).map_err(invalid)?;
-        check_keys(&table, &["preset", "model", "train", "data"], origin, "")?;
-        let sections = [("model", ModelConfig::KEYS), ("train", TrainConfig::KEYS), ("data", DataConfig::KEYS)];
-        for (section, keys) in sections {
-            if let Some(toml::Value::Table(table)) = table.get(section) {
-                check_keys(table, keys, origin, &format!(" in [{section}]"))?;
-            }
-        }
+        check_all_keys(&toml::from_str(text).map_err(invalid)?, origin)?;
         toml::from_str(text).map_err(invalid)
     }
+
+    /// The same from a table that was no text, such as a page's request.
+    pub fn from_table(table: toml::Table, origin: &str) -> Result<Self> {
+        check_all_keys(&table, origin)?;
+        table.try_into().map_err(|e: toml::de::Error| Error::input(format!("{origin}: {}", one_line(e.message()))))
+    }
+}
+
+fn check_all_keys(table: &toml::Table, origin: &str) -> Result<()> {
+    check_keys(table, &["preset", "model", "train", "data"], origin, "")?;
+    let sections = [("model", ModelConfig::KEYS), ("train", TrainConfig::KEYS), ("data", DataConfig::KEYS)];
+    for (section, keys) in sections {
+        if let Some(toml::Value::Table(table)) = table.get(section) {
+            check_keys(table, keys, origin, &format!(" in [{section}]"))?;
+        }
+    }
+    Ok(())
 }
 
 fn check_keys(table: &toml::Table, known: &[&str], origin: &str, place: &str) -> Result<()> {

@@ -25,6 +25,33 @@ pub fn write<'a>(
     tensors: impl IntoIterator<Item = (String, &'a HostTensor)>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut file = BufWriter::new(File::create_new(path)?);
+        encode(tensors, metadata, |part| file.write_all(part))?;
+        file.into_inner()?.sync_all()
+    };
+    write().map_err(|e| Error::writing(path, e))
+}
+
+/// The same file in memory.
+pub fn to_bytes<'a>(
+    tensors: impl IntoIterator<Item = (String, &'a HostTensor)>,
+    metadata: &BTreeMap<String, String>,
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let Ok(()) = encode(tensors, metadata, |part| {
+        bytes.extend_from_slice(part);
+        Ok::<(), std::convert::Infallible>(())
+    });
+    bytes
+}
+
+/// Hands the parts of a file to `write`, in order.
+fn encode<'a, E>(
+    tensors: impl IntoIterator<Item = (String, &'a HostTensor)>,
+    metadata: &BTreeMap<String, String>,
+    mut write: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
     let mut tensors: Vec<_> = tensors.into_iter().collect();
     // Wide elements first keeps every tensor aligned to its own element.
     tensors.sort_by(|(a, x), (b, y)| y.dtype().size().cmp(&x.dtype().size()).then(a.cmp(b)));
@@ -43,17 +70,9 @@ pub fn write<'a>(
     }
     let mut header = serde_json::Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
-
-    let write = || -> std::io::Result<()> {
-        let mut file = BufWriter::new(File::create_new(path)?);
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
-        for (_, tensor) in &tensors {
-            file.write_all(tensor.bytes())?;
-        }
-        file.into_inner()?.sync_all()
-    };
-    write().map_err(|e| Error::writing(path, e))
+    write(&(header.len() as u64).to_le_bytes())?;
+    write(&header)?;
+    tensors.iter().try_for_each(|(_, tensor)| write(tensor.bytes()))
 }
 
 /// A file in memory whose header was checked.

@@ -280,13 +280,9 @@ impl Gpu {
     }
 }
 
-/// Most allocations a kernel is fused over, whatever more an adapter allows: each costs tracking at every launch.
-const MOST_ARGS: u32 = 24;
-
-/// The target of programs for devices with these capabilities. One binding is left for what a kernel's code needs besides its arguments.
+/// The target of programs for devices with these capabilities.
 pub fn target(caps: &Caps) -> TargetModel {
-    let args = caps.max_storage_buffers.saturating_sub(1).clamp(1, MOST_ARGS);
-    TargetModel::gpu(args as usize, usize::try_from(caps.max_binding_bytes).unwrap_or(usize::MAX))
+    caps.target()
 }
 
 /// Keeps the first error that no scope takes, and the loss of the device.

@@ -1,0 +1,62 @@
+//! The compiler for a page: configurations in, WebAssembly modules, WGSL and texts out, without a server.
+//!
+//! `cargo xtask web` builds this crate for wasm32-unknown-unknown as `web/dist/tinygpt_web.wasm`, which imports nothing. `compiler.js`
+//! wraps it for JavaScript. Everything is one function, [`answer`], from a request to a response; natively it is called as it is.
+//!
+//! # The module's exports
+//!
+//! | export | does |
+//! |---|---|
+//! | `memory` | the module's memory; a view of it is stale after any call, which may grow it |
+//! | `alloc(len) -> pointer` | `len` bytes for a request; 0 if there is no memory left |
+//! | `free(pointer, len)` | gives back a request (by the length it was allocated with) or a response (by its total length) |
+//! | `call(pointer, len) -> pointer` | answers the request in these bytes, which stay the caller's; the response is the caller's to free |
+//! | `failure() -> pointer` | after `call` has trapped: the response that says why, or 0 if nothing is known |
+//!
+//! `call` traps where the compiler has a fault or runs out of memory. The instance is then spent: read `failure`, and instantiate the module again.
+//!
+//! # Requests
+//!
+//! JSON, UTF-8: an object with the key `request` and the keys of that request. `config` is what a configuration file says (`preset`, `[model]`,
+//! `[train]`, `[data]`), as JSON; what it leaves out comes from the preset.
+//!
+//! | request | keys | result | blobs |
+//! |---|---|---|---|
+//! | `presets` | | `default`, and of each of `presets` what `resolve` says | |
+//! | `resolve` | `config` | `config` (complete), `params`, `memory` (an estimate, in bytes), `flop_per_step` | |
+//! | `graph` | `config`, `stage` (`graph`, `grad`, `fused`, `program`), `entry` | `text` | |
+//! | `wgsl` | `config`, `entry`, `caps` (what the adapter has beyond every WebGPU adapter) | allocations, slots, modules, launches: see [`gpu`] | |
+//! | `init` | `config`, `seed` (else the configuration's) | | `weights.safetensors` |
+//! | `corpus` | | | `corpus.txt` |
+//!
+//! `entry` is the program meant: `train` (also where it is left out), `evaluate` (loss of a batch) or `logits` (of one row).
+//!
+//! # Responses
+//!
+//! Little-endian, all offsets from the start of the response:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..4 | u32: total length |
+//! | 4..8 | u32: length of the header |
+//! | 8.. | the header, JSON, UTF-8, padded with spaces |
+//! | .. | the blobs, each from a multiple of 8 |
+//!
+//! The header is `{"ok": true, "result": {..}, "blobs": [{"name", "offset", "bytes"}, ..]}`, or `{"ok": false, "error": "one sentence"}`.
+//!
+//! # Invariants
+//!
+//! - Equal requests give equal bytes, here and natively: no clock, no randomness, no threads, no order that depends on addresses.
+//! - No request traps, but for faults of the compiler: every other failure is a response with one sentence.
+
+pub mod gpu;
+mod memory;
+mod request;
+mod response;
+
+#[cfg(target_arch = "wasm32")]
+mod exports;
+
+pub use memory::estimate;
+pub use request::answer;
+pub use response::{Response, read};
