@@ -9,7 +9,7 @@
 //! | `pointwise` | pointwise kernels and optimizer updates |
 //! | `reduce` | reductions, along rows or across them |
 //! | `scatter` | scatter |
-//! | `contract` | contractions: packing, tiles, and epilogues by themselves |
+//! | `contract`, `few_rows`, `product`, `epilogue` | contractions: in blocks, of few rows, their canonical form, what follows the sums |
 //! | `attention` | attention and its gradient |
 //! | `space`, `nest`, `eval`, `ops` | what they share: axes, loops, scalar bodies, single operations |
 //! | `rows`, `accum`, `matmul`, `cost` | sweeps, accumulators, tiles of products, the cut into calls |
@@ -26,17 +26,21 @@ mod accum;
 mod attention;
 mod contract;
 mod cost;
+mod epilogue;
 mod eval;
+mod few_rows;
 mod matmul;
 mod nest;
 mod ops;
 mod pointwise;
+mod product;
 mod reduce;
 mod rows;
 mod scatter;
 mod space;
 
-pub use contract::{EPILOGUE_PARAMS, Epilogue, Product, epilogue, offsets};
+pub use epilogue::{EPILOGUE_PARAMS, Epilogue, epilogue};
+pub use product::{Product, offsets};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
