@@ -5,6 +5,7 @@ pub mod compile;
 pub mod expand;
 pub mod fuse;
 pub mod memory;
+pub mod opt;
 pub mod optimizer;
 pub mod pass;
 mod rebuild;

@@ -14,7 +14,7 @@
 use crate::config::{Backend, Isa};
 use crate::error::one_line;
 use crate::executor::Executor;
-use crate::interp::InterpExecutor;
+use crate::interp::{InterpExecutor, ProgramInterpExecutor};
 use crate::{Error, Result};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::{
@@ -42,6 +42,8 @@ pub enum Goal {
     Train { adamw: AdamWConfig, gradients: bool },
     /// These outputs of the forward graph.
     Infer(&'static [&'static str]),
+    /// The graph as it is: all its outputs and updates.
+    Whole,
 }
 
 /// The passes between the graph of a step and fusion.
@@ -77,6 +79,7 @@ pub fn compile(forward: Graph, goal: &Goal, target: &TargetModel) -> Result<Comp
             Goal::Train { adamw, gradients: false } => optimizer::training_step(&forward, adamw),
             Goal::Train { adamw, gradients: true } => optimizer::training_step_with_gradients(&forward, adamw),
             Goal::Infer(outputs) => optimizer::inference(&forward, outputs),
+            Goal::Whole => Ok(forward.clone()),
         };
         step.map_err(|e| Error::input(one_line(e)))
     })?;
@@ -182,20 +185,26 @@ impl ExecOptions {
     }
 }
 
-/// Prepares a compiled program to run. Errors: the machine lacks what `options` ask for.
+/// Prepares a compiled program to run: the interpreter its graph, the others the program. Errors: the machine lacks what `options` ask
+/// for.
 pub fn prepare(compiled: &Compiled, options: &ExecOptions) -> Result<Box<dyn Executor>> {
-    let executor = executor(compiled, options)?;
+    let executor = match options.backend {
+        Backend::Interp => Box::new(InterpExecutor::new(&compiled.step)?),
+        _ => prepare_program(&compiled.program, options)?,
+    };
     tracing::debug!(backend = executor.backend(), memory = ?executor.memory(), "{}", executor.code_report().unwrap_or_default());
     Ok(executor)
 }
 
-fn executor(compiled: &Compiled, options: &ExecOptions) -> Result<Box<dyn Executor>> {
+/// Prepares a program that has passed the verifier, without its graph. Errors: the machine lacks what `options` ask for, or the program was
+/// placed for another kind of target.
+pub fn prepare_program(program: &Arc<Program>, options: &ExecOptions) -> Result<Box<dyn Executor>> {
     match options.backend {
-        Backend::Interp => Ok(Box::new(InterpExecutor::new(&compiled.step)?)),
+        Backend::Interp => Ok(Box::new(ProgramInterpExecutor::new(program)?)),
         #[cfg(not(target_arch = "wasm32"))]
         Backend::Cpu => {
             let cpu = cpu_options(options.isa, options.no_templates)?;
-            Ok(Box::new(CpuExecutor::new(Arc::clone(&compiled.program), &cpu, options.threads)?))
+            Ok(Box::new(CpuExecutor::new(Arc::clone(program), &cpu, options.threads)?))
         }
         #[cfg(not(target_arch = "wasm32"))]
         Backend::Gpu => {
@@ -203,7 +212,7 @@ fn executor(compiled: &Compiled, options: &ExecOptions) -> Result<Box<dyn Execut
                 .gpu
                 .clone()
                 .ok_or_else(|| Error::input("the GPU backend needs an open device: see Gpu::open"))?;
-            Ok(Box::new(GpuExecutor::new(gpu, Arc::clone(&compiled.program))?))
+            Ok(Box::new(GpuExecutor::new(gpu, Arc::clone(program))?))
         }
         #[cfg(target_arch = "wasm32")]
         backend => Err(Error::input(format!(

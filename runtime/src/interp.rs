@@ -1,14 +1,15 @@
-//! The interpreter backend: the f64 interpreter of graphs behind the executor interface. Slow, and the oracle of the others.
+//! The interpreter backend: the f64 interpreters of graphs and of programs behind the executor interface. Slow, and the oracle of the others.
 //!
 //! Invariants:
-//! - It evaluates the graph that it is given; what is not rewritten cannot be rewritten wrongly.
+//! - It evaluates the graph or program that it is given; what is not rewritten cannot be rewritten wrongly.
 //! - A step computes in f64. States are rounded to their own dtype once, when the step ends, so that a checkpoint holds all
 //!   that a run is, and a resumed run goes on to the last bit.
 
 use crate::executor::{Executor, MemoryReport, Role, Slot, Slots};
 use crate::tensor::{DType, HostData, HostTensor};
 use crate::{Error, Result};
-use tinygpt_ir::{Graph, Tensor, TensorType};
+use tinygpt_ir::program::{BufferKind, Program, ProgramInterp};
+use tinygpt_ir::{Graph, ParamKind, Tensor, TensorType};
 
 /// A graph with the values of its parameters and the outputs of its last step.
 pub struct InterpExecutor {
@@ -30,12 +31,7 @@ impl InterpExecutor {
         let outputs = graph.outputs.iter().map(|(name, node)| (name.as_str(), Role::Output, &graph.nodes[*node].ty));
         let slots: Vec<Slot> =
             params.chain(outputs).map(|(name, role, ty)| Slot::new(name, role, ty.dtype.into(), &ty.shape)).collect();
-        if let Some(slot) = slots.iter().find(|slot| slot.dtype == DType::F16) {
-            return Err(Error::input(format!(
-                "{} is f16, and the interpreter exchanges f32, i32, u32 and bool: cast it in the graph",
-                slot.name
-            )));
-        }
+        refuse_f16(&slots)?;
         let zeros = |ty: &TensorType| Tensor::splat(ty.clone(), 0.0);
         Ok(Self {
             slots: Slots::new(slots)?,
@@ -70,27 +66,13 @@ impl Executor for InterpExecutor {
 
     fn write(&mut self, name: &str, value: &HostTensor) -> Result<()> {
         let at = self.slots.check_write(name, value)?;
-        let to = &mut self.params[at].data;
-        match value.data() {
-            HostData::F32(from) => copy(to, from, |x| f64::from(*x)),
-            HostData::I32(from) => copy(to, from, |x| f64::from(*x)),
-            HostData::U32(from) => copy(to, from, |x| f64::from(*x)),
-            HostData::Bool(from) => copy(to, from, |x| f64::from(u8::from(*x))),
-            HostData::F16(_) => unreachable!("`new` refuses slots in f16"),
-        }
+        self.params[at].data = to_f64(value);
         Ok(())
     }
 
     fn read_into(&mut self, name: &str, value: &mut HostTensor) -> Result<()> {
         let at = self.slots.check_read(name, value)?;
-        let from = &self.value(at).data;
-        match value.data_mut() {
-            HostData::F32(to) => copy(to, from, |x| *x as f32),
-            HostData::I32(to) => copy(to, from, |x| *x as i32),
-            HostData::U32(to) => copy(to, from, |x| *x as u32),
-            HostData::Bool(to) => copy(to, from, |x| *x != 0.0),
-            HostData::F16(_) => unreachable!("`new` refuses slots in f16"),
-        }
+        fill_from_f64(value, &self.value(at).data);
         Ok(())
     }
 
@@ -104,6 +86,114 @@ impl Executor for InterpExecutor {
         }
         self.outputs = done.outputs.into_iter().map(|(_, value)| value).collect();
         Ok(())
+    }
+}
+
+/// A program with its memory, kernel by kernel, at its placed bytes.
+pub struct ProgramInterpExecutor {
+    interp: ProgramInterp,
+    slots: Slots,
+}
+
+impl ProgramInterpExecutor {
+    /// Inputs and states are zeros. `program` satisfies the verifier.
+    ///
+    /// Errors: an input, state or output in f16, which the host does not convert; names that are not unique.
+    pub fn new(program: &Program) -> Result<Self> {
+        let params = program.params.iter().map(|p| {
+            let role = if matches!(p.kind, ParamKind::Input) { Role::Input } else { Role::State };
+            Slot::new(&p.name, role, p.ty.dtype.into(), &p.ty.shape)
+        });
+        let outputs = program.outputs.iter().map(|o| Slot::new(&o.name, Role::Output, o.ty.dtype.into(), &o.ty.shape));
+        let slots: Vec<Slot> = params.chain(outputs).collect();
+        refuse_f16(&slots)?;
+        let mut interp = ProgramInterp::new(program).map_err(|e| Error::failed(e.to_string()))?;
+        for p in &program.params {
+            interp.write(&p.name, &vec![0.0; p.ty.numel()]).map_err(|e| Error::failed(e.to_string()))?;
+        }
+        Ok(Self { interp, slots: Slots::new(slots)? })
+    }
+}
+
+impl Executor for ProgramInterpExecutor {
+    fn backend(&self) -> &'static str {
+        "interp"
+    }
+
+    fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// As the program plans it, for the target that it was compiled for.
+    fn memory(&self) -> MemoryReport {
+        let program = self.interp.program();
+        let own = program.buffers.values().filter(|b| b.kind != BufferKind::Temp).map(|b| b.bytes()).sum::<usize>();
+        let states = program.buffers.values().filter(|b| matches!(b.kind, BufferKind::State(_)));
+        MemoryReport {
+            planned_bytes: own + program.memory.planned,
+            lower_bound_bytes: own + program.memory.lower_bound,
+            state_bytes: states.map(|b| b.bytes()).sum(),
+        }
+    }
+
+    fn write(&mut self, name: &str, value: &HostTensor) -> Result<()> {
+        self.slots.check_write(name, value)?;
+        self.interp.write(name, &to_f64(value)).map_err(|e| Error::input(e.to_string()))
+    }
+
+    fn read_into(&mut self, name: &str, value: &mut HostTensor) -> Result<()> {
+        self.slots.check_read(name, value)?;
+        fill_from_f64(value, &self.interp.read(name).map_err(|e| Error::input(e.to_string()))?);
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<()> {
+        self.interp.step().map_err(|e| Error::failed(e.to_string()))?;
+        let names: Vec<String> =
+            self.slots.of(Role::State).filter(|s| s.dtype == DType::F32).map(|s| s.name.clone()).collect();
+        for name in names {
+            let rounded: Vec<f64> = self
+                .interp
+                .read(&name)
+                .map_err(|e| Error::failed(e.to_string()))?
+                .iter()
+                .map(|x| f64::from(*x as f32))
+                .collect();
+            self.interp.write(&name, &rounded).map_err(|e| Error::failed(e.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+fn refuse_f16(slots: &[Slot]) -> Result<()> {
+    match slots.iter().find(|slot| slot.dtype == DType::F16) {
+        None => Ok(()),
+        Some(slot) => Err(Error::input(format!(
+            "{} is f16, and the interpreter exchanges f32, i32, u32 and bool: cast it in the graph",
+            slot.name
+        ))),
+    }
+}
+
+/// The elements as the interpreters take them; binary16, which executors refuse, as its bits.
+pub(crate) fn to_f64(value: &HostTensor) -> Vec<f64> {
+    match value.data() {
+        HostData::F32(from) => from.iter().map(|x| f64::from(*x)).collect(),
+        HostData::I32(from) => from.iter().map(|x| f64::from(*x)).collect(),
+        HostData::U32(from) => from.iter().map(|x| f64::from(*x)).collect(),
+        HostData::Bool(from) => from.iter().map(|x| f64::from(u8::from(*x))).collect(),
+        HostData::F16(from) => from.iter().map(|x| f64::from(*x)).collect(),
+    }
+}
+
+/// The inverse of [`to_f64`], floats rounded.
+pub(crate) fn fill_from_f64(value: &mut HostTensor, from: &[f64]) {
+    match value.data_mut() {
+        HostData::F32(to) => copy(to, from, |x| *x as f32),
+        HostData::I32(to) => copy(to, from, |x| *x as i32),
+        HostData::U32(to) => copy(to, from, |x| *x as u32),
+        HostData::Bool(to) => copy(to, from, |x| *x != 0.0),
+        HostData::F16(to) => copy(to, from, |x| *x as u16),
     }
 }
 

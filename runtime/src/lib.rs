@@ -38,6 +38,7 @@ pub mod rng;
 pub mod rundir;
 pub mod sampling;
 pub mod schedule;
+pub mod seeded;
 pub mod tensor;
 pub mod tensor_file;
 #[cfg(not(target_arch = "wasm32"))]

@@ -77,6 +77,12 @@ struct IndexRange {
     clamped: bool,
 }
 
+/// By parameter, the extent of the axis it indexes, if it does: of tables, of windows' places, of the classes of cross entropy. Traced from
+/// uses back through views; the smallest where there are several.
+pub fn index_extents(graph: &Graph) -> Vec<Option<usize>> {
+    index_ranges(graph).into_iter().map(|range| range.map(|r| r.extent)).collect()
+}
+
 /// By parameter, the axis it indexes, if it does: traced from uses back through views.
 fn index_ranges(graph: &Graph) -> Vec<Option<IndexRange>> {
     let mut of_node: Vec<Option<IndexRange>> = vec![None; graph.nodes.len()];

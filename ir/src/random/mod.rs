@@ -19,7 +19,7 @@ mod generator;
 mod inputs;
 mod recipes;
 
-pub use inputs::random_inputs;
+pub use inputs::{index_extents, random_inputs};
 
 use crate::dsl::Builder;
 use crate::graph::Graph;
