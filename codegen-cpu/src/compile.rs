@@ -19,10 +19,11 @@ pub use bind::{Bound, SCRATCH_ALIGN};
 
 use crate::clif::{self, Code, CodeId, Jit, JitError, RowTable, Target};
 use crate::lower::{self, BufRef, Call, Epilogue, LowerOptions};
+use crate::units::{Distinct, place_shared, rounds};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use template::Planned;
-use tinygpt_ir::program::{Kernel, KernelId, KernelKind, Program};
+use tinygpt_ir::program::{Kernel, KernelId, Program};
 use tinygpt_ir::types::DType;
 use tinygpt_simd::gemm::GemmPlan;
 use tinygpt_simd::{Isa, rows};
@@ -104,8 +105,6 @@ struct Task {
 
 /// One distinct kernel.
 struct Unit {
-    kind: KernelKind,
-    dtypes: Vec<DType>,
     /// Code of the generated functions, in order.
     funcs: Vec<CodeId>,
     template: Option<String>,
@@ -148,36 +147,28 @@ impl PreparedProgram {
         let target = if options.baseline { Target::Baseline } else { Target::Host };
         let mut jit = Jit::new(clif::Options { target, rows: table, texts: options.texts })?;
         let mut report = Report { kernels: program.kernels.len(), ..Report::default() };
-        let mut units: Vec<Unit> = Vec::new();
-        let mut kernels = Vec::new();
-        for kernel in program.kernels.values() {
-            let dtypes: Vec<DType> = kernel.args.iter().map(|a| program.buffers[a.buffer].dtype).collect();
-            let known = units.iter().position(|u| u.dtypes == dtypes && u.kind == kernel.kind);
-            let unit = match known {
-                Some(unit) => unit,
-                None => {
-                    let unit = build(kernel, dtypes, options, &mut jit, &mut report).map_err(|e| match e {
-                        CodegenError::Kernel { message, .. } => {
-                            CodegenError::Kernel { kernel: kernel.name.clone(), message }
-                        }
-                        other => other,
-                    })?;
-                    units.push(unit);
-                    units.len() - 1
-                }
-            };
-            kernels.push(Prepared {
-                unit,
-                args: kernel.args.iter().map(|a| a.buffer.index()).collect(),
-                shared: Vec::new(),
-            });
-        }
-        let arena = place_shared(&program.stages, &units, &mut kernels);
-        let phases = |(from, to): (u32, u32)| {
-            (from..to).map(|k| units[kernels[k as usize].unit].phases.len()).max().unwrap_or(0)
+        let distinct = Distinct::new(program);
+        let units: Vec<Unit> = distinct
+            .units
+            .iter()
+            .map(|(id, dtypes)| {
+                let kernel = &program.kernels[*id];
+                build(kernel, dtypes, options, &mut jit, &mut report).map_err(|e| match e {
+                    CodegenError::Kernel { message, .. } => {
+                        CodegenError::Kernel { kernel: kernel.name.clone(), message }
+                    }
+                    other => other,
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        let (shared, arena) = place_shared(&program.stages, |k| &units[distinct.of[k]].shared);
+        let rounds = rounds(&program.stages, |k| units[distinct.of[k]].phases.len());
+        let prepared = |((kernel, unit), shared): ((&Kernel, usize), Vec<usize>)| Prepared {
+            unit,
+            args: kernel.args.iter().map(|a| a.buffer.index()).collect(),
+            shared,
         };
-        let rounds = program.stages.iter().enumerate().flat_map(|(s, &range)| (0..phases(range)).map(move |p| (s, p)));
-        let rounds = rounds.collect();
+        let kernels = program.kernels.values().zip(distinct.of).zip(shared).map(prepared).collect();
         let start = Instant::now();
         let code = jit.finish()?;
         report.compiling += start.elapsed();
@@ -246,26 +237,10 @@ impl PreparedProgram {
     }
 }
 
-/// Offsets of shared scratch in one arena: kernels of one stage side by side, stages over one another. Returns the arena's bytes.
-fn place_shared(stages: &[(u32, u32)], units: &[Unit], kernels: &mut [Prepared]) -> usize {
-    let mut arena = 0;
-    for &(from, to) in stages {
-        let mut end = 0;
-        for kernel in &mut kernels[from as usize..to as usize] {
-            for len in &units[kernel.unit].shared {
-                kernel.shared.push(end);
-                end = (end + 4 * len).next_multiple_of(SCRATCH_ALIGN);
-            }
-        }
-        arena = arena.max(end);
-    }
-    arena
-}
-
 /// Lowers, plans and compiles one distinct kernel.
 fn build(
     kernel: &Kernel,
-    dtypes: Vec<DType>,
+    dtypes: &[DType],
     options: &CpuOptions,
     jit: &mut Jit,
     report: &mut Report,
@@ -273,20 +248,12 @@ fn build(
     let refused = |message: String| CodegenError::Kernel { kernel: kernel.name.clone(), message };
     let start = Instant::now();
     let lowering = LowerOptions { row_templates: options.isa.is_some() };
-    lower::check(&kernel.kind, &dtypes).map_err(|e| refused(e.to_string()))?;
+    lower::check(&kernel.kind, dtypes).map_err(|e| refused(e.to_string()))?;
     let planned = match options.isa {
-        Some(isa) => template::plan(&kernel.kind, &dtypes, isa, lowering).map_err(refused)?,
+        Some(isa) => template::plan(&kernel.kind, dtypes, isa, lowering).map_err(refused)?,
         None => None,
     };
-    let mut unit = Unit {
-        kind: kernel.kind.clone(),
-        dtypes,
-        funcs: Vec::new(),
-        template: None,
-        shared: Vec::new(),
-        scratch: 0,
-        phases: Vec::new(),
-    };
+    let mut unit = Unit { funcs: Vec::new(), template: None, shared: Vec::new(), scratch: 0, phases: Vec::new() };
     match planned {
         Some(planned) => {
             report.lowering += start.elapsed();
@@ -295,7 +262,7 @@ fn build(
             report.compiling += start.elapsed();
         }
         None => {
-            let lowered = lower::lower(&kernel.kind, &unit.dtypes, lowering).map_err(|e| refused(e.to_string()))?;
+            let lowered = lower::lower(&kernel.kind, dtypes, lowering).map_err(|e| refused(e.to_string()))?;
             report.lowering += start.elapsed();
             let start = Instant::now();
             for func in lowered.funcs {

@@ -3,6 +3,7 @@
 //! - [`compile`]: a program prepared for this processor, and run task by task
 //! - [`lower`]: kernels to functions of the vector loop IR
 //! - [`clif`]: the vector loop IR to machine code, through Cranelift
+//! - [`wasm`]: programs to WebAssembly modules, from the same functions
 //!
 //! On wasm32, where the compiler runs in a page, there is nothing native: no Cranelift, no templates, no executor.
 
@@ -11,3 +12,5 @@ pub mod clif;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod compile;
 pub mod lower;
+mod units;
+pub mod wasm;

@@ -1,0 +1,521 @@
+//! Programs as one module: kernel functions, a function for each round, and one for each entry that runs its rounds in order.
+//!
+//! Kernels of equal structure share functions, whatever entry they belong to. An entry `train` is
+//! - `train`, exported: thread 0's part, from the first round to the last;
+//! - `train.worker`: the other threads' part, which is the parallel rounds alone;
+//! - `train.stage_N` for each round: its tasks, as calls of kernel functions (`_phase_P` where a stage has more than one).
+//!
+//! A parallel round's function runs on all threads, each of which takes the next task from a counter until there is none; any other
+//! runs all its tasks, on thread 0.
+
+use super::func::{self, FuncOptions, by_width_of, ptr_type};
+use super::layout::{self, TABLES};
+use super::tasks::{self, Buf, Call, Param, Round, Run, Tables};
+use super::threads::{self, NEXT, Words};
+use super::{Entry, Report, WasmError, WasmModule, WasmOptions};
+use crate::lower::{self, LowerOptions, Lowered};
+use crate::units::{Distinct, place_shared};
+use std::collections::HashMap;
+use tinygpt_ir::program::{Kernel, KernelId};
+use tinygpt_vloop::Func;
+use wasm_encoder::{
+    BlockType, CodeSection, ConstExpr, DataSection, EntityType, ExportKind, ExportSection, FunctionSection,
+    ImportSection, IndirectNameMap, InstructionSink, MemArg, MemoryType, Module, NameMap, NameSection, TypeSection,
+    ValType,
+};
+
+/// A function of a module.
+pub struct Function {
+    pub name: String,
+    pub params: Vec<ValType>,
+    pub result: Option<ValType>,
+    pub body: wasm_encoder::Function,
+    /// Names of parameters and locals.
+    pub locals: Vec<String>,
+    /// Lines that a listing shows above it.
+    pub comments: Vec<String>,
+}
+
+/// Names that every module exports.
+const RESERVED: [&str; 3] = ["init", "worker", "stop"];
+
+/// Makes a module: see [`super::module`].
+pub fn build(entries: &[Entry<'_>], options: &WasmOptions) -> Result<WasmModule, WasmError> {
+    for (i, entry) in entries.iter().enumerate() {
+        let taken = RESERVED.contains(&entry.name) || entries[..i].iter().any(|e| e.name == entry.name);
+        if taken || entry.name.is_empty() {
+            return Err(WasmError::EntryName { name: entry.name.to_string() });
+        }
+    }
+    let mut kernels = Kernels::default();
+    let prepared: Vec<Prepared> = entries.iter().map(|e| kernels.prepare(e)).collect::<Result<_, _>>()?;
+    let mut tables = Tables::default();
+    for round in prepared.iter().flat_map(|p| &p.rounds) {
+        for values in round.runs.iter().flat_map(|r| &r.params).flatten() {
+            tables.param(values);
+        }
+    }
+    let needs = layout::Needs {
+        tables: 4 * tables.words.len(),
+        arena: prepared.iter().map(|p| p.arena).max().unwrap_or(0),
+        scratch: kernels.funcs.iter().map(|f| f.scratch_layout().1).max().unwrap_or(0),
+    };
+    let plan = layout::plan(entries, &needs, options)?;
+    let memory64 = plan.layout.memory64;
+    let mut functions = Vec::new();
+    for func in &kernels.funcs {
+        functions.push(kernel_function(func, FuncOptions { relaxed: options.relaxed, memory64 })?);
+    }
+    let mut exports = Vec::new();
+    let mut report = Report {
+        kernels: entries.iter().map(|e| e.program.kernels.len()).sum(),
+        distinct_kernels: kernels.units.len(),
+        functions: kernels.funcs.len(),
+        table_bytes: needs.tables,
+        ..Report::default()
+    };
+
+    let meet = options.threads.then(|| {
+        let first = functions.len() as u32;
+        functions.extend([threads::arrive(memory64), threads::gather(memory64), threads::release(memory64)]);
+        Meet { arrive: first, gather: first + 1, release: first + 2 }
+    });
+    let mut workers = Vec::new();
+    for (i, (entry, prepared)) in entries.iter().zip(&prepared).enumerate() {
+        let mut rounds = Vec::new();
+        for round in &prepared.rounds {
+            let parallel = round.parallel && meet.is_some();
+            report.rounds += 1;
+            report.parallel_rounds += usize::from(parallel);
+            let mut e = RoundEmit {
+                entry,
+                buffers: &plan.buffers[i],
+                arena: plan.arena,
+                funcs: &kernels.funcs,
+                tables: &mut tables,
+                memory64,
+                code: Vec::new(),
+            };
+            let several = prepared.rounds.iter().any(|r| r.stage == round.stage && r.phase > 0);
+            rounds.push((functions.len() as u32, parallel));
+            functions.push(e.round(round, several, parallel)?);
+        }
+        let scratch = plan.layout.fixed_bytes;
+        exports.push((entry.name.to_string(), functions.len() as u32));
+        functions.push(leader(entry, &rounds, meet.as_ref(), i as i32 + 1, scratch, memory64));
+        if let Some(meet) = &meet {
+            workers.push(functions.len() as u32);
+            functions.push(follower(entry, &rounds, meet, memory64));
+        }
+    }
+    exports.push(("init".into(), functions.len() as u32));
+    match &meet {
+        None => functions.push(threads::init_alone(memory64)),
+        Some(meet) => {
+            functions.push(threads::init(memory64));
+            let scratch = (plan.layout.fixed_bytes, plan.layout.thread_bytes);
+            exports.push(("worker".into(), functions.len() as u32));
+            functions.push(threads::worker(memory64, meet.arrive, &workers, scratch));
+            exports.push(("stop".into(), functions.len() as u32));
+            functions.push(threads::stop(memory64, meet.gather, meet.release));
+        }
+    }
+
+    let memory = MemoryType {
+        memory64,
+        shared: options.threads,
+        minimum: plan.layout.memory_pages(1) as u64,
+        maximum: Some(plan.layout.memory_pages(options.max_threads) as u64),
+        page_size_log2: None,
+    };
+    let bytes = encode(Some(memory), &functions, &exports, &tables.words);
+    super::validate(&bytes)?;
+    report.bytes = bytes.len();
+    Ok(WasmModule {
+        layout: plan.layout,
+        report,
+        kernels: prepared.iter().map(|p| p.functions.clone()).collect(),
+        comments: functions.into_iter().map(|f| f.comments).collect(),
+        provenance: entries.iter().map(|e| e.program.kernels.values().map(provenance).collect()).collect(),
+        texts: std::sync::OnceLock::new(),
+        bytes,
+    })
+}
+
+/// Lines that say where a kernel comes from.
+fn provenance(kernel: &Kernel) -> Vec<String> {
+    let mut lines = vec![format!("kernel {}", kernel.name)];
+    lines.extend(kernel.provenance.scopes.iter().map(|s| format!("scope {s}")));
+    lines.extend(kernel.provenance.locs.iter().map(|l| format!("at {}:{}", l.file, l.line)));
+    lines
+}
+
+/// The functions by which threads meet.
+struct Meet {
+    arrive: u32,
+    gather: u32,
+    release: u32,
+}
+
+/// The distinct kernels and functions of all entries.
+#[derive(Default)]
+struct Kernels {
+    units: Vec<Unit>,
+    funcs: Vec<Func>,
+    known: HashMap<Func, usize>,
+    names: HashMap<String, usize>,
+}
+
+struct Unit {
+    kind: tinygpt_ir::program::KernelKind,
+    dtypes: Vec<tinygpt_ir::types::DType>,
+    lowered: Lowered,
+    /// Numbers of its functions.
+    funcs: Vec<usize>,
+}
+
+/// An entry's rounds.
+struct Prepared {
+    rounds: Vec<Round>,
+    arena: usize,
+    /// The functions of each kernel.
+    functions: Vec<Vec<usize>>,
+}
+
+impl Kernels {
+    fn prepare(&mut self, entry: &Entry<'_>) -> Result<Prepared, WasmError> {
+        let program = entry.program;
+        let distinct = Distinct::new(program);
+        let units: Vec<usize> = distinct
+            .units
+            .iter()
+            .map(|(id, dtypes)| self.unit(&program.kernels[*id], dtypes))
+            .collect::<Result<_, _>>()?;
+        let lowered: Vec<&Lowered> = units.iter().map(|&u| &self.units[u].lowered).collect();
+        let funcs: Vec<&[usize]> = units.iter().map(|&u| self.units[u].funcs.as_slice()).collect();
+        let (shared, arena) = place_shared(&program.stages, |k| &lowered[distinct.of[k]].shared);
+        let rounds = tasks::rounds(program, &distinct, &lowered, &funcs, &shared);
+        Ok(Prepared { rounds, arena, functions: distinct.of.iter().map(|&u| funcs[u].to_vec()).collect() })
+    }
+
+    /// The unit of a kernel, lowered now if no equal one was.
+    fn unit(&mut self, kernel: &Kernel, dtypes: &[tinygpt_ir::types::DType]) -> Result<usize, WasmError> {
+        if let Some(known) = self.units.iter().position(|u| u.dtypes == dtypes && u.kind == kernel.kind) {
+            return Ok(known);
+        }
+        let lowered = lower::lower(&kernel.kind, dtypes, LowerOptions { row_templates: false })
+            .map_err(|e| WasmError::Kernel { kernel: kernel.name.clone(), message: e.to_string() })?;
+        let several = lowered.funcs.len() > 1;
+        let mut funcs = Vec::new();
+        for func in &lowered.funcs {
+            let structure = func.structure();
+            let number = match self.known.get(&structure) {
+                Some(&number) => number,
+                None => {
+                    let wanted = if several { format!("{}.{}", kernel.name, func.name) } else { kernel.name.clone() };
+                    let name = self.unique(wanted);
+                    let comments = [provenance(kernel), func.comments.clone()].concat();
+                    self.funcs.push(Func { name, comments, ..func.clone() });
+                    self.known.insert(structure, self.funcs.len() - 1);
+                    self.funcs.len() - 1
+                }
+            };
+            funcs.push(number);
+        }
+        self.units.push(Unit { kind: kernel.kind.clone(), dtypes: dtypes.to_vec(), lowered, funcs });
+        Ok(self.units.len() - 1)
+    }
+
+    fn unique(&mut self, name: String) -> String {
+        let uses = self.names.entry(name.clone()).or_insert(0);
+        *uses += 1;
+        if *uses == 1 { name } else { format!("{name}.{uses}") }
+    }
+}
+
+fn kernel_function(func: &Func, options: FuncOptions) -> Result<Function, WasmError> {
+    let code = func::emit(func, options)?;
+    Ok(Function {
+        name: func.name.clone(),
+        params: code.params,
+        result: None,
+        body: code.body,
+        locals: code.names,
+        comments: func.comments.clone(),
+    })
+}
+
+/// Emits one round.
+struct RoundEmit<'a, 'e> {
+    entry: &'a Entry<'e>,
+    buffers: &'a [usize],
+    arena: usize,
+    funcs: &'a [Func],
+    tables: &'a mut Tables,
+    memory64: bool,
+    code: Vec<u8>,
+}
+
+/// Locals of a round's function.
+const SCRATCH: u32 = 0;
+const TASK: u32 = 1;
+
+impl<'e> RoundEmit<'_, 'e> {
+    fn ins(&mut self) -> InstructionSink<'_> {
+        InstructionSink::new(&mut self.code)
+    }
+
+    fn round(&mut self, round: &Round, several: bool, parallel: bool) -> Result<Function, WasmError> {
+        let loops = parallel || round.runs.iter().any(|r| r.tasks > 1);
+        if parallel {
+            self.take_tasks(round)?;
+        } else {
+            self.all_tasks(round)?;
+        }
+        self.ins().end();
+        let phase = if several { format!("_phase_{}", round.phase) } else { String::new() };
+        let locals: &[ValType] = if loops { &[ValType::I32] } else { &[] };
+        let mut body = wasm_encoder::Function::new_with_locals_types(locals.iter().copied());
+        body.raw(std::mem::take(&mut self.code));
+        let name = format!("{}.stage_{}{phase}", self.entry.name, round.stage);
+        let how = if parallel { "all threads" } else { "thread 0" };
+        let mut names: Vec<&str> =
+            round.runs.iter().flat_map(|r| &r.calls).map(|c| self.kernel_name(c.kernel)).collect();
+        names.dedup();
+        Ok(Function {
+            name,
+            params: vec![ptr_type(self.memory64)],
+            result: None,
+            body,
+            locals: vec!["scratch".into(), "task".into()].into_iter().take(1 + locals.len()).collect(),
+            comments: vec![format!("{} tasks on {how}: {}", round.tasks(), names.join(", "))],
+        })
+    }
+
+    /// All tasks of the round, one after another.
+    fn all_tasks(&mut self, round: &Round) -> Result<(), WasmError> {
+        for run in &round.runs {
+            if run.tasks == 1 {
+                self.calls(run)?;
+                continue;
+            }
+            self.ins().i32_const(0).local_set(TASK).loop_(BlockType::Empty);
+            self.calls(run)?;
+            let tasks = run.tasks as i32;
+            self.ins().local_get(TASK).i32_const(1).i32_add().local_tee(TASK).i32_const(tasks).i32_lt_u();
+            self.ins().br_if(0).end();
+        }
+        Ok(())
+    }
+
+    /// The tasks that this thread gets, until there are no more.
+    fn take_tasks(&mut self, round: &Round) -> Result<(), WasmError> {
+        self.ins().loop_(BlockType::Empty);
+        Words { sink: InstructionSink::new(&mut self.code), memory64: self.memory64 }.add(NEXT, 1);
+        let tasks = round.tasks() as i32;
+        self.ins().local_tee(TASK).i32_const(tasks).i32_ge_u().if_(BlockType::Empty).return_().end();
+        let (last, others) = round.runs.split_last().expect("a parallel round has tasks");
+        for run in others {
+            // This run's tasks are the next ones.
+            let tasks = run.tasks as i32;
+            self.ins().local_get(TASK).i32_const(tasks).i32_lt_u().if_(BlockType::Empty);
+            self.calls(run)?;
+            self.ins().br(1).end();
+            self.ins().local_get(TASK).i32_const(tasks).i32_sub().local_set(TASK);
+        }
+        self.calls(last)?;
+        self.ins().br(0).end();
+        Ok(())
+    }
+
+    /// The calls of one task.
+    fn calls(&mut self, run: &Run) -> Result<(), WasmError> {
+        for (call, params) in run.calls.iter().zip(&run.params) {
+            self.call(call, params)?;
+        }
+        Ok(())
+    }
+
+    fn kernel_name(&self, kernel: usize) -> &'e str {
+        &self.entry.program.kernels[KernelId(kernel as u32)].name
+    }
+
+    fn call(&mut self, call: &Call, params: &[Vec<i64>]) -> Result<(), WasmError> {
+        for buf in &call.bufs {
+            let at = match buf {
+                Buf::Program(b) => self.buffers[*b],
+                Buf::Shared(offset) => self.arena + offset,
+            };
+            by_width_of!(self, i64_const(at as i64), i32_const(at as u32 as i32));
+        }
+        if !self.funcs[call.func].scratch.is_empty() {
+            self.ins().local_get(SCRATCH);
+        }
+        for values in params {
+            let param = self.tables.param(values).ok_or_else(|| WasmError::Kernel {
+                kernel: self.kernel_name(call.kernel).to_string(),
+                message: "a range of its tasks does not fit 32 bits: make the model smaller".into(),
+            })?;
+            self.param(param);
+        }
+        self.ins().call(call.func as u32);
+        Ok(())
+    }
+
+    fn param(&mut self, param: Param) {
+        match param {
+            Param::Const(c) => by_width_of!(self, i64_const(c), i32_const(c as i32)),
+            Param::Linear { start, step } => {
+                self.ins().local_get(TASK);
+                if step != 1 {
+                    self.ins().i32_const(step as i32).i32_mul();
+                }
+                if start != 0 {
+                    self.ins().i32_const(start as i32).i32_add();
+                }
+                if self.memory64 {
+                    self.ins().i64_extend_i32_s();
+                }
+            }
+            Param::Table(offset) => {
+                let at =
+                    MemArg { offset: (TABLES + offset) as u64, align: 2, target: Default::default(), ordering: None };
+                self.ins().local_get(TASK).i32_const(2).i32_shl();
+                if self.memory64 {
+                    self.ins().i64_extend_i32_u().i64_load32_u(at);
+                } else {
+                    self.ins().i32_load(at);
+                }
+            }
+        }
+    }
+}
+
+/// Thread 0's part of an entry. `number` is the entry's command.
+fn leader(
+    entry: &Entry<'_>,
+    rounds: &[(u32, bool)],
+    meet: Option<&Meet>,
+    number: i32,
+    scratch: usize,
+    memory64: bool,
+) -> Function {
+    let mut code = Vec::new();
+    let parallel = rounds.iter().any(|r| r.1);
+    if let (Some(meet), true) = (meet, parallel) {
+        InstructionSink::new(&mut code).call(meet.gather);
+        threads::command(&mut code, memory64, number);
+    }
+    let mut gathered = true;
+    for &(round, parallel) in rounds {
+        let mut sink = InstructionSink::new(&mut code);
+        if let Some(meet) = meet {
+            if !gathered {
+                sink.call(meet.gather);
+            }
+            if parallel {
+                sink.call(meet.release);
+            }
+            gathered = !parallel;
+        }
+        if memory64 {
+            sink.i64_const(scratch as i64);
+        } else {
+            sink.i32_const(scratch as u32 as i32);
+        }
+        sink.call(round);
+    }
+    let mut sink = InstructionSink::new(&mut code);
+    if let (Some(meet), false) = (meet, gathered) {
+        sink.call(meet.gather);
+    }
+    sink.end();
+    let mut body = wasm_encoder::Function::new([]);
+    body.raw(code);
+    Function {
+        name: entry.name.to_string(),
+        params: Vec::new(),
+        result: None,
+        body,
+        locals: Vec::new(),
+        comments: vec![format!("program {}, thread 0's part", entry.program.name)],
+    }
+}
+
+/// The other threads' part of an entry: they have been released into the first parallel round, and arrive once more after the last.
+fn follower(entry: &Entry<'_>, rounds: &[(u32, bool)], meet: &Meet, memory64: bool) -> Function {
+    let mut code = Vec::new();
+    let mut sink = InstructionSink::new(&mut code);
+    for (i, (round, _)) in rounds.iter().filter(|r| r.1).enumerate() {
+        if i > 0 {
+            sink.call(meet.arrive);
+        }
+        sink.local_get(SCRATCH).call(*round);
+    }
+    sink.end();
+    let mut body = wasm_encoder::Function::new([]);
+    body.raw(code);
+    Function {
+        name: format!("{}.worker", entry.name),
+        params: vec![ptr_type(memory64)],
+        result: None,
+        body,
+        locals: vec!["scratch".into()],
+        comments: vec![format!("program {}, the other threads' part", entry.program.name)],
+    }
+}
+
+/// The bytes of a module that imports `env.memory`, if it has one.
+pub fn encode(
+    memory: Option<MemoryType>,
+    functions: &[Function],
+    exports: &[(String, u32)],
+    tables: &[u32],
+) -> Vec<u8> {
+    let mut types = TypeSection::new();
+    let mut known: HashMap<(&[ValType], Option<ValType>), u32> = HashMap::new();
+    let mut declared = FunctionSection::new();
+    let mut code = CodeSection::new();
+    for f in functions {
+        let next = known.len() as u32;
+        let ty = *known.entry((&f.params, f.result)).or_insert_with(|| {
+            types.ty().function(f.params.iter().copied(), f.result);
+            next
+        });
+        declared.function(ty);
+        code.function(&f.body);
+    }
+    let mut module = Module::new();
+    module.section(&types);
+    if let Some(memory) = memory {
+        let mut imports = ImportSection::new();
+        imports.import("env", "memory", EntityType::Memory(memory));
+        module.section(&imports);
+    }
+    module.section(&declared);
+    let mut exported = ExportSection::new();
+    for (name, function) in exports {
+        exported.export(name, ExportKind::Func, *function);
+    }
+    module.section(&exported).section(&code);
+    if let (Some(memory), false) = (memory, tables.is_empty()) {
+        let at =
+            if memory.memory64 { ConstExpr::i64_const(TABLES as i64) } else { ConstExpr::i32_const(TABLES as i32) };
+        let mut data = DataSection::new();
+        data.active(0, &at, tables.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>());
+        module.section(&data);
+    }
+    let mut names = NameSection::new();
+    names.module("tinygpt");
+    let (mut function_names, mut local_names) = (NameMap::new(), IndirectNameMap::new());
+    for (i, f) in functions.iter().enumerate() {
+        function_names.append(i as u32, &f.name);
+        let mut locals = NameMap::new();
+        f.locals.iter().enumerate().for_each(|(l, name)| locals.append(l as u32, name));
+        local_names.append(i as u32, &locals);
+    }
+    names.functions(&function_names);
+    names.locals(&local_names);
+    module.section(&names);
+    module.finish()
+}
