@@ -100,14 +100,15 @@ reasons! {
     Awaited NotFused "another kernel waits for this one, and would wait for the whole merged kernel";
 
     // Values that other kernels read.
-    Cheap { ops: usize, loads: usize } Recomputed "{ops} cheap operations on {loads} values of full size cost no more than loading it";
+    Cheap { ops: usize, loads: usize } Recomputed "computing it again costs no more than loading it (operations: {ops}, loads of full size: {loads})";
     Costly Stored "computing it again takes a costly operation, or a result that is not stored";
     TooManyOps { most: usize } Stored "computing it again takes more than {most} operations";
-    TooManyLoads { loads: usize, readers: usize } Stored "computing it again in {readers} kernels would load {loads} values of full size each time";
+    TooManyLoads { loads: usize, readers: usize } Stored "computing it again takes {loads} loads of full size (kernels that read it: {readers})";
     SmallForOthers Stored "it is small, and spares others a large value";
     NotElementwise Stored "results of contractions, reductions, attention, scatters and computed indices are not computed again";
     NeedsBuffer Stored "a kernel that was to compute it again cannot, or would touch too many buffers";
-    NeedsRowMajor Stored "a reshape or a kernel reads it through a view that strides cannot express, so it is copied";
+    NeedsRowMajor Stored "a reshape reads it in an order that strides cannot express, so it is copied in that order";
+    NeedsPlace Stored "a kernel reads it at positions of its own choice, and constants have no buffer, so it is copied into one";
     Window Stored "the update replaces a window of the state, so only the window is written, in place";
     OldValueNeeded Stored "the state is not updated in place: within the step a kernel needs its old value after, or its new value";
 }

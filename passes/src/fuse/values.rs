@@ -166,7 +166,7 @@ impl<'a> Values<'a> {
         for id in self.graph.nodes.ids() {
             for u in self.stored_operands(id) {
                 if self.strided[u.index()].is_none() {
-                    remarks.edge(u, id, Reason::NeedsRowMajor);
+                    remarks.edge(u, id, Reason::NeedsPlace);
                     self.promote(u);
                 }
             }
