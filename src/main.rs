@@ -4,7 +4,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use tinygpt::runtime::cli::{Cli, Command};
-use tinygpt::runtime::commands::{bench, devices, dump, eval, parity, sample, train};
+use tinygpt::runtime::commands::{bench, check, devices, dump, eval, parity, sample, train};
 
 fn main() -> ExitCode {
     // TINYGPT_LOG=debug shows what each stage of the compiler does, on standard error.
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Dump(args) => dump::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Devices => devices::run(),
     };
     match result {

@@ -31,6 +31,8 @@ pub enum Command {
     Parity(ParityArgs),
     /// Print what a stage of the compiler made of a model
     Dump(DumpArgs),
+    /// Compare what the compiler makes of filetests with what they expect; exit status 1 where it differs
+    Check(CheckArgs),
     /// List what can run programs here
     Devices,
 }
@@ -311,6 +313,19 @@ pub struct DumpArgs {
     pub out: Option<PathBuf>,
 }
 
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// Filetests, and folders of them
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+    /// Write the new results into the files that differ
+    #[arg(long)]
+    pub bless: bool,
+    /// Only files whose path matches this regular expression
+    #[arg(long, value_name = "RE")]
+    pub filter: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,6 +366,7 @@ mod tests {
             "tinygpt dump --preset tiny --diff grad simplify --target gpu",
             "tinygpt dump --preset tiny --all -o d",
             "tinygpt train --backend gpu --adapter H100 --checked --no-tune",
+            "tinygpt check tests/filetests a.gir --bless --filter simplify",
             "tinygpt devices",
         ] {
             let words: Vec<_> = line.split_whitespace().collect();
@@ -372,6 +388,7 @@ mod tests {
             "tinygpt train --steps -1",
             "tinygpt train --schedule linear",
             "tinygpt sample",
+            "tinygpt check",
             "tinygpt dump",
             "tinygpt dump --all",
             "tinygpt dump --diff graph",

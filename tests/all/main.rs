@@ -6,10 +6,12 @@
 //! - [`gpu`]: all of this on a GPU adapter, and what only GPUs have: steps in flight, counters, plans
 //! - [`cli`]: the command line's contract: output, sentences, exit statuses
 //! - [`snapshots`]: the text of every stage for a small model
+//! - [`check`]: filetests, and that there is one for all that needs one
 //! - [`docs`]: what the documents repeat of the code is what the code says
 //!
 //! `tests/allocation.rs` is a binary of its own, since it counts the allocations of a process.
 
+mod check;
 mod cli;
 mod docs;
 mod gpu;

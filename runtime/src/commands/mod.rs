@@ -4,6 +4,7 @@
 //! with its exit status, and nothing here ends the process.
 
 pub mod bench;
+pub mod check;
 pub mod devices;
 pub mod dump;
 pub mod eval;

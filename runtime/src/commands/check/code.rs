@@ -4,6 +4,7 @@ use crate::compile::cpu_options;
 use crate::config::Isa;
 use crate::cpu::CpuExecutor;
 use crate::executor::Executor;
+use crate::interp::to_f64;
 use crate::tensor::{HostData, HostTensor};
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -101,15 +102,17 @@ pub(super) fn wat(program: &Program) -> String {
     let mut text = String::new();
     let mut shown: HashMap<String, &str> = HashMap::new();
     for (id, kernel) in program.kernels.iter() {
-        let _ = writeln!(text, ";; kernel {}", kernel.name);
         let code = module.kernel_wat(0, id);
-        match shown.get(&code) {
+        let (comments, functions): (Vec<&str>, Vec<&str>) = code.lines().partition(|line| line.starts_with(";;"));
+        let functions = functions.join("\n");
+        let _ = writeln!(text, "{}", comments.join("\n"));
+        match shown.get(&functions) {
             Some(first) => {
                 let _ = writeln!(text, ";; the code of {first}\n");
             }
             None => {
-                let _ = write!(text, "{}\n\n", code.trim_end());
-                shown.insert(code, &kernel.name);
+                let _ = write!(text, "{}\n\n", functions.trim_end());
+                shown.insert(functions, &kernel.name);
             }
         }
     }
@@ -149,7 +152,7 @@ pub(super) fn run(program: &Program, meaning: &Graph, seed: u64) -> Result<Strin
         }
         executor.step().map_err(|e| e.to_string())?;
         for ((name, _, want), verdict) in results.iter().zip(&mut verdicts) {
-            let found = values(&executor.read(name).map_err(|e| e.to_string())?);
+            let found = to_f64(&executor.read(name).map_err(|e| e.to_string())?);
             let equal = |a: f64, b: f64| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= TOLERANCE * scale;
             if let Some(i) = (0..found.len()).find(|i| !equal(want.data[*i], found[*i])) {
                 *verdict =
@@ -171,14 +174,4 @@ fn host(t: &Tensor) -> Result<HostTensor, String> {
         DType::F16 => return Err("`run` exchanges f32, i32, u32 and bool, and found f16: cast it in the graph".into()),
     };
     HostTensor::new(&t.ty.shape, data).map_err(|e| e.to_string())
-}
-
-fn values(t: &HostTensor) -> Vec<f64> {
-    match t.data() {
-        HostData::F32(x) => x.iter().map(|x| f64::from(*x)).collect(),
-        HostData::I32(x) => x.iter().map(|x| f64::from(*x)).collect(),
-        HostData::U32(x) => x.iter().map(|x| f64::from(*x)).collect(),
-        HostData::Bool(x) => x.iter().map(|x| f64::from(u8::from(*x))).collect(),
-        HostData::F16(x) => x.iter().map(|x| f64::from(*x)).collect(),
-    }
 }
