@@ -4,7 +4,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use tinygpt::runtime::cli::{Cli, Command};
-use tinygpt::runtime::commands::{bench, check, devices, dump, eval, parity, sample, train};
+use tinygpt::runtime::commands::{bench, check, devices, dump, eval, opt, parity, run, sample, train};
 
 fn main() -> ExitCode {
     // TINYGPT_LOG=debug shows what each stage of the compiler does, on standard error.
@@ -19,6 +19,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Dump(args) => dump::run(&args),
+        Command::Opt(args) => opt::run(&args),
+        Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Devices => devices::run(),
     };

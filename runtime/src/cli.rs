@@ -31,6 +31,10 @@ pub enum Command {
     Parity(ParityArgs),
     /// Print what a stage of the compiler made of a model
     Dump(DumpArgs),
+    /// Run passes over the text of a graph or program
+    Opt(OptArgs),
+    /// Run a graph or program on seeded inputs, and compare backends; exit status 1 beyond tolerance
+    Run(RunArgs),
     /// Compare what the compiler makes of filetests with what they expect; exit status 1 where it differs
     Check(CheckArgs),
     /// List what can run programs here
@@ -326,6 +330,62 @@ pub struct CheckArgs {
     pub filter: Option<String>,
 }
 
+#[derive(Debug, Clone, Args)]
+pub struct OptArgs {
+    /// Text of a graph or program, or a reproducer; - is standard input
+    #[arg(value_name = "F")]
+    pub file: PathBuf,
+    /// Passes to run, in order [default: those of the reproducer]
+    #[arg(long, value_name = "A,B,..")]
+    pub passes: Option<String>,
+    /// What fuse, schedule and memory work for [default: cpu]
+    #[arg(long, value_enum)]
+    pub target: Option<Target>,
+    /// Verify after every pass, not only after the last
+    #[arg(long)]
+    pub verify_each: bool,
+    /// Print the text after each pass that changed it, to standard error
+    #[arg(long)]
+    pub print_changed: bool,
+    /// Print how long each pass took, and what it did
+    #[arg(long)]
+    pub time_passes: bool,
+    /// Print nodes, kernels and bytes before and after each pass
+    #[arg(long)]
+    pub stats: bool,
+    /// Write to FILE instead of standard output
+    #[arg(short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Where a failing pass leaves its reproducer
+    #[arg(long, value_name = "DIR", default_value = ".", hide_default_value = true)]
+    pub repro_dir: PathBuf,
+}
+
+/// What a run can be compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Reference {
+    /// The f64 interpreter
+    Interp,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// Text of a graph or program; - is standard input
+    #[arg(value_name = "F")]
+    pub file: PathBuf,
+    /// Show the largest error of each output against this
+    #[arg(long, value_enum)]
+    pub compare: Option<Reference>,
+    /// Seed of inputs and states
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    pub seed: u64,
+    /// Greatest error, as a share of an output's largest magnitude
+    #[arg(long, value_name = "F", default_value_t = crate::commands::run::TOLERANCE)]
+    pub tolerance: f64,
+    #[command(flatten)]
+    pub exec: ExecArgs,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,6 +428,10 @@ mod tests {
             "tinygpt train --backend gpu --adapter H100 --checked --no-tune",
             "tinygpt check tests/filetests a.gir --bless --filter simplify",
             "tinygpt devices",
+            "tinygpt opt f.gir --passes expand,simplify --target gpu --verify-each --print-changed --time-passes --stats -o g.gir",
+            "tinygpt opt - --passes a",
+            "tinygpt opt tinygpt-repro-simplify-01234567.gir --repro-dir d",
+            "tinygpt run f.gir --backend cpu --compare interp --seed 3 --threads 2 --tolerance 1e-5",
         ] {
             let words: Vec<_> = line.split_whitespace().collect();
             Cli::try_parse_from(words).unwrap_or_else(|e| panic!("{line}: {e}"));
@@ -394,6 +458,8 @@ mod tests {
             "tinygpt dump --diff graph",
             "tinygpt dump --stage graph --after fuse",
             "tinygpt bench --steps 0",
+            "tinygpt opt",
+            "tinygpt run f.gir --compare cpu",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -3,7 +3,8 @@
 //! Rules
 //! - A state starts as its declaration says; normal weights are those that a training run of the seed would start from.
 //! - An f32 input is uniform in [-1, 1), but in [1, 2) if it is a scalar: rates, counts and step numbers are scalars, and must be positive.
-//! - An i32 input that indexes something (rows of a table, places of a window, classes) lies within its extent; any other in 0..8.
+//! - An i32 input that indexes something (rows of a table, places of a window) or that is compared with an axis' indices (classes) lies
+//!   within that extent; any other in 0..8.
 //! - A u32 input has any value, a bool input either.
 //!
 //! Invariant: a value is a pure function of (seed, name, type, extent), so a graph and a program made of it get equal values.
@@ -11,16 +12,25 @@
 use crate::rng::{Stream, init_normal};
 use crate::tensor::{HostData, HostTensor};
 use crate::{Error, Result};
+use tinygpt_ir::op::Compare;
 use tinygpt_ir::program::{Body, BufferKind, Kernel, KernelKind, Program, ScalarId, ScalarOp, Store};
 use tinygpt_ir::random::index_extents;
-use tinygpt_ir::{DType, Graph, Init, ParamKind, TensorType};
+use tinygpt_ir::{DType, Graph, Init, NodeId, Op, ParamKind, TensorType};
 
 /// What an i32 input lies below that indexes nothing known.
 const SMALL: usize = 8;
 
 /// A value for each input and state, in order. Errors: one is f16, which the host does not convert.
 pub fn of_graph(graph: &Graph, seed: u64) -> Result<Vec<(String, HostTensor)>> {
-    let extents = index_extents(graph);
+    let mut extents = index_extents(graph);
+    for node in graph.nodes.values().filter(|n| n.op == Op::Compare(Compare::Eq)) {
+        let [a, b] = [0, 1].map(|i| source(graph, node.inputs[i]));
+        for (index, other) in [(a, b), (b, a)] {
+            if let (Op::Param(p), Op::Iota { shape, axis, .. }) = (&graph.nodes[index].op, &graph.nodes[other].op) {
+                narrow(&mut extents[p.index()], shape[*axis]);
+            }
+        }
+    }
     let params = graph.params.iter().map(|(id, p)| value(&p.name, p.kind, &p.ty, extents[id.index()], seed));
     params.collect()
 }
@@ -30,6 +40,18 @@ pub fn of_program(program: &Program, seed: u64) -> Result<Vec<(String, HostTenso
     let extents = program_extents(program);
     let params = program.params.iter().zip(extents);
     params.map(|(p, extent)| value(&p.name, p.kind, &p.ty, extent, seed)).collect()
+}
+
+fn narrow(extent: &mut Option<usize>, by: usize) {
+    *extent = Some(extent.map_or(by, |e| e.min(by)));
+}
+
+/// What a chain of views shows.
+fn source(graph: &Graph, mut id: NodeId) -> NodeId {
+    while graph.nodes[id].op.is_view() {
+        id = graph.nodes[id].inputs[0];
+    }
+    id
 }
 
 fn value(
@@ -80,25 +102,34 @@ fn program_extents(program: &Program) -> Vec<Option<usize>> {
             if let Some(BufferKind::Input(p) | BufferKind::State(p)) = buffer.map(|b| b.kind)
                 && let Some(slot) = extents.get_mut(p)
             {
-                *slot = Some(slot.map_or(extent, |e| e.min(extent)));
+                narrow(slot, extent);
             }
         }
     }
     extents
 }
 
-/// Scalars of a kernel that index something, with the extents of what they index.
+/// Scalars of a kernel that index something, or are compared with indices, with the extents of what they index.
 fn indices(kernel: &Kernel) -> Vec<(&Body, ScalarId, usize)> {
-    fn of_body<'k>(body: &'k Body, stores: &'k [Store]) -> Vec<(&'k Body, ScalarId, usize)> {
+    fn of_body<'k>(body: &'k Body, stores: &'k [Store], space: &[usize]) -> Vec<(&'k Body, ScalarId, usize)> {
         let accesses = body.loads().chain(stores.iter().map(|s| &s.access));
-        accesses.flat_map(|a| &a.indirect).map(|i| (body, i.index, i.extent)).collect()
+        let mut found: Vec<_> = accesses.flat_map(|a| &a.indirect).map(|i| (body, i.index, i.extent)).collect();
+        for scalar in body.scalars.values() {
+            let ScalarOp::Compare(Compare::Eq, a, b) = scalar.op else { continue };
+            for (index, other) in [(a, b), (b, a)] {
+                if let Some(ScalarOp::Index(at)) = body.scalars.get(other).map(|s| &s.op) {
+                    found.push((body, index, at.range(space).1.max(0) as usize + 1));
+                }
+            }
+        }
+        found
     }
     match &kernel.kind {
-        KernelKind::Pointwise(k) => of_body(&k.body, &k.stores),
-        KernelKind::Reduce(k) => of_body(&k.body, &k.stores),
-        KernelKind::Contract(k) => k.parts.iter().flat_map(|p| of_body(&p.body, &p.stores)).collect(),
+        KernelKind::Pointwise(k) => of_body(&k.body, &k.stores, &k.space),
+        KernelKind::Reduce(k) => of_body(&k.body, &k.stores, &k.space()),
+        KernelKind::Contract(k) => k.parts.iter().flat_map(|p| of_body(&p.body, &p.stores, &p.space())).collect(),
         KernelKind::Scatter(k) => {
-            let mut all = of_body(&k.body, &[]);
+            let mut all = of_body(&k.body, &[], &[&k.ids[..], &k.inner].concat());
             all.push((&k.body, k.index, k.table));
             all
         }

@@ -7,6 +7,9 @@
 //! - [`cli`]: the command line's contract: output, sentences, exit statuses
 //! - [`snapshots`]: the text of every stage for a small model
 //! - [`check`]: filetests, and that there is one for all that needs one
+//! - [`opt`]: pipelines over text, and reproducers of passes that fail
+//! - [`run`]: seeded runs of graphs and programs, and their comparison
+//! - [`text`]: graphs and programs read back from their text
 //! - [`docs`]: what the documents repeat of the code is what the code says
 //!
 //! `tests/allocation.rs` is a binary of its own, since it counts the allocations of a process.
@@ -15,8 +18,11 @@ mod check;
 mod cli;
 mod docs;
 mod gpu;
+mod opt;
 mod parity;
 mod programs;
+mod run;
 mod snapshots;
 mod support;
+mod text;
 mod training;

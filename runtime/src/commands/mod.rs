@@ -8,7 +8,9 @@ pub mod check;
 pub mod devices;
 pub mod dump;
 pub mod eval;
+pub mod opt;
 pub mod parity;
+pub mod run;
 pub mod sample;
 pub mod train;
 
@@ -18,6 +20,7 @@ use crate::config::TrainConfig;
 use crate::{Error, Result};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
+use tinygpt_ir::text::Ir;
 
 /// How a command ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,4 +76,21 @@ pub(crate) fn deliver(out: Option<&Path>, name: &str, contents: impl AsRef<[u8]>
     std::fs::create_dir_all(dir).map_err(|e| Error::writing(dir, e))?;
     let path = dir.join(name);
     std::fs::write(&path, contents).map_err(|e| Error::writing(&path, e))
+}
+
+/// The text of a file, or of standard input where the file is `-`.
+pub(crate) fn read_text(file: &Path) -> Result<String> {
+    if file != Path::new("-") {
+        return std::fs::read_to_string(file).map_err(|e| Error::reading(file, e));
+    }
+    std::io::read_to_string(std::io::stdin()).map_err(|e| Error::input(format!("cannot read standard input: {e}")))
+}
+
+/// The graph or program that the text of `file` holds. An error shows the place in the text on standard error first.
+pub(crate) fn parse_ir(text: &str, file: &Path) -> Result<Ir> {
+    let name = file.display().to_string();
+    tinygpt_ir::text::parse_any(text).map_err(|e| {
+        say(&e.render(Some(&name)));
+        Error::input(format!("{name} holds no graph or program: {e}"))
+    })
 }
