@@ -13,6 +13,8 @@
 //! assert!(compiled.program.kernels.len() < compiled.step.nodes.len());
 //! ```
 
+pub mod testing;
+
 pub use tinygpt_codegen_cpu as codegen_cpu;
 pub use tinygpt_codegen_wgsl as codegen_wgsl;
 pub use tinygpt_ir as ir;

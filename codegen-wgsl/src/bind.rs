@@ -60,7 +60,7 @@ pub struct Bindings {
 /// A kernel, or a part of an update kernel, with its bindings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Piece {
-    /// The kernel's name, with a number where there are several pieces.
+    /// The kernel's name, with `.NUMBER` where there are several pieces: no kernel's name has a dot.
     pub name: String,
     pub kind: KernelKind,
     pub bindings: Bindings,
@@ -87,7 +87,7 @@ pub fn pieces(program: &Program, kernel: &Kernel, caps: &Caps) -> Result<Vec<Pie
             let parts = update_parts(program, kernel, k, caps)?;
             let many = parts.len() > 1;
             let named = parts.into_iter().enumerate().map(|(i, (part, ranges))| {
-                let name = if many { format!("{}_{i}", kernel.name) } else { kernel.name.clone() };
+                let name = if many { format!("{}.{i}", kernel.name) } else { kernel.name.clone() };
                 piece(program, kernel, name, KernelKind::Update(part), &ranges, caps)
             });
             named.collect()

@@ -5,11 +5,13 @@
 //! - [`training`]: the overfit gate; runs are equal to the last bit over threads and resumes
 //! - [`gpu`]: all of this on a GPU adapter, and what only GPUs have: steps in flight, counters, plans
 //! - [`cli`]: the command line's contract: output, sentences, exit statuses
+//! - [`dump`]: stages, passes, differences, whole dumps with their manifest
 //! - [`snapshots`]: the text of every stage for a small model
-//! - [`check`]: filetests, and that there is one for all that needs one
 //! - [`opt`]: pipelines over text, and reproducers of passes that fail
 //! - [`run`]: seeded runs of graphs and programs, and their comparison
 //! - [`text`]: graphs and programs read back from their text
+//! - [`check`]: filetests, and that there is one for all that needs one
+//! - [`wasm`]: WebAssembly run by Node, exports run by the JavaScript runner in Node and in Chromium
 //! - [`docs`]: what the documents repeat of the code is what the code says
 //!
 //! `tests/allocation.rs` is a binary of its own, since it counts the allocations of a process.
@@ -17,6 +19,7 @@
 mod check;
 mod cli;
 mod docs;
+mod dump;
 mod gpu;
 mod opt;
 mod parity;
@@ -26,3 +29,4 @@ mod snapshots;
 mod support;
 mod text;
 mod training;
+mod wasm;

@@ -14,7 +14,7 @@
 //! - A directory is written only if it is empty, or holds a dump: of that, the files that its manifest lists are replaced.
 
 use super::stages::{self, File, Renderer};
-use super::{Model, lines};
+use super::{Model, chosen, lines};
 use crate::cli::{Stage, Target};
 use crate::config::RunConfig;
 use crate::error::one_line;
@@ -104,8 +104,9 @@ struct Unnumbered {
     stage: Option<String>,
     pass: Option<String>,
     target: Option<Target>,
-    /// One file named by this, or a folder of this name.
+    /// Of its file, or of the folder of its files.
     name: String,
+    folder: bool,
     files: Vec<(String, Option<String>, Vec<u8>)>,
 }
 
@@ -141,14 +142,13 @@ pub(super) fn write(model: &Model, config: &RunConfig, preset: &str, out: &Path)
     std::fs::create_dir_all(out).map_err(|e| Error::writing(out, e))?;
     let mut contents_of = Vec::new();
     for (number, group) in cpu.graphs.into_iter().chain(cpu.own).chain(gpu.own).enumerate() {
-        let folder = group.files.iter().any(|(_, kernel, _)| kernel.is_some());
         let base = format!("{number:02}-{}", group.name);
-        if folder {
+        if group.folder {
             let path = out.join(&base);
             std::fs::create_dir_all(&path).map_err(|e| Error::writing(&path, e))?;
         }
         for (name, kernel, contents) in group.files {
-            let path = if folder { format!("{base}/{name}") } else { base.clone() };
+            let path = if group.folder { format!("{base}/{name}") } else { base.clone() };
             contents_of.push((out.join(&path), contents));
             manifest.files.push(Entry {
                 path,
@@ -191,7 +191,14 @@ fn of_target(model: &Model, target: Target) -> Result<OfTarget> {
                 _ => (None, Some(name.clone())),
             };
             let file = (String::new(), None, lines::graph(&graph, lines).into_bytes());
-            graphs.push(Unnumbered { stage, pass, target: None, name: format!("{name}.gir"), files: vec![file] });
+            graphs.push(Unnumbered {
+                stage,
+                pass,
+                target: None,
+                name: format!("{name}.gir"),
+                folder: false,
+                files: vec![file],
+            });
         }
     }
     let one = |stage: Option<Stage>, pass: Option<&str>, name: String, contents: Vec<u8>| Unnumbered {
@@ -199,6 +206,7 @@ fn of_target(model: &Model, target: Target) -> Result<OfTarget> {
         pass: pass.map(str::to_owned),
         target: Some(target),
         name,
+        folder: false,
         files: vec![(String::new(), None, contents)],
     };
     for (name, program) in stages.programs()? {
@@ -207,7 +215,7 @@ fn of_target(model: &Model, target: Target) -> Result<OfTarget> {
         let text = lines::program(&program, lines).into_bytes();
         own.push(one(stage, Some(name), format!("{target}-{name}.txt"), text));
     }
-    let kernels = model.chosen(program)?;
+    let kernels = chosen(program, model.kernels.as_ref())?;
     let renderer = Renderer::new(compiled, &model.options, &kernels);
     for stage in Stage::value_variants() {
         match stages::target(*stage) {
@@ -223,6 +231,7 @@ fn of_target(model: &Model, target: Target) -> Result<OfTarget> {
                     pass: None,
                     target: Some(target),
                     name: stages::name(*stage),
+                    folder: true,
                     files: renderer.files(*stage)?.into_iter().map(file).collect(),
                 });
             }

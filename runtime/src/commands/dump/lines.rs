@@ -40,20 +40,18 @@ pub(super) fn kernel(kernel: &Kernel, lines: bool) -> String {
 /// The text of a program, each kernel after its DSL lines.
 pub(super) fn program(program: &Program, lines: bool) -> String {
     let text = program.to_string();
+    if !lines {
+        return text;
+    }
     let mut kernels = program.kernels.values();
     let mut out = String::with_capacity(text.len() * 5 / 4);
     for row in text.lines() {
         if row.starts_with("kernel ")
             && let Some(kernel) = kernels.next()
-            && lines
         {
             out += &comment("; ", &kernel.provenance);
         }
         let _ = writeln!(out, "{row}");
-    }
-    // Before `schedule` there are no stages to print them in.
-    for kernel in kernels {
-        let _ = write!(out, "\n{}", self::kernel(kernel, lines));
     }
     out
 }

@@ -54,6 +54,9 @@ pub fn run(args: &DumpArgs) -> Result<Ending> {
                     "--kernel chooses kernels of the stage fused and of the code stages: leave it out or name one of them",
                 ));
             }
+            if stage == Stage::Wasm && args.out.is_none() {
+                return Err(Error::input("--stage wasm is binary: name a directory for it with -o, or take --stage wat"));
+            }
             let target = target_of(stage, args.target)?;
             for file in model.files(stage, target)? {
                 deliver(args.out.as_deref(), &file.name, &file.contents)?;
@@ -99,7 +102,7 @@ impl Model {
 
     fn files(&self, stage: Stage, target: Target) -> Result<Vec<File>> {
         let stages = self.stages(target)?;
-        let kernels = self.chosen(&stages.compiled.program)?;
+        let kernels = chosen(&stages.compiled.program, self.kernels.as_ref())?;
         render(&stages.compiled, stage, &self.options, &kernels)
     }
 
@@ -113,18 +116,22 @@ impl Model {
         let (name, text) = stages.after(pass, self.options.lines)?;
         Ok(File { name, kernel: None, contents: text.into_bytes() })
     }
+}
 
-    /// The kernels whose names match, in order; an error when none does.
-    fn chosen(&self, program: &Program) -> Result<Vec<KernelId>> {
-        let named = program.kernels.iter().filter(|(_, k)| self.kernels.as_ref().is_none_or(|re| re.is_match(&k.name)));
-        let found: Vec<KernelId> = named.map(|(id, _)| id).collect();
-        match &self.kernels {
-            Some(re) if found.is_empty() => Err(Error::input(format!(
-                "none of the program's {} kernels has a name that matches \"{re}\": dump --stage fused shows the names",
-                program.kernels.len()
-            ))),
-            _ => Ok(found),
-        }
+/// The kernels whose names match the regular expression `pattern`, in order, or all. Errors: none does, or it is no regular expression.
+pub fn kernels_named(program: &Program, pattern: Option<&str>) -> Result<Vec<KernelId>> {
+    chosen(program, pattern.map(self::pattern).transpose()?.as_ref())
+}
+
+fn chosen(program: &Program, pattern: Option<&Regex>) -> Result<Vec<KernelId>> {
+    let named = program.kernels.iter().filter(|(_, k)| pattern.is_none_or(|re| re.is_match(&k.name)));
+    let found: Vec<KernelId> = named.map(|(id, _)| id).collect();
+    match pattern {
+        Some(re) if found.is_empty() => Err(Error::input(format!(
+            "none of the program's {} kernels has a name that matches \"{re}\": dump --stage fused shows the names",
+            program.kernels.len()
+        ))),
+        _ => Ok(found),
     }
 }
 
