@@ -201,16 +201,16 @@ fn cached_attention<'g>(b: &'g Builder, [q, k, v]: [T<'g>; 3], caches: [T<'g>; 2
         let first = b.splat([], Literal::i32(0));
         b.update(cache, cache.dynamic_update(new.reshape([h, 1, d]), &[first, position, first]));
     }
-    let [q, k, v] = [q, k, v].map(|x| x.reshape([h, d]));
     let [keys, values] = caches;
+    let (q, k, v) = (q.reshape([h, d]), k.reshape([h, d]), v.reshape([h, 1, d]));
     let scores = q.contract("hd,htd->ht", keys) * scale;
-    let earlier = b.iota(scores.shape(), DType::I32, 1).lt(position);
-    let scores = earlier.select(scores, f64::NEG_INFINITY);
     let own = (q * k).sum(&[1]) * scale;
-    let top = scores.reduce_max(&[1]).max(own);
-    let (weights, own) = ((scores - top).exp(), (own - top).exp());
-    let total = weights.sum(&[1]) + own;
-    let out = (weights.contract("ht,htd->hd", values) + own * v) * total.recip();
+    let slot = b.iota(scores.shape(), DType::I32, 1);
+    let (earlier, here) = (slot.lt(position), slot.eq(position));
+    let weights = earlier.select(scores, here.select(own, f64::NEG_INFINITY)).softmax(1);
+    let own = here.select(weights, 0.0).sum(&[1]);
+    // Both products are terms of one contraction.
+    let out = earlier.select(weights, 0.0).contract("ht,htd->hd", values) + own.contract("hu,hud->hd", v);
     out.reshape(shape)
 }
 

@@ -1,13 +1,18 @@
 //! Continuing a text: one token at a time, from the logits of the last position.
 //!
-//! The program has a fixed context. A text shorter than it is padded on the right: attention is causal, so what stands
-//! behind a position cannot change its logits, and the result is exact. Of a longer text the last ctx tokens are fed, at
-//! positions from 0.
+//! Within the context each token is one step of the decode program, which keeps the keys and values of the tokens before it: a cache.
+//! Beyond the context there is no such step, since every position moves with the window: the last ctx tokens are fed to the forward
+//! program, at positions from 0, and nothing is kept.
+//!
+//! Invariants
+//! - The logits are a function of the text and the weights. The cache holds the keys and values of a text's beginning, and only what a text
+//!   has in common with it is kept; new weights empty it.
+//! - The forward program is made for the first text that is longer than the context.
 
 use crate::Result;
 use crate::compile::ExecOptions;
 use crate::config::ModelConfig;
-use crate::model::{Logits, TrainStep};
+use crate::model::{Decode, Logits, TrainStep};
 use crate::sampling::{Sampler, context_window};
 use crate::tensor::{DType, HostTensor};
 use crate::tensor_file::Tensors;
@@ -17,40 +22,85 @@ pub const DEFAULT_PROMPT: &str = "\n";
 
 /// A model that continues texts.
 pub struct Generator {
+    model: ModelConfig,
+    options: ExecOptions,
+    decode: Decode,
+    /// The tokens whose keys and values are in the cache, by position.
+    cached: Vec<i32>,
+    window: Option<Window>,
+}
+
+/// The last ctx tokens of a text that is longer.
+struct Window {
     logits: Logits,
-    vocab: usize,
     /// (1, ctx) i32
     ids: HostTensor,
+    /// The decode program has newer weights.
+    stale: bool,
 }
 
 impl Generator {
-    /// Compiles the model for one row; its weights are zeros.
+    /// Compiles the model for one token a step; its weights are zeros.
     pub fn new(model: &ModelConfig, options: &ExecOptions) -> Result<Self> {
-        let ids = HostTensor::zeros(DType::I32, &[1, model.ctx])?;
-        Ok(Self { logits: Logits::new(model, 1, options)?, vocab: model.vocab, ids })
+        let decode = Decode::new(model, options)?;
+        Ok(Self { model: model.clone(), options: options.clone(), decode, cached: Vec::new(), window: None })
     }
 
     /// Takes weights that must be exactly the model's; the error names `origin`.
     pub fn load(&mut self, weights: &Tensors, origin: &str) -> Result<()> {
-        self.logits.load(weights, origin)
+        self.forget();
+        self.decode.load(weights, origin)
     }
 
     /// Takes over the weights of a training step.
     pub fn follow(&mut self, train: &mut TrainStep) -> Result<()> {
-        self.logits.follow(train)
+        self.forget();
+        self.decode.follow(train)
     }
 
-    /// The logits (vocab) of the token that follows `tokens`, which are at least one.
+    /// Empties the cache: the weights change.
+    fn forget(&mut self) {
+        self.cached.clear();
+        if let Some(window) = &mut self.window {
+            window.stale = true;
+        }
+    }
+
+    /// The logits (vocab) of the token that follows `tokens`. An empty text stands for the token 0.
     pub fn next(&mut self, tokens: &[i32]) -> Result<&[f32]> {
-        let ids = self.ids.as_i32_mut()?;
-        let window = context_window(tokens, ids.len());
-        ids[..window.len()].copy_from_slice(window);
-        ids[window.len()..].fill(0);
-        let logits = self.logits.run(&self.ids)?.as_f32()?;
-        Ok(&logits[(window.len().max(1) - 1) * self.vocab..][..self.vocab])
+        let tokens = if tokens.is_empty() { &[0] } else { tokens };
+        if tokens.len() > self.model.ctx {
+            return self.slide(tokens);
+        }
+        let common = tokens.iter().zip(&self.cached).take_while(|(a, b)| a == b).count();
+        // The last token is always fed: it is its logits that are wanted.
+        self.cached.truncate(common.min(tokens.len() - 1));
+        for token in &tokens[self.cached.len()..] {
+            self.decode.step(*token, self.cached.len())?;
+            self.cached.push(*token);
+        }
+        self.decode.logits()
     }
 
-    /// Adds `count` tokens to `tokens`, giving each to `each` as it is chosen. An empty text begins with the token 0.
+    /// The logits of the token that follows the last ctx of `tokens`, which are at least as many.
+    fn slide(&mut self, tokens: &[i32]) -> Result<&[f32]> {
+        let ModelConfig { ctx, vocab, .. } = self.model;
+        let window = match &mut self.window {
+            Some(window) => window,
+            none => {
+                let logits = Logits::new(&self.model, 1, &self.options)?;
+                none.insert(Window { logits, ids: HostTensor::zeros(DType::I32, &[1, ctx])?, stale: true })
+            }
+        };
+        if std::mem::take(&mut window.stale) {
+            window.logits.follow_decode(&mut self.decode)?;
+        }
+        window.ids.as_i32_mut()?.copy_from_slice(context_window(tokens, ctx));
+        let logits = window.logits.run(&window.ids)?.as_f32()?;
+        Ok(&logits[(ctx - 1) * vocab..])
+    }
+
+    /// Adds `count` tokens to `tokens`, giving each to `each` as it is chosen. An empty text gets the token 0 first.
     pub fn extend(
         &mut self,
         tokens: &mut Vec<i32>,
@@ -58,6 +108,9 @@ impl Generator {
         sampler: &mut Sampler,
         mut each: impl FnMut(i32) -> Result<()>,
     ) -> Result<()> {
+        if tokens.is_empty() {
+            tokens.push(0);
+        }
         for index in 0..count as u64 {
             let token = sampler.choose(self.next(tokens)?, index)? as i32;
             tokens.push(token);
@@ -87,35 +140,87 @@ mod tests {
     const INTERP: ExecOptions =
         ExecOptions { backend: Backend::Interp, threads: 1, isa: None, no_templates: false, gpu: None };
 
-    fn generator() -> Generator {
+    fn model() -> ModelConfig {
         let preset = RunConfig::preset("tiny").unwrap().model;
-        let model = ModelConfig { vocab: 13, ctx: 4, layers: 1, heads: 2, d_model: 8, d_mlp: 16, ..preset };
-        let mut weights = initial_weights(&forward(&model, 1).unwrap(), 5).unwrap();
-        // Larger weights, so that the logits depend on the text.
+        ModelConfig { vocab: 13, ctx: 4, layers: 2, heads: 2, d_model: 8, d_mlp: 16, ..preset }
+    }
+
+    /// Weights large enough that the logits depend on the text.
+    fn weights(seed: u64) -> Tensors {
+        let mut weights = initial_weights(&forward(&model(), 1).unwrap(), seed).unwrap();
         weights.values_mut().for_each(|t| t.as_f32_mut().unwrap().iter_mut().for_each(|x| *x *= 20.0));
-        let mut generator = Generator::new(&model, &INTERP).unwrap();
-        generator.load(&weights, "w").unwrap();
+        weights
+    }
+
+    fn generator() -> Generator {
+        let mut generator = Generator::new(&model(), &INTERP).unwrap();
+        generator.load(&weights(5), "w").unwrap();
         generator
     }
 
+    /// The logits of every position of `tokens`, at most ctx of them, by the forward program.
+    fn whole(tokens: &[i32]) -> Vec<Vec<f32>> {
+        let mut logits = Logits::new(&model(), 1, &INTERP).unwrap();
+        logits.load(&weights(5), "w").unwrap();
+        let mut ids = tokens.to_vec();
+        ids.resize(4, 0);
+        let ids = HostTensor::i32(&[1, 4], ids).unwrap();
+        logits.run(&ids).unwrap().as_f32().unwrap().chunks(13).take(tokens.len()).map(<[f32]>::to_vec).collect()
+    }
+
+    /// In f64, rounded to f32 at the states and the outputs alone: a few units of the last place.
+    #[track_caller]
+    fn assert_close(found: &[f32], expected: &[f32]) {
+        let most = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
+        assert_eq!(found.len(), expected.len());
+        for (a, b) in found.iter().zip(expected) {
+            assert!((a - b).abs() <= 1e-6 * most, "{found:?} instead of {expected:?}");
+        }
+    }
+
     #[test]
-    fn what_is_behind_a_position_does_not_change_it() {
+    fn cached_logits_are_those_of_the_whole_text() {
         let mut generator = generator();
-        let short = generator.next(&[3, 7]).unwrap().to_vec();
-        generator.next(&[3, 7, 9, 12]).unwrap();
-        let row = |at: usize| at * 13..(at + 1) * 13;
-        let ids = HostTensor::i32(&[1, 4], vec![3, 7, 9, 12]).unwrap();
-        let full = generator.logits.run(&ids).unwrap().as_f32().unwrap().to_vec();
-        assert_eq!(short, full[row(1)]);
-        assert_ne!(short, full[row(3)]);
+        let tokens = [3, 7, 9, 12];
+        let expected = whole(&tokens);
+        for n in 1..=4 {
+            assert_close(generator.next(&tokens[..n]).unwrap(), &expected[n - 1]);
+        }
+        assert!((0..13).any(|i| (expected[0][i] - expected[3][i]).abs() > 0.1), "the logits depend on the text");
+    }
+
+    #[test]
+    fn only_the_common_beginning_is_kept() {
+        let mut generator = generator();
+        for text in [&[3, 7, 9, 12][..], &[3, 7], &[3, 7], &[3, 8, 9, 12], &[], &[1, 7, 9], &[1, 7, 9, 12]] {
+            let own = if text.is_empty() { &[0] } else { text };
+            assert_close(generator.next(text).unwrap(), whole(own).last().unwrap());
+            assert_eq!(generator.cached, own);
+        }
     }
 
     #[test]
     fn a_long_text_is_its_last_ctx_tokens() {
         let mut generator = generator();
-        let last = generator.next(&[2, 3, 4, 5]).unwrap().to_vec();
+        let last = whole(&[2, 3, 4, 5]).pop().unwrap();
         assert_eq!(generator.next(&[9, 9, 2, 3, 4, 5]).unwrap(), last);
+        assert_close(generator.next(&[2, 3, 4, 5]).unwrap(), &last);
         assert_ne!(generator.next(&[9, 3, 4, 5]).unwrap(), last);
+    }
+
+    #[test]
+    fn new_weights_change_both_programs() {
+        let mut generator = generator();
+        let texts = [&[3, 7, 9][..], &[3, 7, 9, 12, 1]];
+        let before = texts.map(|text| generator.next(text).unwrap().to_vec());
+        generator.load(&weights(6), "w").unwrap();
+        let after = texts.map(|text| generator.next(text).unwrap().to_vec());
+        let mut fresh = Generator::new(&model(), &INTERP).unwrap();
+        fresh.load(&weights(6), "w").unwrap();
+        for (i, text) in texts.iter().enumerate() {
+            assert_ne!(after[i], before[i]);
+            assert_eq!(after[i], fresh.next(text).unwrap());
+        }
     }
 
     #[test]
@@ -131,5 +236,14 @@ mod tests {
             tokens.push(i32::from(byte));
         }
         assert_eq!(generator.text(&[], 2, &mut sampler).unwrap(), generator.text(&[0], 2, &mut sampler).unwrap());
+    }
+
+    #[test]
+    fn foreign_tokens_are_refused() {
+        let mut generator = generator();
+        for id in [-1, 13] {
+            let error = generator.next(&[0, id]).unwrap_err().to_string();
+            assert_eq!(error, format!("the text holds the token {id}, and the model knows 0 to 12"));
+        }
     }
 }

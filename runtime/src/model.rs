@@ -1,13 +1,15 @@
-//! Models made ready: from a configuration to compiled graphs that run, for each of the three things done with a model.
+//! Models made ready: from a configuration to compiled graphs that run, for each of the things done with a model.
 //!
 //! | type | graph | used by |
 //! |---|---|---|
 //! | [`TrainStep`] | loss, gradients, clip, AdamW | `train`, `bench`, `parity` |
 //! | [`EvalLoss`] | loss of one batch | validation |
 //! | [`Logits`] | logits of one batch | `sample`, `eval`, `parity` |
+//! | [`Decode`] | logits after one more token | `sample` |
 //!
 //! Invariants:
-//! - all three are compiled from the one forward graph of `tinygpt_models`, so their weights have the same names and shapes;
+//! - the first three are compiled from the one forward graph of `tinygpt_models`, the last from its twin with a cache: their weights have the
+//!   same names and shapes;
 //! - starting weights are a pure function of (seed, name, shape); everything else starts as zeros;
 //! - a token that the vocabulary lacks is refused before it reaches a program.
 
@@ -15,14 +17,14 @@ use crate::checkpoint::check_architecture;
 use crate::compile::{self, Compiled, ExecOptions, Goal};
 use crate::config::{Gelu, ModelConfig, TrainConfig};
 use crate::error::one_line;
-use crate::executor::{Executor, Role};
+use crate::executor::Executor;
 use crate::rng;
 use crate::tensor::{DType, HostTensor};
 use crate::tensor_file::Tensors;
 use crate::{Error, Result};
 use tinygpt_ir::op::GeluForm;
 use tinygpt_ir::{Graph, Init, ParamKind};
-use tinygpt_models::{GptConfig, gpt};
+use tinygpt_models::{GptConfig, gpt, gpt_decode};
 use tinygpt_passes::optimizer::AdamWConfig;
 
 /// The moments' states are these prefixes and a weight's name.
@@ -30,12 +32,21 @@ const MOMENTS: [&str; 2] = ["adam.m.", "adam.v."];
 
 /// The forward graph of a GPT that sees `batch` rows of `ctx` tokens.
 pub fn forward(model: &ModelConfig, batch: usize) -> Result<Graph> {
+    gpt(&gpt_config(model, batch)).map_err(|e| Error::input(one_line(e)))
+}
+
+/// The graph that decodes one token with the keys and values of those before it cached.
+pub fn decode(model: &ModelConfig) -> Result<Graph> {
+    gpt_decode(&gpt_config(model, 1)).map_err(|e| Error::input(one_line(e)))
+}
+
+fn gpt_config(model: &ModelConfig, batch: usize) -> GptConfig {
     let ModelConfig { vocab, ctx, layers, heads, d_model, d_mlp, gelu } = *model;
     let gelu = match gelu {
         Gelu::Erf => GeluForm::Erf,
         Gelu::Tanh => GeluForm::Tanh,
     };
-    gpt(&GptConfig { vocab, ctx, layers, heads, d_model, d_mlp, batch, gelu }).map_err(|e| Error::input(one_line(e)))
+    GptConfig { vocab, ctx, layers, heads, d_model, d_mlp, batch, gelu }
 }
 
 /// The optimizer's constants of a configuration.
@@ -90,6 +101,11 @@ fn load_weights(exec: &mut dyn Executor, graph: &Graph, weights: &Tensors, origi
     write_states(exec, "", weights)
 }
 
+/// Copies the weights of `graph` from one program to another.
+fn copy_weights(from: &mut dyn Executor, to: &mut dyn Executor, graph: &Graph) -> Result<()> {
+    weight_shapes(graph).iter().try_for_each(|(name, _)| to.write(name, &from.read(name)?))
+}
+
 /// Ids and targets of one batch, (batch, ctx) i32.
 #[derive(Debug, Clone)]
 pub struct Batch {
@@ -110,8 +126,8 @@ impl Batch {
 }
 
 /// Refuses tokens outside the vocabulary.
-fn check_tokens(tokens: &HostTensor, vocab: usize) -> Result<()> {
-    match tokens.as_i32()?.iter().find(|id| usize::try_from(**id).map_or(true, |id| id >= vocab)) {
+fn check_tokens(tokens: &[i32], vocab: usize) -> Result<()> {
+    match tokens.iter().find(|id| usize::try_from(**id).map_or(true, |id| id >= vocab)) {
         None => Ok(()),
         Some(id) => Err(Error::input(format!("the text holds the token {id}, and the model knows 0 to {}", vocab - 1))),
     }
@@ -198,8 +214,8 @@ impl TrainStep {
 
     /// Begins a step; see [`TrainStep::run`].
     pub fn submit(&mut self, batch: &Batch, lr: f64, number: u64) -> Result<()> {
-        check_tokens(&batch.ids, self.vocab)?;
-        check_tokens(&batch.targets, self.vocab)?;
+        check_tokens(batch.ids.as_i32()?, self.vocab)?;
+        check_tokens(batch.targets.as_i32()?, self.vocab)?;
         self.lr.as_f32_mut()?[0] = lr as f32;
         self.step.as_f32_mut()?[0] = number as f32;
         self.exec.write("ids", &batch.ids)?;
@@ -233,12 +249,6 @@ impl TrainStep {
         let names = weight_shapes(&self.compiled.forward);
         read_states(&mut *self.exec, "grad.", names.iter().map(|(name, _)| name))
     }
-
-    /// Copies the weights into another program of the same model.
-    fn copy_weights(&mut self, to: &mut dyn Executor) -> Result<()> {
-        let names: Vec<String> = to.slots().of(Role::State).map(|slot| slot.name.clone()).collect();
-        names.iter().try_for_each(|name| to.write(name, &self.exec.read(name)?))
-    }
 }
 
 /// The mean loss of one batch.
@@ -257,13 +267,13 @@ impl EvalLoss {
 
     /// Takes over the weights of a training step.
     pub fn follow(&mut self, train: &mut TrainStep) -> Result<()> {
-        train.copy_weights(&mut *self.exec)
+        copy_weights(&mut *train.exec, &mut *self.exec, &train.compiled.forward)
     }
 
     /// Mean cross-entropy of `batch` in nats.
     pub fn loss(&mut self, batch: &Batch) -> Result<f64> {
-        check_tokens(&batch.ids, self.vocab)?;
-        check_tokens(&batch.targets, self.vocab)?;
+        check_tokens(batch.ids.as_i32()?, self.vocab)?;
+        check_tokens(batch.targets.as_i32()?, self.vocab)?;
         self.exec.write("ids", &batch.ids)?;
         self.exec.write("targets", &batch.targets)?;
         self.exec.step()?;
@@ -296,16 +306,81 @@ impl Logits {
 
     /// Takes over the weights of a training step.
     pub fn follow(&mut self, train: &mut TrainStep) -> Result<()> {
-        train.copy_weights(&mut *self.exec)
+        copy_weights(&mut *train.exec, &mut *self.exec, &train.compiled.forward)
+    }
+
+    /// Takes over the weights of a decoding program.
+    pub fn follow_decode(&mut self, decode: &mut Decode) -> Result<()> {
+        copy_weights(&mut *decode.exec, &mut *self.exec, &self.forward)
     }
 
     /// The logits (batch, ctx, vocab) of `ids` (batch, ctx) i32.
     pub fn run(&mut self, ids: &HostTensor) -> Result<&HostTensor> {
-        check_tokens(ids, self.vocab)?;
+        check_tokens(ids.as_i32()?, self.vocab)?;
         self.exec.write("ids", ids)?;
         self.exec.step()?;
         self.exec.read_into("logits", &mut self.logits)?;
         Ok(&self.logits)
+    }
+}
+
+/// The logits after one more token, with the keys and values of the tokens before it cached.
+pub struct Decode {
+    exec: Box<dyn Executor>,
+    graph: Graph,
+    vocab: usize,
+    token: HostTensor,
+    position: HostTensor,
+    /// (vocab) f32
+    logits: HostTensor,
+}
+
+impl Decode {
+    /// Compiles and prepares the step; its weights are zeros, its cache empty.
+    pub fn new(model: &ModelConfig, options: &ExecOptions) -> Result<Self> {
+        let compiled = compile::compile(decode(model)?, &Goal::Infer(&["logits"]), &options.target())?;
+        let exec = compile::prepare(&compiled, options)?;
+        let token = HostTensor::zeros(DType::I32, &[1])?;
+        let position = HostTensor::zeros(DType::I32, &[])?;
+        let logits = HostTensor::zeros(DType::F32, &[model.vocab])?;
+        Ok(Self { exec, graph: compiled.forward, vocab: model.vocab, token, position, logits })
+    }
+
+    /// Takes weights that must be exactly the model's, and empties the cache; the error names `origin`.
+    pub fn load(&mut self, weights: &Tensors, origin: &str) -> Result<()> {
+        self.clear()?;
+        load_weights(&mut *self.exec, &self.graph, weights, origin)
+    }
+
+    /// Takes over the weights of a training step, and empties the cache.
+    pub fn follow(&mut self, train: &mut TrainStep) -> Result<()> {
+        self.clear()?;
+        copy_weights(&mut *train.exec, &mut *self.exec, &self.graph)
+    }
+
+    /// Makes the cache zeros: numbers of other weights that are not finite would reach every sum of values, though with weight zero.
+    fn clear(&mut self) -> Result<()> {
+        let caches = self.graph.params.values().filter(|p| p.is_state() && !p.is_weight());
+        caches.map(|p| (&p.name, &p.ty.shape)).try_for_each(|(name, shape)| {
+            let zeros = HostTensor::zeros(DType::F32, shape)?;
+            self.exec.write(name, &zeros)
+        })
+    }
+
+    /// Feeds `token` at `position`, which counts from 0 and lies within the context. The cache must hold the tokens of all positions before.
+    pub fn step(&mut self, token: i32, position: usize) -> Result<()> {
+        check_tokens(&[token], self.vocab)?;
+        self.token.as_i32_mut()?[0] = token;
+        self.position.as_i32_mut()?[0] = position as i32;
+        self.exec.write("token", &self.token)?;
+        self.exec.write("position", &self.position)?;
+        self.exec.step()
+    }
+
+    /// The logits (vocab) that follow the last token fed.
+    pub fn logits(&mut self) -> Result<&[f32]> {
+        self.exec.read_into("logits", &mut self.logits)?;
+        self.logits.as_f32()
     }
 }
 

@@ -302,8 +302,12 @@ impl<'a> Values<'a> {
     /// Operands that a kernel of this node must find stored, because it reads them at other points than its own.
     pub fn stored_operands(&self, id: NodeId) -> Vec<NodeId> {
         match self.class(id) {
-            Class::Contract | Class::Attention | Class::AttentionGrad | Class::Indexed | Class::Window => {
-                self.inputs(id)
+            Class::Contract | Class::Attention | Class::AttentionGrad => self.inputs(id),
+            Class::Indexed | Class::Window => {
+                // Where a dynamic slice or update starts is not stored if it is a constant, which bodies hold.
+                let dynamic = matches!(self.graph.nodes[id].op, Op::DynamicSlice { .. } | Op::DynamicUpdate);
+                let start = |u: &NodeId| dynamic && self.shape(*u).is_empty();
+                self.inputs(id).into_iter().filter(|u| !(start(u) && self.is_constant(*u))).collect()
             }
             Class::Scatter => {
                 let inputs = self.inputs(id);
