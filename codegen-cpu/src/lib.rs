@@ -7,6 +7,8 @@
 //!
 //! On wasm32, where the compiler runs in a page, there is nothing native: no Cranelift, no templates, no executor.
 
+#[cfg(test)]
+mod cases;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod clif;
 #[cfg(not(target_arch = "wasm32"))]

@@ -46,7 +46,10 @@ mod text;
 mod threads;
 mod tidy;
 
-pub use func::{FuncCode, FuncOptions};
+#[cfg(test)]
+mod tests;
+
+pub use func::{FuncCode, FuncOptions, emit};
 pub use layout::{EntryLayout, Layout, PAGE, SlotKind, SlotLayout};
 pub use peak::{PEAK_FLOP, peak_module};
 pub use text::wat;
@@ -151,12 +154,14 @@ pub fn module(entries: &[Entry<'_>], options: &WasmOptions) -> Result<WasmModule
     module::build(entries, options)
 }
 
-/// Emits one vector loop function: what tests compare with the interpreter.
+/// One vector loop function as a module that exports it under its name, and imports `env.memory` of any size, shared or not as `threads`
+/// says. Its parameters are the addresses of its buffers, of its scratch if it has any, and its index parameters. No buffer may
+/// lie below [`PAGE`].
 ///
 /// # Errors
 /// If it is not well formed, or calls row functions, which a module does not have.
-pub fn emit(func: &Func, options: FuncOptions) -> Result<FuncCode, WasmError> {
-    func::emit(func, options)
+pub fn function(func: &Func, options: &WasmOptions) -> Result<Vec<u8>, WasmError> {
+    module::single(func, options)
 }
 
 impl WasmModule {

@@ -36,6 +36,8 @@ pub struct Function {
     pub comments: Vec<String>,
 }
 
+/// Most pages that V8 lets a 64-bit memory have; 32-bit ones cannot have as many.
+const ENGINE_PAGES: u64 = 1 << 18;
 /// Names that every module exports.
 const RESERVED: [&str; 3] = ["init", "worker", "stop"];
 
@@ -125,7 +127,7 @@ pub fn build(entries: &[Entry<'_>], options: &WasmOptions) -> Result<WasmModule,
         memory64,
         shared: options.threads,
         minimum: plan.layout.memory_pages(1) as u64,
-        maximum: Some(plan.layout.memory_pages(options.max_threads) as u64),
+        maximum: Some((plan.layout.memory_pages(options.max_threads) as u64).min(ENGINE_PAGES)),
         page_size_log2: None,
     };
     let bytes = encode(Some(memory), &functions, &exports, &tables.words);
@@ -140,6 +142,17 @@ pub fn build(entries: &[Entry<'_>], options: &WasmOptions) -> Result<WasmModule,
         texts: std::sync::OnceLock::new(),
         bytes,
     })
+}
+
+/// See [`super::function`].
+pub fn single(func: &Func, options: &WasmOptions) -> Result<Vec<u8>, WasmError> {
+    let memory64 = options.memory64.unwrap_or(false);
+    let maximum = options.threads.then_some(1 << 16);
+    let memory = MemoryType { memory64, shared: options.threads, minimum: 1, maximum, page_size_log2: None };
+    let function = kernel_function(func, FuncOptions { relaxed: options.relaxed, memory64 })?;
+    let bytes = encode(Some(memory), &[function], &[(func.name.clone(), 0)], &[]);
+    super::validate(&bytes)?;
+    Ok(bytes)
 }
 
 /// Lines that say where a kernel comes from.

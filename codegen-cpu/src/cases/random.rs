@@ -1,25 +1,38 @@
 //! Random programs: every operation, nested loops, branches, changing registers, buffers and scratch.
 //!
-//! A program is made from a list of random numbers, so that proptest can shrink it. Every address is in bounds by
+//! A program is made from a list of random numbers, so that proptest can shrink it; see [`program`]. Every address is in bounds by
 //! construction: each index register in the pool carries the largest value it can have.
 
 use super::*;
-use proptest::prelude::*;
 
 const LEN: i64 = 48;
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+/// What a program may have.
+#[derive(Clone, Copy)]
+pub struct Allow {
+    /// Calls of row functions.
+    pub rows: bool,
+    /// Multiply-add of scalars, which rounds twice where that of vectors rounds once.
+    pub scalar_fma: bool,
+}
 
-    #[test]
-    fn random_programs(choices in prop::collection::vec(any::<u32>(), 40..400), n in 0..7i64) {
-        let func = Random::program(choices);
-        let floats = (0..LEN).map(|i| FLOATS[i as usize % FLOATS.len()] * (1.0 + i as f32 / 64.0)).collect();
-        let ints = (0..LEN).map(|i| INTS[i as usize % INTS.len()].wrapping_add(i as i32)).collect();
-        let zeros = Data::F32(vec![0.0; LEN as usize]);
-        let bufs = [Data::F32(floats), Data::I32(ints), zeros, Data::I32(vec![0; LEN as usize])];
-        check(&func, &bufs, &[n]);
+impl Allow {
+    pub fn all() -> Allow {
+        Allow { rows: true, scalar_fma: true }
     }
+}
+
+/// Contents of the buffers of a random program.
+pub fn buffers() -> [Data; 4] {
+    let floats = (0..LEN).map(|i| FLOATS[i as usize % FLOATS.len()] * (1.0 + i as f32 / 64.0)).collect();
+    let ints = (0..LEN).map(|i| INTS[i as usize % INTS.len()].wrapping_add(i as i32)).collect();
+    let zeros = Data::F32(vec![0.0; LEN as usize]);
+    [Data::F32(floats), Data::I32(ints), zeros, Data::I32(vec![0; LEN as usize])]
+}
+
+/// The program that these numbers choose; it runs on [`buffers`] and takes one parameter, from 0 to 6.
+pub fn program(choices: Vec<u32>, allow: Allow) -> Func {
+    Random::program(choices, allow)
 }
 
 struct Random {
@@ -35,10 +48,11 @@ struct Random {
     cursor: Reg,
     bases: Vec<(Base, Elem, bool)>,
     depth: u32,
+    allow: Allow,
 }
 
 impl Random {
-    fn program(choices: Vec<u32>) -> Func {
+    fn program(choices: Vec<u32>, allow: Allow) -> Func {
         let mut b = Builder::new("random");
         let x = b.input("x", Elem::F32);
         let k = b.input("k", Elem::I32);
@@ -67,7 +81,8 @@ impl Random {
         let start = b.index(2);
         let cursor = b.var("cursor", start);
         let choices = choices.into_iter();
-        let mut r = Random { choices, b, pool, vars, indices: vec![(n, 6), (cursor, 6)], cursor, bases, depth: 0 };
+        let mut r =
+            Random { choices, b, pool, vars, indices: vec![(n, 6), (cursor, 6)], cursor, bases, depth: 0, allow };
         while !r.choices.as_slice().is_empty() {
             r.stmt();
         }
@@ -144,7 +159,7 @@ impl Random {
             6 => {
                 let (src, elem) = self.addr(3, false);
                 let (dst, dst_elem) = self.addr(3, true);
-                if elem == Elem::F32 && dst_elem == Elem::F32 && src.base != dst.base {
+                if self.allow.rows && elem == Elem::F32 && dst_elem == Elem::F32 && src.base != dst.base {
                     let function = self.pick(RowFn::ALL);
                     self.b.call_row(function, src, dst, 3);
                 }
@@ -277,7 +292,7 @@ impl Random {
                 self.b.select(cond, a, c)
             }
             5 => {
-                let ty = self.pick(&[Ty::F32, Ty::F32x4]);
+                let ty = self.pick(if self.allow.scalar_fma { &[Ty::F32, Ty::F32x4] } else { &[Ty::F32x4] });
                 let (a, c, d) = (self.value(ty), self.value(ty), self.value(ty));
                 self.b.fma(a, c, d)
             }
