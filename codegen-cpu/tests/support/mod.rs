@@ -2,9 +2,12 @@
 //!
 //! For each path: buffers stand between guards that must stay as they were, outputs start as garbage, and tasks run in order and in
 //! reverse order, with bit-equal results. The lowered functions also run in the interpreter of the vector loop IR, which
-//! checks every access, with each call cut into smaller ones: the bits must not change.
+//! checks every access, with each call cut into smaller ones: the bits must not change. WebAssembly modules run in Node, in every variant.
 
 #![allow(dead_code)] // each test file uses its own part
+
+pub mod node;
+pub mod wasm;
 
 use std::sync::Arc;
 use tinygpt_codegen_cpu::compile::{CpuOptions, PreparedProgram};
@@ -350,6 +353,9 @@ pub fn check(name: &str, kind: &KernelKind, args: &[Given], tolerance: Tolerance
         let got = run_native(&name, &prepared, args, false);
         assert_eq!(got, run_native(&name, &prepared, args, true), "{name}: the order of tasks changes bits");
         worst = worst.max(compare(&name, args, &got, &want, tolerance));
+        if options == (CpuOptions { baseline: true, ..CpuOptions::default() }) {
+            wasm::check(&name, kind, args, &got, &want, tolerance);
+        }
     }
     let dtypes: Vec<DType> = args.iter().map(|a| a.dtype).collect();
     let mut rng = Rng(name.len() as u64 + args.len() as u64);

@@ -21,7 +21,13 @@ const instantiate = async (bytes, memory) => {
 if (!isMainThread) {
   parentPort.on('message', async ({ bytes, memory, thread }) => {
     const { exports } = await instantiate(bytes, memory);
-    exports.worker(thread);
+    try {
+      exports.worker(thread);
+    } catch (e) {
+      // Thread 0 waits inside the module, and would for ever.
+      fs.writeSync(2, `thread ${thread}: ${e.stack}\n`);
+      process.kill(process.pid, 'SIGKILL');
+    }
     parentPort.postMessage('stopped');
   });
 } else {
@@ -84,10 +90,7 @@ if (!isMainThread) {
     }
     if (request.threads) exports.init(request.threads, 100);
     const stopped = workers.slice(0, Math.max(others, 0)).map((worker, i) => {
-      const stopped = new Promise((resolve, reject) => {
-        worker.once('message', resolve);
-        worker.once('error', reject);
-      });
+      const stopped = new Promise((resolve) => worker.once('message', resolve));
       worker.postMessage({ bytes, memory, thread: i + 1 });
       return stopped;
     });
