@@ -361,6 +361,68 @@ pub fn an_index_that_a_loop_changes_moves_its_addresses(check: Check) {
     check(&f.finish().expect("well formed"), &[Data::F32(x), Data::F32(vec![0.0; 16])], &[]);
 }
 
+pub fn an_index_set_between_two_accesses_moves_the_second(check: Check) {
+    let mut f = Builder::new("between");
+    let (x, y) = (f.input("x", Elem::F32), f.output("y", Elem::F32));
+    let start = f.param("start");
+    let cursor = f.var("cursor", start);
+    f.for_("i", 0, 3, 1, |f, i| {
+        for step in 1..3 {
+            for at in 0..2 {
+                let v = f.load(x.at().plus(cursor, 2).offset(at));
+                f.store(y.at().plus(i, 4).offset(2 * step + at - 2), v);
+            }
+            let next = f.add_const(cursor, step);
+            f.assign(cursor, next);
+        }
+    });
+    let x = (0..32).map(|i| i as f32).collect();
+    check(&f.finish().expect("well formed"), &[Data::F32(x), Data::F32(vec![0.0; 12])], &[1]);
+}
+
+pub fn values_are_read_before_what_overwrites_them(check: Check) {
+    let mut f = Builder::new("order");
+    let y = f.output("y", Elem::F32);
+    let row = f.scratch("row", Elem::F32, 8);
+    let one = f.f32(1.0);
+    f.store(row.at(), one);
+    // Each value is read once, after a store to where it came from, or after its operand has changed.
+    let (from_buffer, from_scratch) = (f.load(y.at()), f.load(row.at()));
+    let before = f.load(y.at().offset(1));
+    let sum = f.var("sum", before);
+    let twice = f.add(sum, sum);
+    let nine = f.f32(9.0);
+    f.store(y.at(), nine);
+    f.store(row.at(), nine);
+    f.assign(sum, nine);
+    f.store(y.at().offset(2), from_buffer);
+    f.store(y.at().offset(3), from_scratch);
+    f.store(y.at().offset(4), twice);
+    let late = f.load(y.at().offset(5));
+    f.for_("i", 5, 7, 1, |f, i| f.store(y.at().plus(i, 1), nine));
+    f.store(y.at().offset(7), late);
+    let y = (0..8).map(|i| i as f32 + 0.5).collect();
+    check(&f.finish().expect("well formed"), &[Data::F32(y)], &[]);
+}
+
+pub fn bounds_are_evaluated_once(check: Check) {
+    let mut f = Builder::new("bounds");
+    let y = f.output("y", Elem::F32);
+    let n = f.param("n");
+    let end = f.var("end", n);
+    let one = f.f32(1.0);
+    f.for_("i", 0, end, 1, |f, i| {
+        f.store(y.at().plus(i, 1), one);
+        let less = f.add_const(end, -2);
+        f.assign(end, less);
+    });
+    f.for_("i", end, n, 3, |f, i| {
+        let shifted = f.add(i, n);
+        f.store(y.at().plus(shifted, 1).offset(1), one);
+    });
+    check(&f.finish().expect("well formed"), &[Data::F32(vec![0.0; 16])], &[6]);
+}
+
 /// One loop over `x`: `y = function(x)`, expanded.
 pub fn expanded(function: RowFn, lanes: usize) -> Func {
     let mut f = Builder::new(function.name());

@@ -98,7 +98,8 @@ macro_rules! cases {
 cases! {
     unary_operations binary_operations comparisons conversions index_conversions_and_divisions wide_index_divisions lanes
     the_second_of_two_nans_or_zeros_loses loops_tails_and_branches an_index_that_a_loop_changes_moves_its_addresses
-    transcendental_functions_keep_their_bounds
+    an_index_set_between_two_accesses_moves_the_second values_are_read_before_what_overwrites_them
+    bounds_are_evaluated_once transcendental_functions_keep_their_bounds
 }
 
 proptest! {
