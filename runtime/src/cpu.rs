@@ -1,14 +1,16 @@
 //! The CPU executor: a prepared program, its memory and the workers that run it.
 //!
 //! A step is the program's rounds in order. In a round every worker takes the next task that nobody has taken; then all meet at a barrier.
-//! Which worker runs a task never matters to its result, and the tasks of a round touch disjoint memory, so results are bit-equal for any
-//! number of threads.
+//! Rounds of one task, or too short for a barrier to pay, are worker 0's alone, and between two such rounds there is none: decoding one token
+//! is mostly these. Which worker runs a task never matters to its result, and the tasks of a round touch disjoint memory, so results are
+//! bit-equal for any number of threads.
 //!
 //! Invariants
 //! - All memory is allocated by [`CpuExecutor::new`]; `write`, `read_into` and `step` allocate nothing.
 //! - Temporaries lie in one slab at the offsets of the program's plan; inputs, states and outputs have buffers of their own.
-//! - Rounds too short to be worth waking other threads for are run by worker 0 alone, between the same barriers.
+//! - A round that several workers share starts after a barrier that follows all earlier rounds, and ends at one that precedes all later rounds.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,8 +19,34 @@ use tinygpt_ir::program::{BufferId, Place, Program};
 
 use crate::executor::{Executor, MemoryReport, Role, Slot, Slots};
 use crate::tensor::{DType, HostTensor};
-use crate::workers::Workers;
+use crate::workers::{Barrier, Workers};
 use crate::{Error, Result};
+
+/// Estimated nanoseconds of a round on one thread below which it is worker 0's alone.
+const ALONE_NS: f64 = 4_000.0;
+
+/// Rounds with a barrier after them and none between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Span {
+    /// Of worker 0.
+    Alone(Range<usize>),
+    /// Of all workers.
+    Shared(usize),
+}
+
+/// The spans of a step, given each round's number of tasks and its cost.
+fn spans(rounds: impl IntoIterator<Item = (usize, f64)>, threads: usize) -> Vec<Span> {
+    let mut out: Vec<Span> = Vec::new();
+    for (round, (tasks, cost)) in rounds.into_iter().enumerate() {
+        let alone = threads == 1 || tasks <= 1 || cost < ALONE_NS;
+        match out.last_mut() {
+            Some(Span::Alone(range)) if alone => range.end = round + 1,
+            _ if alone => out.push(Span::Alone(round..round + 1)),
+            _ => out.push(Span::Shared(round)),
+        }
+    }
+    out
+}
 
 /// One aligned piece of memory.
 #[repr(C, align(64))]
@@ -49,6 +77,7 @@ pub struct CpuExecutor {
     slots: Slots,
     /// Address and bytes of each slot's buffer, in the order of `slots`.
     at: Vec<(*mut u8, usize)>,
+    spans: Vec<Span>,
     /// Counters of taken tasks, one a round.
     taken: Vec<AtomicUsize>,
     /// Scratch of each worker.
@@ -123,6 +152,7 @@ impl CpuExecutor {
             scratch.push(ScratchPtr(memory[last].ptr()));
         }
         let at = slot_buffers.iter().map(|b| (addresses[b.index()], program.buffers[*b].bytes())).collect();
+        let spans = spans((0..bound.rounds()).map(|round| (bound.tasks(round), bound.cost(round))), workers.threads());
         let taken = (0..bound.rounds()).map(|_| AtomicUsize::new(0)).collect();
         Ok(CpuExecutor {
             program,
@@ -131,6 +161,7 @@ impl CpuExecutor {
             workers,
             slots,
             at,
+            spans,
             taken,
             scratch,
             _memory: memory,
@@ -185,19 +216,34 @@ impl Executor for CpuExecutor {
             t.store(0, Ordering::Relaxed);
         }
         let (bound, taken, scratch) = (&self.bound, &self.taken, &self.scratch);
-        self.workers.run(&|worker, barrier| {
-            for (round, taken) in taken.iter().enumerate() {
-                let tasks = bound.tasks(round);
-                loop {
-                    let task = taken.fetch_add(1, Ordering::Relaxed);
-                    if task >= tasks {
-                        break;
-                    }
-                    // SAFETY: rounds are separated by the barrier, the counter hands each task out once, the scratch is this worker's, and the
-                    // executor owns all buffers and is borrowed mutably.
-                    unsafe { bound.run(round, task, scratch[worker].0) };
+        let round = |round: usize, worker: usize| {
+            let tasks = bound.tasks(round);
+            loop {
+                let task = taken[round].fetch_add(1, Ordering::Relaxed);
+                if task >= tasks {
+                    break;
                 }
-                barrier.wait();
+                // SAFETY: a round is one worker's, after all that this worker or a barrier put before it, or shared between two barriers; the counter
+                // hands each task out once, the scratch is this worker's, and the executor owns all buffers and is borrowed mutably.
+                unsafe { bound.run(round, task, scratch[worker].0) };
+            }
+        };
+        if let [Span::Alone(rounds)] = &self.spans[..] {
+            rounds.clone().for_each(|r| round(r, 0));
+            return Ok(());
+        }
+        let spans = &self.spans;
+        self.workers.run(&|worker, barrier: &Barrier| {
+            for (i, span) in spans.iter().enumerate() {
+                // `Workers::run` begins and ends with one.
+                if i > 0 {
+                    barrier.wait();
+                }
+                match span {
+                    Span::Alone(rounds) if worker == 0 => rounds.clone().for_each(|r| round(r, 0)),
+                    Span::Alone(_) => {}
+                    Span::Shared(r) => round(*r, worker),
+                }
             }
         });
         Ok(())
@@ -236,4 +282,19 @@ fn copy_out(from: &[u8], value: &mut HostTensor) -> Result<()> {
         _ => value.fill_from_bytes(from),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_rounds_and_single_tasks_are_one_workers_in_a_row() {
+        let long = 10.0 * ALONE_NS;
+        let rounds = [(1, long), (4, 1.0), (2, long), (2, long), (9, 1.0), (1, 1.0), (3, long)];
+        let expected = [Span::Alone(0..2), Span::Shared(2), Span::Shared(3), Span::Alone(4..6), Span::Shared(6)];
+        assert_eq!(spans(rounds, 2), expected);
+        assert_eq!(spans(rounds, 1), [Span::Alone(0..7)]);
+        assert_eq!(spans([], 2), []);
+    }
 }

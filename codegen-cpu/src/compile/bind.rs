@@ -219,6 +219,11 @@ impl Bound {
         self.rounds[round].len()
     }
 
+    /// Estimated nanoseconds of a round on one thread.
+    pub fn cost(&self, round: usize) -> f64 {
+        self.rounds[round].iter().map(|task| task.cost).sum()
+    }
+
     /// The kernel that a task belongs to.
     pub fn kernel(&self, round: usize, task: usize) -> KernelId {
         self.rounds[round][task].kernel
