@@ -136,6 +136,7 @@ pub struct WasmModule {
     pub bytes: Vec<u8>,
     pub layout: Layout,
     pub report: Report,
+    threaded: bool,
     /// For each entry and kernel, its functions.
     kernels: Vec<Vec<Vec<usize>>>,
     /// For each entry and kernel, where it comes from.
@@ -179,9 +180,27 @@ impl WasmModule {
         out
     }
 
-    /// The text of the whole module, each function under what it does.
+    /// The text of the whole module, each function under what it does, all of it under what lies where in memory.
     pub fn wat(&self) -> String {
-        text::commented(&self.bytes, &self.comments)
+        text::commented(&self.bytes, &self.memory_map(), &self.comments)
+    }
+
+    /// What lies where in memory, for the reader of a listing.
+    fn memory_map(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if self.threaded {
+            let words = threads::WORDS.map(|(name, at)| format!("{at} {name}"));
+            lines.push(format!("words by which threads meet: {}", words.join(", ")));
+        }
+        for entry in &self.layout.entries {
+            for slot in entry.params.iter().chain(&entry.outputs) {
+                let (kind, dtype, shape) = (slot.kind.name(), slot.dtype, &slot.shape);
+                lines.push(format!("{} {kind} of {}: {} {dtype}{shape:?}", slot.offset, entry.name, slot.name));
+            }
+        }
+        let Layout { fixed_bytes, thread_bytes, .. } = self.layout;
+        lines.push(format!("{fixed_bytes} scratch, {thread_bytes} bytes a thread"));
+        lines
     }
 }
 

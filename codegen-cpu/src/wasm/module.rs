@@ -136,6 +136,7 @@ pub fn build(entries: &[Entry<'_>], options: &WasmOptions) -> Result<WasmModule,
     Ok(WasmModule {
         layout: plan.layout,
         report,
+        threaded: options.threads,
         kernels: prepared.iter().map(|p| p.functions.clone()).collect(),
         comments: functions.into_iter().map(|f| f.comments).collect(),
         provenance: entries.iter().map(|e| e.program.kernels.values().map(provenance).collect()).collect(),
@@ -291,6 +292,10 @@ impl<'e> RoundEmit<'_, 'e> {
         let mut body = wasm_encoder::Function::new_with_locals_types(locals.iter().copied());
         body.raw(std::mem::take(&mut self.code));
         let name = format!("{}.stage_{}{phase}", self.entry.name, round.stage);
+        let tasks = match round.tasks() {
+            1 => "1 task".to_string(),
+            n => format!("{n} tasks"),
+        };
         let how = if parallel { "all threads" } else { "thread 0" };
         let mut names: Vec<&str> =
             round.runs.iter().flat_map(|r| &r.calls).map(|c| self.kernel_name(c.kernel)).collect();
@@ -301,7 +306,7 @@ impl<'e> RoundEmit<'_, 'e> {
             result: None,
             body,
             locals: vec!["scratch".into(), "task".into()].into_iter().take(1 + locals.len()).collect(),
-            comments: vec![format!("{} tasks on {how}: {}", round.tasks(), names.join(", "))],
+            comments: vec![format!("{tasks} on {how}: {}", names.join(", "))],
         })
     }
 

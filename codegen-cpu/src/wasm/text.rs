@@ -37,9 +37,9 @@ pub fn functions(bytes: &[u8], count: usize) -> Vec<String> {
     out
 }
 
-/// The text of a module with comments above its functions.
-pub fn commented(bytes: &[u8], comments: &[Vec<String>]) -> String {
-    let mut out = String::new();
+/// The text of a module with comments above it and above its functions.
+pub fn commented(bytes: &[u8], head: &[String], comments: &[Vec<String>]) -> String {
+    let mut out: String = head.iter().map(|line| format!(";; {line}\n")).collect();
     let mut comments = comments.iter();
     for line in wat(bytes).lines() {
         if begins_function(line) {

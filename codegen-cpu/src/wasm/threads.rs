@@ -35,6 +35,18 @@ pub const LEADER_SLEEPS: usize = SLEEPERS + 4;
 /// What the released threads do: 0 to return from `worker`, else the number of an entry, from 1.
 pub const COMMAND: usize = control(6);
 
+/// The words' names and addresses, for listings.
+pub const WORDS: [(&str, usize); 8] = [
+    ("threads", THREADS),
+    ("spins", SPINS),
+    ("arrived", ARRIVED),
+    ("generation", GENERATION),
+    ("next task", NEXT),
+    ("sleepers", SLEEPERS),
+    ("thread 0 sleeps", LEADER_SLEEPS),
+    ("command", COMMAND),
+];
+
 /// Code that works on control words.
 pub struct Words<'a> {
     pub sink: InstructionSink<'a>,
