@@ -530,6 +530,7 @@ impl<'a> Clusters<'a> {
     /// Merges reduce clusters over one space and axes that read a common large value, and pointwise clusters of scalars.
     fn merge_siblings(&mut self) {
         for a in 0..self.list.len() {
+            let mut strangers = 0;
             for b in a + 1..self.list.len() {
                 let (Some(&first), Some(&second)) = (self.list[a].nodes.first(), self.list[b].nodes.first()) else {
                     continue;
@@ -543,7 +544,12 @@ impl<'a> Clusters<'a> {
                     _ => continue,
                 };
                 let merged = self.may_merge(a, b, fused);
-                self.remarks.edge(first, second, merged.err().unwrap_or(fused));
+                let reason = merged.err().unwrap_or(fused);
+                strangers += usize::from(reason == Reason::NoCommonValue);
+                // Of the many kernels that have nothing in common with this one, the first is remark enough.
+                if reason != Reason::NoCommonValue || strangers == 1 {
+                    self.remarks.edge(first, second, reason);
+                }
                 if merged.is_ok() {
                     let maps = self.list[b].nodes.iter().map(|n| self.map(*n).clone()).collect();
                     self.merge(a, b, maps);

@@ -94,7 +94,7 @@ reasons! {
     Between NotFused "a third kernel lies between them";
     SharedProduct NotFused "one of the products has other readers, so it is computed by itself";
     OtherSides NotFused "the products differ in which axes are batch, rows and columns";
-    NoCommonValue NotFused "they read no common value of full size";
+    NoCommonValue NotFused "their kernels, over the same rows, read no common value of full size";
     Dependent NotFused "one of the kernels depends on the other";
     TooManyBytes NotFused "the merged kernel would bind more buffers or bytes than the target takes";
     Awaited NotFused "another kernel waits for this one, and would wait for the whole merged kernel";
