@@ -309,6 +309,9 @@ pub struct DumpArgs {
     /// Only kernels whose name matches this regular expression
     #[arg(long, value_name = "RE")]
     pub kernel: Option<String>,
+    /// Print what fusion considered, what it decided, and why, instead of the kernels of the stage fused
+    #[arg(long, requires = "stage")]
+    pub remarks: bool,
     /// Leave out the comments that name the DSL lines of nodes and kernels
     #[arg(long)]
     pub no_lines: bool,
@@ -425,6 +428,7 @@ mod tests {
             "tinygpt dump --preset tiny --after split-reduce --no-lines",
             "tinygpt dump --preset tiny --diff grad simplify --target gpu",
             "tinygpt dump --preset tiny --all -o d",
+            "tinygpt dump --preset tiny --stage fused --remarks",
             "tinygpt train --backend gpu --adapter H100 --checked --no-tune",
             "tinygpt check tests/filetests a.gir --bless --filter simplify",
             "tinygpt devices",

@@ -166,6 +166,20 @@ fn every_reason_of_fusion_has_a_filetest() {
     }
 }
 
+/// Of a model, remarks name scopes and DSL lines.
+#[test]
+fn dump_shows_remarks() {
+    let cli = Cli::new();
+    let text = cli.ok("dump --preset tiny --stage fused --remarks").stdout;
+    let residual = text.lines().find(|l| l.contains("[blocks.1, models/gpt.rs:")).unwrap_or_else(|| panic!("{text}"));
+    assert!(["fused ", "not fused ", "stored ", "recomputed "].iter().any(|kind| residual.starts_with(kind)));
+    for target in ["cpu", "gpu"] {
+        let plain = cli.ok(&format!("dump --preset tiny --stage fused --remarks --no-lines --target {target}")).stdout;
+        assert!(plain.lines().count() > 100 && !plain.contains(".rs:"), "{plain}");
+    }
+    cli.refused("dump --preset tiny --stage graph --remarks", 2, "--remarks shows what the stage fused decided");
+}
+
 #[test]
 fn every_invariant_has_a_filetest() {
     let refused_by_reader = |expected: &str| expected.lines().nth(2).is_some_and(|l| l.starts_with("line "));

@@ -58,6 +58,10 @@ pub fn run(args: &DumpArgs) -> Result<Ending> {
                 return Err(Error::input("--stage wasm is binary: name a directory for it with -o, or take --stage wat"));
             }
             let target = target_of(stage, args.target)?;
+            if args.remarks {
+                let text = model.remarks(stage, target)?;
+                return deliver(args.out.as_deref(), "remarks.txt", &text).map(|()| Ending::Done);
+            }
             for file in model.files(stage, target)? {
                 deliver(args.out.as_deref(), &file.name, &file.contents)?;
             }
@@ -104,6 +108,20 @@ impl Model {
         let stages = self.stages(target)?;
         let kernels = chosen(&stages.compiled.program, self.kernels.as_ref())?;
         render(&stages.compiled, stage, &self.options, &kernels)
+    }
+
+    /// The decisions of fusion, one a line.
+    fn remarks(&self, stage: Stage, target: Target) -> Result<String> {
+        if stage != Stage::Fused || self.kernels.is_some() {
+            return Err(Error::input("--remarks shows what the stage fused decided: give --stage fused, and no --kernel"));
+        }
+        let compiled = self.stages(target)?.compiled;
+        let mut graph = compiled.passes.graph;
+        if !self.options.lines {
+            graph.nodes.values_mut().for_each(|n| n.loc = None);
+        }
+        let remarks = tinygpt_passes::fuse::remarks(&graph, &compiled.program.target).map_err(Error::failed)?;
+        Ok(remarks.iter().map(|r| r.line(&graph) + "\n").collect())
     }
 
     fn after(&self, pass: &str, target: Target) -> Result<File> {
