@@ -1,20 +1,23 @@
 //! Project commands, run as `cargo xtask COMMAND` (the alias is in `.cargo/config.toml`).
 //!
 //! - `test`: every test there is, doc tests included;
-//! - `ci`: format, clippy with warnings denied, then `test`; `.ci/run` calls it;
+//! - `ci`: format, clippy with warnings denied, the runner compiled and compared, then `test`; `.ci/run` calls it;
+//! - `web`: the compiler for the page, built for wasm32;
 //! - `bench-peers`: `tinygpt bench` and PyTorch, run alternately on the same model.
 //!
 //! Invariants:
-//! - One profile and one target directory: every cargo command here is `--release` and leaves the target
+//! - One profile and one target directory: every cargo command here but that of `web` is `--release` and leaves the target
 //!   directory to cargo, so what is linted, tested and timed is what runs, and nothing is built twice.
 //! - Commands run in the workspace root, wherever `cargo xtask` was called.
 //! - Exit status: 0 done, 1 a step or a test failed, 2 usage or something needed is missing.
 
 mod peers;
 mod suite;
+mod web;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 
@@ -31,6 +34,8 @@ enum Task {
     Test,
     /// What CI runs: format check, clippy with warnings denied, then the test command
     Ci,
+    /// Build the compiler for the page (web/dist/tinygpt_web.wasm), and print its size
+    Web(web::Args),
     /// Time `tinygpt bench` and PyTorch alternately, and print the ratio of the medians
     BenchPeers(peers::Args),
 }
@@ -48,6 +53,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Task::Test => suite::test(),
         Task::Ci => suite::ci(),
+        Task::Web(args) => web::web(&args),
         Task::BenchPeers(args) => peers::bench_peers(&args),
     };
     let (message, status) = match result {
@@ -69,6 +75,16 @@ fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(root());
     command
+}
+
+/// Run one command with its output passed through; an error when it cannot start or fails.
+fn step(command: &mut Command) -> Result<(), Failure> {
+    let name = spelled(command);
+    eprintln!("xtask: {name}");
+    let start = Instant::now();
+    let status = command.status().map_err(|error| Failure::Unusable(format!("cannot start `{name}`: {error}")))?;
+    eprintln!("xtask: {name}: {:.1} s", start.elapsed().as_secs_f64());
+    if status.success() { Ok(()) } else { Err(Failure::Failed(format!("`{name}` failed ({status})"))) }
 }
 
 /// The command as one would type it, for messages.

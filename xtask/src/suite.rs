@@ -11,27 +11,37 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::{Failure, cargo, root, spelled};
+use crate::{Failure, cargo, root, spelled, step, web};
 
 const NEEDS: &str = "\
 Needs beyond the Rust toolchain (rustup installs that from rust-toolchain.toml): a C compiler called `cc`, for
 rustc to link with and for capstone, the disassembler of `dump --stage asm`. On Debian: apt-get install gcc libc6-dev
-Tests of the GPU backend need a Vulkan driver (a software one does: apt-get install mesa-vulkan-drivers libvulkan1), and the one that
-asks Chromium's shader compiler needs Node (apt-get install nodejs npm). Where they are missing these tests say `skipped`, unless
-TINYGPT_REQUIRE_GPU=1 and TINYGPT_REQUIRE_TINT=1 are set. Nothing else: no network once cargo and npm have fetched their packages.";
+Some tests need more, say `skipped` where it is missing, and fail instead where the variable beside it is 1:
+  a Vulkan driver, a software one does   apt-get install mesa-vulkan-drivers libvulkan1   TINYGPT_REQUIRE_GPU
+  Node, for WebAssembly                  apt-get install nodejs npm                       TINYGPT_REQUIRE_NODE
+  and for Chromium's shader compiler     (npm fetches it)                                 TINYGPT_REQUIRE_TINT
+  Chromium, for modules in a page        apt-get install chromium                         TINYGPT_REQUIRE_CHROMIUM
+  Rust for wasm32, for the compiler      rustup target add wasm32-unknown-unknown         TINYGPT_REQUIRE_WEB
+  in a page; xtask adds the target
+.ci/run installs all of it and sets all variables. No network once cargo, rustup and npm have fetched their packages.";
 
 /// Run every test of the workspace.
 pub fn test() -> Result<(), Failure> {
     println!("{NEEDS}");
+    fetch_packages()?;
+    unless_required("TINYGPT_REQUIRE_WEB", web::build(false, false))?;
     let totals = run_tests()?;
     totals.conclude()
 }
 
-/// Format check, clippy, and the tests; stops at the first step that fails.
+/// Format check, clippy, the runner's JavaScript, the compiler for the page, and the tests; stops at the first step that fails.
 pub fn ci() -> Result<(), Failure> {
     println!("{NEEDS}");
     step(&mut cargo(&["fmt", "--all", "--check"]))?;
     step(&mut cargo(&["clippy", "--workspace", "--all-targets", "--release", "--", "-D", "warnings"]))?;
+    fetch_packages()?;
+    check_runner()?;
+    unless_required("TINYGPT_REQUIRE_WEB", web::build(false, true))?;
     let totals = run_tests()?;
     totals.conclude()
 }
@@ -71,18 +81,51 @@ enum Runner {
     Nextest,
 }
 
-/// Fetches Dawn for Node, which holds Chromium's shader compiler, where there is npm.
-fn fetch_tint() -> Result<(), Failure> {
-    let folder = root().join("codegen-wgsl/tint");
-    let has_npm = Command::new("npm").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if folder.join("node_modules/webgpu").is_dir() || !has_npm.is_ok_and(|status| status.success()) {
+/// Lets go of a step that needs something which is missing, unless this variable demands it.
+fn unless_required(variable: &str, outcome: Result<(), Failure>) -> Result<(), Failure> {
+    match outcome {
+        Err(Failure::Unusable(message)) if std::env::var_os(variable).is_none_or(|value| value != "1") => {
+            eprintln!("xtask: skipped: {message}");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Fetches the packages of Node that tests use, where there is npm and they are missing or older than their lock file: Dawn, which holds
+/// Chromium's shader compiler, and what drives Chromium and compiles the runner.
+fn fetch_packages() -> Result<(), Failure> {
+    if !has_npm() {
         return Ok(());
     }
-    step(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(folder))
+    for folder in ["codegen-wgsl/tint", "web"] {
+        let folder = root().join(folder);
+        let changed = |file: &str| std::fs::metadata(folder.join(file)).and_then(|data| data.modified()).ok();
+        // npm writes this copy of the lock file last.
+        if changed("node_modules/.package-lock.json") < changed("package-lock.json") {
+            step(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(folder))?;
+        }
+    }
+    Ok(())
+}
+
+/// Compares the runner's JavaScript, which is in the repository, with what its TypeScript compiles to.
+fn check_runner() -> Result<(), Failure> {
+    let checked = match has_npm() {
+        true => step(Command::new("npm").args(["run", "--silent", "check"]).current_dir(root().join("web"))),
+        false => Err(Failure::Unusable(
+            "found no npm, expected one to compile the runner with: install nodejs and npm".into(),
+        )),
+    };
+    unless_required("TINYGPT_REQUIRE_NODE", checked)
+}
+
+fn has_npm() -> bool {
+    let version = Command::new("npm").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    version.is_ok_and(|status| status.success())
 }
 
 fn run_tests() -> Result<Totals, Failure> {
-    fetch_tint()?;
     let ignored_too = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
     let runner = if has_nextest() { Runner::Nextest } else { Runner::Libtest };
     // --no-fail-fast everywhere: one failing test does not hide the others.
@@ -115,17 +158,7 @@ fn has_nextest() -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Run one command with its output passed through; an error when it cannot start or fails.
-fn step(command: &mut Command) -> Result<(), Failure> {
-    let name = spelled(command);
-    eprintln!("xtask: {name}");
-    let start = Instant::now();
-    let status = command.status().map_err(|error| Failure::Unusable(format!("cannot start `{name}`: {error}")))?;
-    eprintln!("xtask: {name}: {:.1} s", start.elapsed().as_secs_f64());
-    if status.success() { Ok(()) } else { Err(Failure::Failed(format!("`{name}` failed ({status})"))) }
-}
-
-/// Like [`step`] for a test runner: counts its tests. A runner that fails without naming a failed test (a test
+/// Like [`step`](crate::step) for a test runner: counts its tests. A runner that fails without naming a failed test (a test
 /// that does not compile, say) is an error here; failed tests are the caller's to report.
 fn counted_step(command: &mut Command, runner: Runner) -> Result<Totals, Failure> {
     let name = spelled(command);
