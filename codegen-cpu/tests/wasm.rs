@@ -274,6 +274,9 @@ fn refusals() {
         let error = refused(&names.map(entry));
         assert!(error.contains("expected names"), "{error}");
     }
+    let none = WasmOptions { max_threads: 0, ..WasmOptions::default() };
+    let error = module(&[entry("a")], &none).unwrap_err().to_string();
+    assert!(error.contains("at least 1"), "{error}");
     let mut other = program.clone();
     let state = other.params.iter_mut().find(|p| p.kind != ParamKind::Input).unwrap();
     state.ty.shape.push(1);

@@ -97,6 +97,8 @@ pub enum WasmError {
     RowCall { func: String },
     #[error("an entry is named `{name}`, expected names that differ from each other and from init, worker and stop")]
     EntryName { name: String },
+    #[error("a memory for 0 threads was asked for, expected at least 1")]
+    NoThreads,
     #[error("state `{state}` is {first} and {second}: entries of one module share states, which must agree")]
     StateMismatch { state: String, first: String, second: String },
     #[error(

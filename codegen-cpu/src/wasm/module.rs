@@ -49,6 +49,9 @@ pub fn build(entries: &[Entry<'_>], options: &WasmOptions) -> Result<WasmModule,
             return Err(WasmError::EntryName { name: entry.name.to_string() });
         }
     }
+    if options.max_threads == 0 {
+        return Err(WasmError::NoThreads);
+    }
     let mut kernels = Kernels::default();
     let prepared: Vec<Prepared> = entries.iter().map(|e| kernels.prepare(e)).collect::<Result<_, _>>()?;
     let mut tables = Tables::default();

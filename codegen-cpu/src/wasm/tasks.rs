@@ -10,7 +10,7 @@
 use crate::lower::{BufRef, Lowered};
 use crate::units::Distinct;
 use std::collections::HashMap;
-use tinygpt_ir::program::{KernelId, Program};
+use tinygpt_ir::program::Program;
 
 /// Estimated nanoseconds of work below which calls share a task.
 const TASK_NS: f64 = 20_000.0;
@@ -77,11 +77,11 @@ pub fn rounds(
 ) -> Vec<Round> {
     let places = crate::units::rounds(&program.stages, |k| lowered[distinct.of[k]].phases.len());
     let round = |(stage, phase): (usize, usize)| {
-        let (from, to) = program.stages[stage];
         let mut runs: Vec<Run> = Vec::new();
-        for k in from as usize..to as usize {
+        for id in program.stage_kernels(stage) {
+            let k = id.index();
             let unit = distinct.of[k];
-            let args = &program.kernels[KernelId(k as u32)].args;
+            let args = &program.kernels[id].args;
             let first = runs.len();
             for call in lowered[unit].phases.get(phase).into_iter().flatten() {
                 let bufs = call.bufs.iter().map(|r| match r {
