@@ -23,7 +23,8 @@ fn program(config: &GptConfig, decode: bool) -> Program {
         training_step(&gpt(config).expect("a preset is sound"), &AdamWConfig::default())
     };
     let passes = [Pass::Expand, Pass::Simplify, Pass::SplitReduce, Pass::Simplify];
-    let graph = Pipeline::new(passes).run(step.expect("a preset has gradients")).expect("the passes take presets").graph;
+    let graph =
+        Pipeline::new(passes).run(step.expect("a preset has gradients")).expect("the passes take presets").graph;
     tinygpt_passes::compile::to_program(&graph, &TargetModel::cpu(), true).expect("every op has a kernel")
 }
 
@@ -65,12 +66,9 @@ fn flops(kind: &KernelKind) -> f64 {
         2.0 * products * (s.batch * s.heads * s.q_len * s.k_len * s.head_dim) as f64
     };
     match kind {
-        KernelKind::Contract(k) => k
-            .parts
-            .iter()
-            .map(Product::new)
-            .map(|p| 2.0 * (p.batches() * p.rows() * p.cols() * p.depth()) as f64)
-            .sum(),
+        KernelKind::Contract(k) => {
+            k.parts.iter().map(Product::new).map(|p| 2.0 * (p.batches() * p.rows() * p.cols() * p.depth()) as f64).sum()
+        }
         KernelKind::Attention(k) => attention(&k.shape, 2.0),
         KernelKind::AttentionGrad(k) => attention(&k.shape, 5.0),
         _ => 0.0,
@@ -116,7 +114,17 @@ fn main() {
             };
             let integers = b.dtype != tinygpt_ir::types::DType::F32;
             let state = matches!(b.kind, BufferKind::State { .. });
-            (0..b.len).map(|i| if integers { f32::from_bits(i as u32 % 100) } else if state { next().abs() * 0.1 } else { next() }).collect()
+            (0..b.len)
+                .map(|i| {
+                    if integers {
+                        f32::from_bits(i as u32 % 100)
+                    } else if state {
+                        next().abs() * 0.1
+                    } else {
+                        next()
+                    }
+                })
+                .collect()
         })
         .collect();
     let addresses: Vec<*mut u8> = memory.iter_mut().map(|m| m.as_mut_ptr().cast()).collect();
@@ -125,7 +133,8 @@ fn main() {
     let mut scratch = vec![0u32; prepared.scratch_bytes() / 4 + 16];
     let at = scratch.as_ptr().align_offset(64);
     // Least time of each task over all steps.
-    let tasks: Vec<(usize, usize)> = (0..bound.rounds()).flat_map(|r| (0..bound.tasks(r)).map(move |t| (r, t))).collect();
+    let tasks: Vec<(usize, usize)> =
+        (0..bound.rounds()).flat_map(|r| (0..bound.tasks(r)).map(move |t| (r, t))).collect();
     let mut best = vec![f64::INFINITY; tasks.len()];
     let started = Instant::now();
     let mut steps = 0;

@@ -66,6 +66,11 @@ fn every_transposition_of_many_sizes() {
         (9, 300, 33),
         (20, 13, 400),
         (6, 20, 1000),
+        // Few rows: blocks, groups and single columns; vectors and what is left of k.
+        (1, 200, 70),
+        (2, 130, 36),
+        (3, 66, 5),
+        (4, 128, 129),
     ] {
         for t in 0..8 {
             let args =
@@ -185,7 +190,15 @@ fn siblings_with_wide_gelu_epilogues() {
 fn heads_side_by_side() {
     // A projection [B T, C] -> [B, H, T, D]: m = (B, T), n = (H, D), neither of which merges in the output.
     let mut rng = Rng(33);
-    let (batch, t, heads, d, c) = (2, 33, 3, 20, 24);
+    // Blocks of columns that are uneven, a whole number of heads, and parts of one; one row; few rows.
+    for (batch, t, heads, d) in
+        [(2, 33, 3, 20), (2, 33, 4, 16), (1, 70, 1, 512), (2, 9, 2, 128), (1, 1, 3, 32), (1, 3, 4, 16)]
+    {
+        heads_of(&mut rng, (batch, t, heads, d, 24));
+    }
+}
+
+fn heads_of(rng: &mut Rng, (batch, t, heads, d, c): (usize, usize, usize, usize, usize)) {
     let mut b = B::new(4);
     let acc = b.f32(ScalarOp::Acc(0));
     let bias = b.load(2, DType::F32, &[0, 0, d as i64, 1]);
@@ -209,7 +222,12 @@ fn heads_side_by_side() {
         read(DType::F32, rng.floats(heads * d)),
         write(DType::F32, batch * t * heads * d),
     ];
-    check("heads", &KernelKind::Contract(Contract { parts: vec![part] }), &args, products(c));
+    check(
+        &format!("heads {batch} {t} {heads} {d}"),
+        &KernelKind::Contract(Contract { parts: vec![part] }),
+        &args,
+        products(c),
+    );
 }
 
 /// Shapes with every remainder, causal and not.

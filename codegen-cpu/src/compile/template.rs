@@ -67,6 +67,8 @@ pub struct Backward {
 /// The templates of a kernel; None if none serves it.
 pub fn plan(kind: &KernelKind, args: &[DType], isa: Isa, options: LowerOptions) -> Result<Option<Planned>, String> {
     match kind {
+        // A product of few rows waits for memory: packing would only double what it reads.
+        KernelKind::Contract(k) if k.parts.iter().all(|p| lower::has_few_rows(&Product::new(p))) => Ok(None),
         KernelKind::Contract(k) => contract(k, args, isa, options).map(Some),
         KernelKind::Attention(k) => forward(k, isa),
         KernelKind::AttentionGrad(k) => backward(k, isa),

@@ -90,8 +90,13 @@ pub fn lower(k: &Attention, args: &[DType], options: LowerOptions) -> Result<Low
             b.for_("r", 0, count, 1, |b, r| {
                 let row = scores.at().plus(r, z.keys as i64);
                 let valid = h.visible(b, t0, r);
-                let largest = row_max(b, &row, valid);
-                let total = row_exp(b, h, &row, valid, limit, largest, true).expect("a sum is asked for");
+                let row = Row::new(b, row, valid);
+                let largest = row.max(b);
+                let zeros = b.f32x4(0.0);
+                let total = b.var("sum", zeros);
+                row.exp(b, h, largest, |b, x, _| b.combine_into(total, BinOp::Add, x));
+                row.clear(b, limit);
+                let total = b.reduce(BinOp::Add, total);
                 let one = b.f32(1.0);
                 let inverse = b.div(one, total);
                 b.store(norm.at().plus(r, 1), inverse);
@@ -175,15 +180,17 @@ pub fn lower_grad(k: &AttentionGrad, args: &[DType], options: LowerOptions) -> R
                 let delta = dot(b, dout.at().plus(r, z.dim as i64), (out, out_from.1[3]), s.head_dim);
                 let (p, g) = (probs.at().plus(r, z.keys as i64), grads.at().plus(r, z.keys as i64));
                 let valid = h.visible(b, t0, r);
-                row_exp(b, h, &p, valid, limit, lse, false);
+                let (p, grads) = (Row::new(b, p, valid), Row::new(b, g.clone(), valid));
                 let deltas = b.splat(delta);
-                // P is zero beyond the visible keys, so dS is, whatever the product gave there.
-                b.for_("j", 0, limit, 4, |b, j| {
-                    let (px, gx) = (b.load4(p.clone().plus(j, 1)), b.load4(g.clone().plus(j, 1)));
+                p.set_rest(b, f32::NEG_INFINITY);
+                p.exp(b, h, lse, |b, px, j| {
+                    let gx = b.load4(g.clone().plus(j, 1));
                     let x = b.sub(gx, deltas);
                     let x = b.mul(px, x);
                     b.store(g.clone().plus(j, 1), x);
                 });
+                p.clear(b, limit);
+                grads.clear(b, limit);
             });
             // Rows past the last query add nothing.
             b.for_("r", count, z.block, 1, |b, r| {
@@ -342,73 +349,76 @@ fn copy_block(b: &mut Builder, h: &Head, from: Operand, t0: Reg, count: Reg, to:
     copy(b, h, from, Some(t0), count.into(), h.sizes.block, padded(to, h.sizes.dim), scale);
 }
 
-/// `0..n` cut at a multiple of 4: the end of the part that goes in vectors.
-fn vector_end(b: &mut Builder, n: Reg) -> Reg {
-    let n = b.div_const(n, 4);
-    b.mul_const(n, 4)
+/// A row of scores in scratch, of which the first `n` are those of visible keys. Its length is a multiple of 4.
+struct Row {
+    addr: Addr,
+    n: Reg,
+    /// `n` rounded up to whole vectors.
+    end: Reg,
 }
 
-/// The largest of the first `n` elements.
-fn row_max(b: &mut Builder, row: &Addr, n: Reg) -> Reg {
-    let least = b.f32x4(f32::NEG_INFINITY);
-    let acc = b.var("max", least);
-    let end = vector_end(b, n);
-    b.for_("j", 0, end, 4, |b, j| {
-        let x = b.load4(row.clone().plus(j, 1));
-        b.combine_into(acc, BinOp::Max, x);
-    });
-    let max = b.reduce(BinOp::Max, acc);
-    let max = b.var("max", max);
-    b.for_("j", end, n, 1, |b, j| {
-        let x = b.load(row.clone().plus(j, 1));
-        b.combine_into(max, BinOp::Max, x);
-    });
-    max
-}
+impl Row {
+    fn new(b: &mut Builder, addr: Addr, n: Reg) -> Row {
+        let end = b.add_const(n, 3);
+        let end = b.div_const(end, 4);
+        Row { addr, n, end: b.mul_const(end, 4) }
+    }
 
-/// Replaces the first `n` elements x by e^(x - shift) and the rest, up to `limit`, by 0; gives their sum if asked for.
-fn row_exp(b: &mut Builder, h: &Head, row: &Addr, n: Reg, limit: Idx, shift: Reg, total: bool) -> Option<Reg> {
-    let shifts = b.splat(shift);
-    let end = vector_end(b, n);
-    if h.rows {
-        each(b, row, end, n, |b, x| {
-            let shift = if b.ty(x).is_vector() { shifts } else { shift };
-            b.sub(x, shift)
+    fn at(&self, j: Reg) -> Addr {
+        self.addr.clone().plus(j, 1)
+    }
+
+    /// Sets what a last vector has beyond `n`.
+    fn set_rest(&self, b: &mut Builder, x: f32) {
+        let x = b.f32(x);
+        b.for_("j", self.n, self.end, 1, |b, j| b.store(self.at(j), x));
+    }
+
+    /// The largest of the first `n` elements, which whole vectors hold from here on: the rest of the last one becomes -inf.
+    fn max(&self, b: &mut Builder) -> Reg {
+        self.set_rest(b, f32::NEG_INFINITY);
+        let least = b.f32x4(f32::NEG_INFINITY);
+        let acc = b.var("max", least);
+        b.for_("j", 0, self.end, 4, |b, j| {
+            let x = b.load4(self.at(j));
+            b.combine_into(acc, BinOp::Max, x);
         });
-        b.call_row(RowFn::Exp, row.clone(), row.clone(), n);
-    } else {
-        each(b, row, end, n, |b, x| {
-            let shift = if b.ty(x).is_vector() { shifts } else { shift };
-            let x = b.sub(x, shift);
-            b.exp(x)
+        b.reduce(BinOp::Max, acc)
+    }
+
+    /// Replaces the elements x of whole vectors by e^(x - shift), which is 0 where x is -inf; `then` gets each vector and its index.
+    fn exp(&self, b: &mut Builder, h: &Head, shift: Reg, then: impl Fn(&mut Builder, Reg, Reg)) {
+        let shift = b.splat(shift);
+        let shifted = |b: &mut Builder, j: Reg| {
+            let x = b.load4(self.at(j));
+            b.sub(x, shift)
+        };
+        if h.rows {
+            b.for_("j", 0, self.end, 4, |b, j| {
+                let x = shifted(b, j);
+                b.store(self.at(j), x);
+            });
+            b.call_row(RowFn::Exp, self.addr.clone(), self.addr.clone(), self.end);
+        }
+        b.for_("j", 0, self.end, 4, |b, j| {
+            let x = if h.rows {
+                b.load4(self.at(j))
+            } else {
+                let x = shifted(b, j);
+                let x = b.exp(x);
+                b.store(self.at(j), x);
+                x
+            };
+            then(b, x, j);
         });
     }
-    let zero = b.f32(0.0);
-    b.for_("j", n, limit, 1, |b, j| b.store(row.clone().plus(j, 1), zero));
-    total.then(|| {
-        let zeros = b.f32x4(0.0);
-        let acc = b.var("sum", zeros);
-        // What lies beyond n is zero up to whole tiles.
-        b.for_("j", 0, limit, 4, |b, j| {
-            let x = b.load4(row.clone().plus(j, 1));
-            b.combine_into(acc, BinOp::Add, x);
-        });
-        b.reduce(BinOp::Add, acc)
-    })
-}
 
-/// Replaces each of the first `n` elements, `0..end` of them in vectors.
-fn each(b: &mut Builder, row: &Addr, end: Reg, n: Reg, f: impl Fn(&mut Builder, Reg) -> Reg) {
-    b.for_("j", 0, end, 4, |b, j| {
-        let x = b.load4(row.clone().plus(j, 1));
-        let x = f(b, x);
-        b.store(row.clone().plus(j, 1), x);
-    });
-    b.for_("j", end, n, 1, |b, j| {
-        let x = b.load(row.clone().plus(j, 1));
-        let x = f(b, x);
-        b.store(row.clone().plus(j, 1), x);
-    });
+    /// Zeros from `n` to `limit`, a multiple of 4: whatever was there, hidden keys add nothing.
+    fn clear(&self, b: &mut Builder, limit: Idx) {
+        self.set_rest(b, 0.0);
+        let zero = b.f32x4(0.0);
+        b.for_("j", self.end, limit, 4, |b, j| b.store(self.at(j), zero));
+    }
 }
 
 /// The sum of x[d] * y[d] over `0..n`; x has stride 1.

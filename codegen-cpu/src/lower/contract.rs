@@ -13,7 +13,7 @@
 use super::cost::{cut, point_cost};
 use super::epilogue::{Block, analysis, rows_of, run_epilogue};
 use super::eval::Eval;
-use super::matmul::{Mat, pack, tile};
+use super::matmul::{Mat, Side, Strips, pack_strips, tile};
 use super::nest::{idx_reg, split_flat, sum};
 use super::product::{Product, flat_stride};
 use super::{Call, Frame, LowerError, LowerOptions, Lowered, few_rows};
@@ -108,24 +108,36 @@ fn pack_right(
     let b = &mut frame.b;
     let (u0, u1) = (b.param("u0"), b.param("u1"));
     let (nb, nn, depth) = (p.batch.len(), p.n.len(), p.depth());
-    b.for_("u", u0, u1, 1, |b, u| {
-        let [copy, panel] = split_flat(b, &[t.copies, t.panels], u)[..] else { unreachable!("two axes") };
-        let row0 = b.mul_const(panel, t.nr as i64);
-        let start = b.mul_const(u, (depth * t.nr) as i64);
+    let panels = |b: &mut Builder, copy: Reg, first: Reg, count: Reg, start: Reg| {
+        let row0 = b.mul_const(first, t.nr as i64);
+        let start = b.mul_const(start, (depth * t.nr) as i64);
         let mut done = 0;
         for (term, src) in p.terms.iter().zip(&sources) {
             let c = &term.rhs.at.coeffs;
             let from = batch_base(b, src.at().offset(term.rhs.at.offset), &p.batch, &c[..nb], copy);
             let k: usize = term.k.iter().product();
+            let side = Side { from, rows: (&p.n, &c[nb..nb + nn]), ks: (&term.k, &c[nb + nn..]) };
             let to = packed.at().plus(start, 1).offset((done * t.nr) as i64);
-            pack(b, from, (&p.n, &c[nb..nb + nn]), (&term.k, &c[nb + nn..]), t.nr, row0, (0.into(), k.into()), to);
+            let to = Strips { addr: to, width: t.nr, apart: (depth * t.nr) as i64 };
+            pack_strips(b, &side, (0.into(), k.into()), row0, count, &to);
             done += k;
         }
-    });
-    let cost = 0.5 * (depth * t.nr) as f64;
+    };
+    if t.copies == 1 {
+        let (copy, count) = (b.index(0), b.sub(u1, u0));
+        panels(b, copy, u0, count, u0);
+    } else {
+        b.for_("u", u0, u1, 1, |b, u| {
+            let [copy, panel] = split_flat(b, &[t.copies, t.panels], u)[..] else { unreachable!("two axes") };
+            let one = b.index(1);
+            panels(b, copy, panel, one, u);
+        });
+    }
+    let cost = 0.4 * (depth * t.nr) as f64;
     let (func, bufs) = frame.finish()?;
     let func = out.func(func);
-    let calls = cut(t.copies * t.panels, cost, 1).into_iter();
+    // Panels are packed four at a time.
+    let calls = cut(t.copies * t.panels, cost, 4).into_iter();
     Ok(calls
         .map(|(u0, u1)| Call { func, bufs: bufs.clone(), params: vec![u0, u1], cost: cost * (u1 - u0) as f64 })
         .collect())
@@ -200,9 +212,8 @@ impl Sums<'_> {
         let rest = self.p.rows() % t.mr;
         if let Left::Packed { coeffs } = left {
             let strips = self.left.expect("a packed term has strips");
-            let strip = |s: Reg| strips.at().plus(s, self.longest as i64 * mr);
             let (m, k) = coeffs.split_at(self.p.m.len());
-            let to = match (k0, len) {
+            let end_k = match (k0, len) {
                 (Idx::Const(k0), Idx::Const(len)) => Idx::Const(k0 + len),
                 (k0, len) => {
                     let (k0, len) = (idx_reg(b, k0), idx_reg(b, len));
@@ -211,11 +222,9 @@ impl Sums<'_> {
             };
             let end = b.add_const(rows, mr - 1);
             let end = b.div_const(end, mr);
-            b.for_("s", 0, end, 1, |b, s| {
-                let row0 = b.mul_const(s, mr);
-                let row0 = b.add(row0, self.m.0);
-                pack(b, from.clone(), (&self.p.m, m), (&term.k, k), t.mr, row0, (k0, to), strip(s));
-            });
+            let side = Side { from: from.clone(), rows: (&self.p.m, m), ks: (&term.k, k) };
+            let to = Strips { addr: strips.at(), width: t.mr, apart: self.longest as i64 * mr };
+            pack_strips(b, &side, (k0, end_k), self.m.0, end, &to);
         }
         let (depth, k0) = (self.p.depth() as i64, idx_reg(b, k0));
         let (p0, p1) = self.panels;
@@ -301,8 +310,7 @@ fn compute(
             1 => packed.at(),
             _ => packed.at().plus(batch, (t.panels * depth * t.nr) as i64),
         };
-        let block =
-            Sums { p, t, m: rows_range, panels, packed, left, longest, sums, ld: ld as i64, add: !one_block };
+        let block = Sums { p, t, m: rows_range, panels, packed, left, longest, sums, ld: ld as i64, add: !one_block };
         let mut done = 0;
         for (term, src) in p.terms.iter().zip(&sources) {
             let from = src.at().offset(term.lhs.at.offset);
@@ -321,7 +329,8 @@ fn compute(
             }
             done += k;
         }
-        let block = Block { batch, m: rows_range, n: columns };
+        let even = n.is_multiple_of(t.block_n).then_some(t.block_n);
+        let block = Block { batch, m: rows_range, n: columns, columns: even };
         run_epilogue(b, &ev, p, &mut rows, sums.at(), Idx::Const(ld as i64), block);
     });
     let epilogue = point_cost(&an, &[], &p.stores);

@@ -35,7 +35,7 @@ pub fn epilogue(p: &Product, args: &[DType], options: LowerOptions) -> Result<Ep
     let mut rows = rows_of(&an, p, options);
     let mut ev = Eval::new(&an);
     ev.prepare(b, &[], &p.stores);
-    let block = Block { batch, m: (m0, m1), n: (n0, n1) };
+    let block = Block { batch, m: (m0, m1), n: (n0, n1), columns: None };
     run_epilogue(b, &ev, p, &mut rows, tile.at(), Idx::Reg(ld), block);
     let (func, bufs) = frame.finish()?;
     Ok(Epilogue { func, bufs })
@@ -57,6 +57,8 @@ pub struct Block {
     pub batch: Reg,
     pub m: (Reg, Reg),
     pub n: (Reg, Reg),
+    /// The number of columns, if it is known: loops over them then have constant bounds.
+    pub columns: Option<usize>,
 }
 
 /// Runs the epilogue over a block whose sums lie at `tile`, rows `ld` apart.
@@ -84,18 +86,41 @@ pub fn run_epilogue<'a>(
             Idx::Const(ld) => b.mul_const(row, ld),
         };
         let row = b.sub(row, block.n.0);
-        pieces(b, &p.n, block.n.0.into(), block.n.1.into(), &mut |b, outer, start, lo, hi| {
-            let mut ev = ev.clone();
-            for (i, &index) in outer.iter().enumerate() {
-                ev.enter(nb + nm + i, index);
+        let last = p.n[p.n.len() - 1];
+        match block.columns {
+            Some(columns) if p.n.len() == 1 => {
+                ev.move_origin(b, block.n.0);
+                ev.set_acc(0, Acc::Row(tile.clone().plus(row, 1)));
+                ev.prepare(b, &[], &p.stores);
+                rows.row(b, &ev, (0.into(), columns.into()));
             }
-            let column = match start {
-                Some(start) => b.add(row, start),
-                None => row,
-            };
-            ev.set_acc(0, Acc::Row(tile.clone().plus(column, 1)));
-            ev.prepare(b, &[], &p.stores);
-            rows.row(b, &ev, (lo, hi));
-        });
+            // Whole runs of the last axis.
+            Some(columns) if columns.is_multiple_of(last) => {
+                let first = b.div_const(block.n.0, last as i64);
+                b.for_("o", 0, columns / last, 1, |b, o| {
+                    let o = b.add(first, o);
+                    let mut ev = ev.clone();
+                    enter_flat(b, &mut ev, &(nb + nm..nb + nm + p.n.len() - 1).collect::<Vec<_>>(), o);
+                    let start = b.mul_const(o, last as i64);
+                    let column = b.add(row, start);
+                    ev.set_acc(0, Acc::Row(tile.clone().plus(column, 1)));
+                    ev.prepare(b, &[], &p.stores);
+                    rows.row(b, &ev, (0.into(), last.into()));
+                });
+            }
+            _ => pieces(b, &p.n, block.n.0.into(), block.n.1.into(), &mut |b, outer, start, lo, hi| {
+                let mut ev = ev.clone();
+                for (i, &index) in outer.iter().enumerate() {
+                    ev.enter(nb + nm + i, index);
+                }
+                let column = match start {
+                    Some(start) => b.add(row, start),
+                    None => row,
+                };
+                ev.set_acc(0, Acc::Row(tile.clone().plus(column, 1)));
+                ev.prepare(b, &[], &p.stores);
+                rows.row(b, &ev, (lo, hi));
+            }),
+        }
     });
 }

@@ -104,7 +104,7 @@ pub struct Eval<'a> {
     axes: Vec<Option<Reg>>,
     entered: u64,
     /// Added to the vector axis' loop variable: where the strip begins.
-    pub origin: Option<Reg>,
+    origin: Option<Reg>,
     /// Added to the vector axis' index: which vector of an unrolled loop.
     pub shift: i64,
     accs: Vec<Option<Acc>>,
@@ -140,6 +140,16 @@ impl<'a> Eval<'a> {
     /// The loop variable of an axis that is entered.
     pub fn axis(&self, axis: usize) -> Reg {
         self.axes[axis].expect("a loop is entered before its axis is used")
+    }
+
+    /// The strip begins `by` further along the vector axis.
+    pub fn move_origin(&mut self, b: &mut Builder, by: Reg) {
+        self.origin = Some(match self.origin {
+            Some(origin) => b.add(origin, by),
+            None => by,
+        });
+        // Addresses made for the old origin are not this strip's.
+        self.bases.retain(|(_, origin, _), _| *origin == 0);
     }
 
     /// Gives `axis` its loop variable.

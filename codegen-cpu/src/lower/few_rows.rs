@@ -31,6 +31,11 @@ pub enum Way {
     Axpy,
 }
 
+/// Whether a product goes the way of this module.
+pub fn has_few_rows(p: &Product) -> bool {
+    way(p).is_some()
+}
+
 /// The way of a product that has few rows; None if it has many, or its operands are not laid out for either way.
 pub fn way(p: &Product) -> Option<Way> {
     if p.rows() > MOST_ROWS || p.cols() <= p.rows() {
@@ -137,7 +142,8 @@ pub fn lower(
         }
         let zero = b.index(0);
         let one = b.index(m as i64);
-        let block = Block { batch, m: (zero, one), n: (n0, n1) };
+        let columns = n.is_multiple_of(BLOCK_N).then_some(BLOCK_N);
+        let block = Block { batch, m: (zero, one), n: (n0, n1), columns };
         run_epilogue(b, &ev, p, &mut rows, sums.at(), Idx::Const(BLOCK_N as i64), block);
     });
     // The right side comes from memory: about 10 bytes a nanosecond.

@@ -19,7 +19,7 @@ impl Mat {
 }
 
 /// Steps of a loop over k that are unrolled.
-const UNROLL: i64 = 4;
+const UNROLL: i64 = 8;
 
 /// Loops over `0..k` by `stride`, unrolled: `step(k, q)` works at element `k + q`. `k` is a multiple of `stride`.
 ///
@@ -90,58 +90,94 @@ pub fn matmul(b: &mut Builder, m: Idx, n: Idx, k: Idx, a: &Mat, bm: &Mat, c: &Ma
 }
 
 /// Axes of one side of an operand: extents and strides, outermost first.
-type Axes<'a> = (&'a [usize], &'a [i64]);
+pub type Axes<'a> = (&'a [usize], &'a [i64]);
 
-/// Packs `width` rows from flat row `row0`, elements `k.0..k.1` of flat k: element (r, p) goes to `to + (p - k.0) * width + r`. Rows past
-/// the last are zeros.
-pub fn pack(b: &mut Builder, from: Addr, rows: Axes, ks: Axes, width: usize, row0: Reg, k: (Idx, Idx), to: Addr) {
-    let limit = rows.0.iter().product::<usize>() as i64;
-    let w = width as i64;
-    let slow = |b: &mut Builder| {
-        b.for_("r", 0, w, 1, |b, r| {
-            let row = b.add(row0, r);
-            let limit = b.index(limit);
-            let inside = b.cmp(CmpOp::Lt, row, limit);
-            let to = to.clone().plus(r, 1);
-            b.if_else(
-                inside,
-                |b| {
-                    let from = moved(b, from.clone(), rows, row);
-                    copy_k(b, from, ks, k, w, to.clone());
-                },
-                |b| {
-                    let zero = b.f32(0.0);
-                    let (k0, k1) = (idx_reg(b, k.0), idx_reg(b, k.1));
-                    let n = b.sub(k1, k0);
-                    b.for_("p", 0, n, 1, |b, p| b.store(to.clone().plus(p, w), zero));
-                },
-            );
-        });
+/// One side of a product: rows and k of an operand, each by its axes.
+pub struct Side<'a> {
+    pub from: Addr,
+    pub rows: Axes<'a>,
+    pub ks: Axes<'a>,
+}
+
+/// Where strips go: element (r, p) of strip s to `addr + s * apart + p * width + r`.
+pub struct Strips {
+    pub addr: Addr,
+    pub width: usize,
+    pub apart: i64,
+}
+
+/// Packs elements `k.0..k.1` of flat k of `count` strips of rows, the first beginning at flat row `row0`. Rows past the last are zeros.
+pub fn pack_strips(b: &mut Builder, side: &Side, k: (Idx, Idx), row0: Reg, count: Reg, to: &Strips) {
+    /// Strips whose rows, where they lie side by side, are read in one go: it takes fewer instructions, and fewer visits to a page.
+    const GROUP: i64 = 4;
+    let w = to.width as i64;
+    let one = |b: &mut Builder, s: Reg| {
+        let row = b.mul_const(s, w);
+        let row = b.add(row0, row);
+        let to = to.addr.clone().plus(s, to.apart);
+        pack(b, side, k, row, w, to);
     };
-    if rows.0.len() == 1 && rows.1[0] == 1 && width.is_multiple_of(4) {
-        // Rows lie side by side: whole vectors of them move.
-        let end = b.add_const(row0, w);
-        let limit = b.index(limit);
-        let full = b.cmp(CmpOp::Le, end, limit);
-        b.if_else(
-            full,
-            |b| {
-                let from = from.clone().plus(row0, 1);
-                each_k(b, from, ks, k, |b, from, stride, lo, hi, shift| {
-                    b.for_("p", lo, hi, 1, |b, p| {
-                        let at = b.add(p, shift);
-                        for v in 0..w / 4 {
-                            let x = b.load4(from.clone().plus(p, stride).offset(4 * v));
-                            b.store(to.clone().plus(at, w).offset(4 * v), x);
-                        }
-                    });
-                });
-            },
-            slow,
-        );
-    } else {
-        slow(b);
+    if !(side.rows.0.len() == 1 && side.rows.1[0] == 1 && to.width.is_multiple_of(4)) {
+        b.for_("s", 0, count, 1, one);
+        return;
     }
+    let limit = b.index(side.rows.0[0] as i64);
+    let inside = b.sub(limit, row0);
+    let inside = b.div_const(inside, w);
+    let whole = b.min(inside, count);
+    let groups = b.div_const(whole, GROUP);
+    let grouped = b.mul_const(groups, GROUP);
+    b.for_("s", 0, grouped, GROUP, |b, s| {
+        let from = side.from.clone().plus(row0, 1).plus(s, w);
+        let to = Strips { addr: to.addr.clone().plus(s, to.apart), ..*to };
+        move_rows(b, (from, side.ks), k, &to, GROUP);
+    });
+    b.for_("s", grouped, whole, 1, |b, s| {
+        let from = side.from.clone().plus(row0, 1).plus(s, w);
+        let to = Strips { addr: to.addr.clone().plus(s, to.apart), ..*to };
+        move_rows(b, (from, side.ks), k, &to, 1);
+    });
+    b.for_("s", whole, count, 1, one);
+}
+
+/// Packs `strips` strips of rows that lie side by side, in whole vectors.
+fn move_rows(b: &mut Builder, (from, ks): (Addr, Axes), k: (Idx, Idx), to: &Strips, strips: i64) {
+    let w = to.width as i64;
+    each_k(b, from, ks, k, |b, from, stride, lo, hi, shift| {
+        b.for_("p", lo, hi, 1, |b, p| {
+            let at = b.add(p, shift);
+            for s in 0..strips {
+                for v in 0..w / 4 {
+                    let x = b.load4(from.clone().plus(p, stride).offset(s * w + 4 * v));
+                    b.store(to.addr.clone().plus(at, w).offset(s * to.apart + 4 * v), x);
+                }
+            }
+        });
+    });
+}
+
+/// Packs one strip of any layout, row by row.
+fn pack(b: &mut Builder, side: &Side, k: (Idx, Idx), row0: Reg, w: i64, to: Addr) {
+    let limit = side.rows.0.iter().product::<usize>() as i64;
+    b.for_("r", 0, w, 1, |b, r| {
+        let row = b.add(row0, r);
+        let limit = b.index(limit);
+        let inside = b.cmp(CmpOp::Lt, row, limit);
+        let to = to.clone().plus(r, 1);
+        b.if_else(
+            inside,
+            |b| {
+                let from = moved(b, side.from.clone(), side.rows, row);
+                copy_k(b, from, side.ks, k, w, to.clone());
+            },
+            |b| {
+                let zero = b.f32(0.0);
+                let (k0, k1) = (idx_reg(b, k.0), idx_reg(b, k.1));
+                let n = b.sub(k1, k0);
+                b.for_("p", 0, n, 1, |b, p| b.store(to.clone().plus(p, w), zero));
+            },
+        );
+    });
 }
 
 /// The address of the flat number `flat` of axes.

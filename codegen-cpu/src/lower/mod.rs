@@ -40,6 +40,7 @@ mod scatter;
 mod space;
 
 pub use epilogue::{EPILOGUE_PARAMS, Epilogue, epilogue};
+pub use few_rows::has_few_rows;
 pub use product::{Product, offsets};
 
 use std::collections::BTreeSet;

@@ -21,8 +21,8 @@ use tinygpt_vloop::{Builder, Elem, Idx, ScratchId};
 const STRIP: usize = 512;
 /// Longest row whose costly values are kept between sweeps.
 const KEPT_ROW: usize = 4096;
-/// Shortest row for which calling a row function pays.
-const SHORTEST_CALL: usize = 16;
+/// Shortest row for which strips pay.
+const SHORTEST_STRIP: usize = 16;
 
 /// Reductions and their dependencies.
 pub struct Reductions {
@@ -165,13 +165,21 @@ impl<'a> RowCode<'a> {
         let outer = self.cols[..self.cols.len() - 1].to_vec();
         ev.prepare(b, targets, stores);
         nest(b, ev, &outer, targets, stores, &mut |b, ev| {
-            if !self.row_templates || self.extent() < SHORTEST_CALL || self.costly(ev, targets).is_empty() {
+            if !self.row_templates || self.extent() < SHORTEST_STRIP || self.costly(ev, targets).is_empty() {
+                vector_loop(b, ev, range, factor, emit);
+                return;
+            }
+            if let (Idx::Const(0), Idx::Const(n)) = range
+                && n <= STRIP as i64
+            {
+                self.stages(b, ev, range, targets, STRIP);
+                ev.prepare(b, targets, stores);
                 vector_loop(b, ev, range, factor, emit);
                 return;
             }
             b.for_("s", range.0, range.1, STRIP as i64, |b, s| {
                 let mut ev = ev.clone();
-                ev.origin = Some(s);
+                ev.move_origin(b, s);
                 let to = idx_reg(b, range.1);
                 let left = b.sub(to, s);
                 let most = b.index(STRIP as i64);
@@ -196,7 +204,7 @@ impl<'a> RowCode<'a> {
         emit: Emit<'_, 'a>,
     ) {
         let extent = self.extent();
-        if self.row_templates && extent >= SHORTEST_CALL {
+        if self.row_templates && extent >= SHORTEST_STRIP {
             self.stages(b, ev, range, targets, extent);
             ev.prepare(b, targets, stores);
             return vector_loop(b, ev, range, factor, emit);
