@@ -4,7 +4,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use tinygpt::runtime::cli::{Cli, Command};
-use tinygpt::runtime::commands::{bench, check, devices, dump, eval, opt, parity, run, sample, train};
+use tinygpt::runtime::commands::{bench, check, devices, dump, eval, export, opt, parity, run, sample, train};
 
 fn main() -> ExitCode {
     // TINYGPT_LOG=debug shows what each stage of the compiler does, on standard error.
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Opt(args) => opt::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Devices => devices::run(),
     };
     match result {

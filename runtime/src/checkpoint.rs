@@ -25,8 +25,8 @@ use std::path::{Path, PathBuf};
 pub const VERSION: u32 = 1;
 
 const MODEL_FILE: &str = "model.safetensors";
-const OPTIM_FILE: &str = "optim.safetensors";
-const STATE_FILE: &str = "state.json";
+pub const OPTIM_FILE: &str = "optim.safetensors";
+pub const STATE_FILE: &str = "state.json";
 /// Metadata key of model.safetensors that holds the architecture.
 const MODEL_KEY: &str = "tinygpt.model";
 
@@ -92,7 +92,8 @@ impl Checkpoint {
         saved.map(|()| place)
     }
 
-    fn write_files(&self, dir: &Path) -> Result<()> {
+    /// Writes the files into a new directory `dir`; one that is there is replaced.
+    pub(crate) fn write_files(&self, dir: &Path) -> Result<()> {
         // A crashed process of the same number may have left one.
         if dir.exists() {
             fs::remove_dir_all(dir).map_err(|e| Error::writing(dir, e))?;

@@ -37,6 +37,8 @@ pub enum Command {
     Run(RunArgs),
     /// Compare what the compiler makes of filetests with what they expect; exit status 1 where it differs
     Check(CheckArgs),
+    /// Write a model as files for another program
+    Export(Box<ExportArgs>),
     /// List what can run programs here
     Devices,
 }
@@ -47,7 +49,7 @@ pub struct ExecArgs {
     /// What runs the program [default: cpu]
     #[arg(long, value_enum)]
     pub backend: Option<Backend>,
-    /// Threads of the cpu backend [default: one a core]
+    /// Threads of the cpu and wasm backends [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Instruction set of the cpu templates [default: the best this machine has]
@@ -244,6 +246,10 @@ pub enum Stage {
     Clif,
     /// Machine code
     Asm,
+    /// WebAssembly as text, for the wasm backend and for pages
+    Wat,
+    /// WebAssembly as a module of the whole program; needs -o
+    Wasm,
     /// WebGPU's shading language, for the gpu backend
     Wgsl,
     /// SPIR-V of the wgsl stage, disassembled
@@ -389,6 +395,68 @@ pub struct RunArgs {
     pub exec: ExecArgs,
 }
 
+/// What `export` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// A folder for pages and Node: WebAssembly modules, weights, a manifest and the JavaScript runner
+    Web,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ExportArgs {
+    #[arg(long, value_enum)]
+    pub format: ExportFormat,
+    /// Run directory, checkpoint directory or model file to go on from, with its configuration [default: the starting weights of a seed]
+    #[arg(
+        long,
+        value_name = "PATH",
+        conflicts_with_all = ["preset", "config", "batch", "steps", "lr", "schedule", "warmup", "seed"]
+    )]
+    pub checkpoint: Option<PathBuf>,
+    /// Named configuration to start from [default: small]
+    #[arg(long, value_name = "P", conflicts_with = "config")]
+    pub preset: Option<String>,
+    /// Configuration file
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Rows of a batch
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Planned total of steps, which the schedule spans
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Peak learning rate
+    #[arg(long, value_name = "F")]
+    pub lr: Option<f64>,
+    /// Shape of the learning rate over the run
+    #[arg(long, value_enum)]
+    pub schedule: Option<ScheduleKind>,
+    /// Steps of linear warm-up
+    #[arg(long, value_name = "N")]
+    pub warmup: Option<u64>,
+    /// Seed of weights, batches and samples
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Folder to make; an older export is replaced
+    #[arg(short, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+impl ExportArgs {
+    /// The flags as the topmost layer of the configuration.
+    pub fn overrides(&self) -> RunOverride {
+        let mut over = RunOverride { preset: self.preset.clone(), ..RunOverride::default() };
+        let train = &mut over.train;
+        train.batch = self.batch;
+        train.steps = self.steps;
+        train.lr = self.lr;
+        train.schedule = self.schedule;
+        train.warmup = self.warmup;
+        train.seed = self.seed;
+        over
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -432,6 +500,11 @@ mod tests {
             "tinygpt train --backend gpu --adapter H100 --checked --no-tune",
             "tinygpt check tests/filetests a.gir --bless --filter simplify",
             "tinygpt devices",
+            "tinygpt train --backend wasm --threads 2",
+            "tinygpt dump --preset tiny --stage wat --kernel ^attn",
+            "tinygpt dump --preset tiny --stage wasm -o d",
+            "tinygpt export --format web --preset tiny --batch 2 --steps 9 --lr 1e-3 --schedule constant --warmup 0 --seed 3 -o d",
+            "tinygpt export --format web --checkpoint runs/x -o d",
             "tinygpt opt f.gir --passes expand,simplify --target gpu --verify-each --print-changed --time-passes --stats -o g.gir",
             "tinygpt opt - --passes a",
             "tinygpt opt tinygpt-repro-simplify-01234567.gir --repro-dir d",
@@ -462,6 +535,9 @@ mod tests {
             "tinygpt dump --diff graph",
             "tinygpt dump --stage graph --after fuse",
             "tinygpt bench --steps 0",
+            "tinygpt export --format web",
+            "tinygpt export --format onnx -o d",
+            "tinygpt export --format web --checkpoint c --lr 1 -o d",
             "tinygpt opt",
             "tinygpt run f.gir --compare cpu",
         ] {

@@ -22,6 +22,7 @@ use crate::{
     config::TrainConfig,
     cpu::CpuExecutor,
     gpu::{Gpu, GpuExecutor, GpuOptions},
+    wasm::executor::WasmExecutor,
 };
 use std::fmt::Write;
 use std::sync::Arc;
@@ -136,7 +137,7 @@ impl Compiled {
 #[derive(Debug, Clone)]
 pub struct ExecOptions {
     pub backend: Backend,
-    /// Threads of the CPU backend; the interpreter has one.
+    /// Threads of the CPU and WebAssembly backends; the interpreter has one.
     pub threads: usize,
     /// Instruction set of the CPU backend's templates; None for the best this machine has.
     pub isa: Option<Isa>,
@@ -162,7 +163,10 @@ impl ExecOptions {
         };
         Ok(Self {
             backend,
-            threads: if backend == Backend::Cpu { threads.unwrap_or_else(cores) } else { 1 },
+            threads: match backend {
+                Backend::Cpu | Backend::Wasm => threads.unwrap_or_else(cores),
+                Backend::Gpu | Backend::Interp => 1,
+            },
             isa: flags.isa.or(config.and_then(|c| c.isa)),
             no_templates: flags.no_templates || config.is_some_and(|c| c.no_templates),
             gpu: if backend == Backend::Gpu { Some(Gpu::open(&gpu_options())?) } else { None },
@@ -206,6 +210,8 @@ pub fn prepare_program(program: &Arc<Program>, options: &ExecOptions) -> Result<
             let cpu = cpu_options(options.isa, options.no_templates)?;
             Ok(Box::new(CpuExecutor::new(Arc::clone(program), &cpu, options.threads)?))
         }
+        #[cfg(not(target_arch = "wasm32"))]
+        Backend::Wasm => Ok(Box::new(WasmExecutor::new(program, options.threads)?)),
         #[cfg(not(target_arch = "wasm32"))]
         Backend::Gpu => {
             let gpu = options

@@ -35,6 +35,8 @@ pub enum Backend {
     Cpu,
     /// A GPU, through Vulkan, Metal or DirectX 12
     Gpu,
+    /// A WebAssembly module, run by Node
+    Wasm,
     /// The f64 interpreter: slow, the reference
     Interp,
 }
@@ -44,6 +46,7 @@ impl std::fmt::Display for Backend {
         f.write_str(match self {
             Self::Cpu => "cpu",
             Self::Gpu => "gpu",
+            Self::Wasm => "wasm",
             Self::Interp => "interp",
         })
     }
@@ -154,7 +157,7 @@ section! {
         /// Newest checkpoints kept; 0 keeps all.
         keep: usize,
         backend: Backend,
-        /// Threads of the CPU backend; unset for one a core.
+        /// Threads of the CPU and WebAssembly backends; unset for one a core.
         threads: Option<usize>,
         /// Instruction set of the templates; unset for the best this machine has.
         isa: Option<Isa>,

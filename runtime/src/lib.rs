@@ -43,6 +43,7 @@ pub mod tensor;
 pub mod tensor_file;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod trainer;
+pub mod wasm;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod workers;
 

@@ -11,7 +11,7 @@
 use super::devices::cpu_name;
 use super::{Ending, exec_options, print, say_notes};
 use crate::cli::BenchArgs;
-use crate::config::{ModelConfig, RunConfig};
+use crate::config::{Backend, ModelConfig, RunConfig};
 use crate::error::one_line;
 use crate::model::{Batch, StepResult, TrainStep, adamw};
 use crate::rng::Stream;
@@ -48,7 +48,8 @@ pub struct Measurement {
     pub ms_per_step: Spread,
     pub tokens_per_s: f64,
     pub gflops: f64,
-    /// Of fused multiply-adds on registers, on as many threads; null on GPUs, whose peak is not measured.
+    /// Of fused multiply-adds on registers, on as many threads; null where it is not measured: on GPUs, and of the engine that runs
+    /// WebAssembly, whose peak `node web/bench.mjs` shows.
     pub peak_gflops: Option<f64>,
     pub share_of_peak: Option<f64>,
     /// Of this process; null where the system does not tell.
@@ -130,7 +131,10 @@ fn measure(config: &RunConfig, args: &BenchArgs) -> Result<Measurement> {
     let seconds = ms_per_step.median / 1e3;
     let gflops = flop(model, tokens) / seconds / 1e9;
     let gpu = options.gpu.as_ref().map(|gpu| gpu.report());
-    let peak_gflops = if gpu.is_some() { None } else { Some(peak::gflops(options.threads)?) };
+    let peak_gflops = match options.backend {
+        Backend::Cpu | Backend::Interp => Some(peak::gflops(options.threads)?),
+        Backend::Gpu | Backend::Wasm => None,
+    };
     let memory = train.executor().memory();
     Ok(Measurement {
         preset: config.preset.clone(),
@@ -244,7 +248,7 @@ fn block(done: &[Measurement], steps: u64) -> String {
     let join = |part: &dyn Fn(&Measurement) -> String| done.iter().map(part).collect::<Vec<_>>().join(",");
     let notes = join(&|m| format!(" {} {:.2} ms/step on {}", m.preset, m.ms_per_step.median, m.place()));
     format!(
-        "\ndevice: {}\nos/browser: {} {}\nadapter: {}\npreset: {}\nsteps read: {steps}\nwebgpu: not measured\nwasm-simd: not measured\n\
+        "\ndevice: {}\nos/browser: {} {}\nadapter: {}\npreset: {}\nsteps read: {steps}\nwebgpu: not measured\nwasm-simd: {}\n\
          ratio: not measured\nnotes:{notes}\n",
         cpu_name(),
         std::env::consts::OS,
@@ -255,6 +259,11 @@ fn block(done: &[Measurement], steps: u64) -> String {
             m.backend.clone()
         }),
         join(&|m| m.preset.clone()),
+        if done.iter().any(|m| m.backend == "wasm") {
+            join(&|m| format!("{} {:.2} ms/step", m.preset, m.ms_per_step.median))
+        } else {
+            "not measured".to_owned()
+        },
     )
 }
 

@@ -8,6 +8,7 @@ pub mod check;
 pub mod devices;
 pub mod dump;
 pub mod eval;
+pub mod export;
 pub mod opt;
 pub mod parity;
 pub mod run;

@@ -67,7 +67,8 @@ async function startThread(start: ThreadStart): Promise<Thread> {
   const failed = (why: string) => new Error(`thread ${start.thread} could not start: ${why}`);
   if (isNode) {
     const { Worker } = await import('node:worker_threads');
-    const worker = new Worker(url, { workerData: start });
+    // Its streams stay its own: joining them to this process's makes those non-blocking, on which the host's writes would fail.
+    const worker = new Worker(url, { workerData: start, stdout: true, stderr: true });
     await new Promise<void>((resolve, reject) => {
       worker.once('message', (said) => (said === 'ready' ? resolve() : reject(failed(String(said)))));
       worker.once('error', (error) => reject(failed((error as Error).message)));

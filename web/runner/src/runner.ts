@@ -192,6 +192,8 @@ export class Runner {
     checkBytes(vocab);
     const sampler = new Sampler(temperature, topK, seed);
     const text = Array.from(typeof prompt === 'string' ? new TextEncoder().encode(prompt) : prompt);
+    // An empty text gets the token 0 first.
+    if (text.length === 0) text.push(0);
     // What stands behind a position is masked, but must be finite.
     for (const slot of this.#entry('decode').params) {
       if (slot.name.startsWith('cache.')) this.#engine.f32(slot).fill(0);
@@ -202,9 +204,6 @@ export class Runner {
       let logits: Float32Array;
       if (text.length > ctx) {
         logits = this.#logits(Uint8Array.from(text.slice(-ctx))).subarray((ctx - 1) * vocab);
-      } else if (text.length === 0) {
-        // An empty text begins with the token 0.
-        logits = this.#decode(0, 0);
       } else {
         for (; cached < text.length - 1; cached++) this.#decode(text[cached] as number, cached);
         logits = this.#decode(text[cached] as number, cached);

@@ -11,6 +11,7 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fmt::Write;
 use tinygpt_codegen_cpu::compile::{CpuOptions, PreparedProgram};
+use tinygpt_codegen_cpu::wasm::{self, WasmModule, WasmOptions};
 use tinygpt_codegen_wgsl::Caps;
 use tinygpt_ir::Graph;
 use tinygpt_ir::program::{KernelId, Program};
@@ -77,12 +78,13 @@ pub struct Renderer<'a> {
     options: &'a Options,
     kernels: &'a [KernelId],
     prepared: OnceCell<PreparedProgram>,
+    module: OnceCell<WasmModule>,
     shaders: OnceCell<shaders::Shaders>,
 }
 
 impl<'a> Renderer<'a> {
     pub fn new(compiled: &'a Compiled, options: &'a Options, kernels: &'a [KernelId]) -> Self {
-        Self { compiled, options, kernels, prepared: OnceCell::new(), shaders: OnceCell::new() }
+        Self { compiled, options, kernels, prepared: OnceCell::new(), module: OnceCell::new(), shaders: OnceCell::new() }
     }
 
     /// See [`render`].
@@ -95,6 +97,7 @@ impl<'a> Renderer<'a> {
             Stage::Fused => one("fused.txt", self.fused()?),
             Stage::Program => one("program.txt", lines::program(&compiled.program, lines)),
             Stage::Clif | Stage::Asm => self.code(stage),
+            Stage::Wat | Stage::Wasm => self.webassembly(stage),
             Stage::Wgsl | Stage::Spv | Stage::Msl | Stage::Hlsl => {
                 let program = &compiled.program;
                 let made = made_once(&self.shaders, || shaders::Shaders::new(program, self.options, self.kernels))?;
@@ -113,6 +116,39 @@ impl<'a> Renderer<'a> {
             let _ = write!(text, "\n{}", lines::kernel(&self.compiled.program.kernels[*id], self.options.lines));
         }
         Ok(text)
+    }
+
+    /// The module for plain SIMD and threads: as text a kernel, or its bytes.
+    fn webassembly(&self, stage: Stage) -> Result<Vec<File>> {
+        let program = &self.compiled.program;
+        let module = made_once(&self.module, || {
+            let entry = wasm::Entry { name: WASM_ENTRY, program };
+            wasm::module(&[entry], &WasmOptions::default()).map_err(|e| Error::failed(one_line(e)))
+        })?;
+        if stage == Stage::Wasm {
+            return Ok(vec![File { name: "program.wasm".to_owned(), kernel: None, contents: module.bytes.clone() }]);
+        }
+        let mut shown: HashMap<String, &str> = HashMap::new();
+        let mut files = Vec::new();
+        for &id in self.kernels {
+            let kernel = &program.kernels[id];
+            let mut text = format!(";; kernel {}\n", kernel.name);
+            if self.options.lines {
+                text += &lines::comment(";; ", &kernel.provenance);
+            }
+            let code = module.kernel_wat(0, id);
+            let first = *shown.entry(code.clone()).or_insert(&kernel.name);
+            if first != kernel.name {
+                let _ = writeln!(text, ";; the code of {first}");
+            }
+            if first == kernel.name || self.options.whole {
+                text += &code;
+            }
+            text.truncate(text.trim_end().len());
+            text += if self.options.whole { "\n" } else { "\n\n" };
+            files.push(File::new(format!("{}.{}", kernel.name, suffix(stage)), Some(id), text));
+        }
+        Ok(files)
     }
 
     /// CLIF or machine code of each kernel.
@@ -148,6 +184,9 @@ impl<'a> Renderer<'a> {
     }
 }
 
+/// The entry of the module that dumps show.
+const WASM_ENTRY: &str = "step";
+
 /// The value of `cell`, made at the first call.
 fn made_once<V>(cell: &OnceCell<V>, make: impl FnOnce() -> Result<V>) -> Result<&V> {
     match cell.get() {
@@ -171,6 +210,8 @@ pub(super) fn suffix(stage: Stage) -> &'static str {
         Stage::Fused | Stage::Program => "txt",
         Stage::Clif => "clif",
         Stage::Asm => "asm",
+        Stage::Wat => "wat",
+        Stage::Wasm => "wasm",
         Stage::Wgsl => "wgsl",
         Stage::Spv => "spvasm",
         Stage::Msl => "metal",
@@ -182,7 +223,7 @@ pub(super) fn suffix(stage: Stage) -> &'static str {
 pub(super) fn target(stage: Stage) -> Option<Target> {
     match stage {
         Stage::Graph | Stage::Grad | Stage::Fused | Stage::Program => None,
-        Stage::Clif | Stage::Asm => Some(Target::Cpu),
+        Stage::Clif | Stage::Asm | Stage::Wat | Stage::Wasm => Some(Target::Cpu),
         Stage::Wgsl | Stage::Spv | Stage::Msl | Stage::Hlsl => Some(Target::Gpu),
     }
 }
