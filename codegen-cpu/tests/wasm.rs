@@ -244,7 +244,7 @@ fn all_variants_of_one_export_have_one_layout() {
 }
 
 #[test]
-fn memory_beyond_four_gibibytes_has_64_bit_addresses() {
+fn a_large_memory_has_64_bit_addresses() {
     let (_, program) = compiled(training_step(&forward(), &AdamWConfig::default()).unwrap());
     let small = made(&program, &WasmOptions::default());
     let many = (1 << 32) / small.layout.thread_bytes;
@@ -253,7 +253,7 @@ fn memory_beyond_four_gibibytes_has_64_bit_addresses() {
     assert!(large.layout.memory64 && large.wat().contains("(memory (;0;) i64 "), "{:?}", large.layout);
     let entries = [Entry { name: "run", program: &program }];
     let error = module(&entries, &WasmOptions { memory64: Some(false), ..options }).unwrap_err().to_string();
-    assert!(error.contains("4 GiB") && error.contains(&many.to_string()), "{error}");
+    assert!(error.contains("3.75 GiB") && error.contains(&many.to_string()), "{error}");
 }
 
 #[test]

@@ -24,6 +24,9 @@ use tinygpt_ir::types::DType;
 
 /// Bytes of a page of WebAssembly memory.
 pub const PAGE: usize = 1 << 16;
+/// Most bytes with 32-bit addresses. A running pointer may end past what it points into by one step of its loop, and must not wrap
+/// there: this much of the address space stays free for it.
+const LIMIT_32: u64 = (1 << 32) - (256 << 20);
 /// Alignment of everything.
 const LINE: usize = 64;
 /// Address of the control words.
@@ -190,7 +193,7 @@ pub fn plan(entries: &[Entry<'_>], needs: &Needs, options: &WasmOptions) -> Resu
     let thread_bytes = needs.scratch.next_multiple_of(LINE);
     let whole = options.max_threads.checked_mul(thread_bytes).and_then(|b| b.checked_add(end));
     let whole = whole.ok_or(WasmError::AddressSpace)?;
-    let small = whole as u64 <= 1 << 32;
+    let small = whole as u64 <= LIMIT_32;
     let memory64 = options.memory64.unwrap_or(!small);
     if !memory64 && !small {
         return Err(WasmError::TooLarge { bytes: whole, threads: options.max_threads });

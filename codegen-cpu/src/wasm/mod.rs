@@ -49,7 +49,6 @@ mod tidy;
 #[cfg(test)]
 mod tests;
 
-pub use func::{FuncCode, FuncOptions, emit};
 pub use layout::{EntryLayout, Layout, PAGE, SlotKind, SlotLayout};
 pub use peak::{PEAK_FLOP, peak_module};
 pub use text::wat;
@@ -106,7 +105,7 @@ pub enum WasmError {
     )]
     Placement { entry: String, buffer: String },
     #[error(
-        "the memory takes {bytes} bytes for {threads} threads, more than the 4 GiB of 32-bit addresses: allow memory64 or fewer threads"
+        "the memory takes {bytes} bytes for {threads} threads, more than the 3.75 GiB that 32-bit addresses are used for: allow memory64 or fewer threads"
     )]
     TooLarge { bytes: usize, threads: usize },
     #[error("the memory takes more bytes than this machine can count: make the model smaller")]
