@@ -4,14 +4,15 @@
 //! - **All or nothing.** A checkpoint is written to a hidden directory beside its place, each file synced, and renamed;
 //!   a directory named `step-NNNNNNNN` is always whole.
 //! - **PyTorch's layout.** model.safetensors holds what `state_dict()` would: the callers' names, linear weights as
-//!   [out, in], metadata `format` = `pt`. It also carries the architecture (metadata `tinygpt.model`, JSON), so that
-//!   the file alone can be sampled from. optim.safetensors holds Adam's moments as `m.NAME` and `v.NAME`.
+//!   [out, in], metadata `format` = `pt`. It also carries the architecture (metadata `tinygpt.model`, JSON; of a model that is a graph
+//!   `tinygpt.graph`, the graph's text), so that the file alone can be sampled from. optim.safetensors holds Adam's moments as `m.NAME` and `v.NAME`.
 //! - **State is small.** Everything random is a pure function of (seed, step), so state.json needs a version, the number
 //!   of steps done and the configuration.
 //! - **Hostile files are errors.** Missing, truncated, foreign or newer files each give one sentence, never a panic.
 //!
 //! A PATH given by a user is a run directory (its latest checkpoint), a checkpoint directory, or a model file.
 
+use crate::architecture::{Architecture, GraphModel};
 use crate::config::{ModelConfig, RunConfig};
 use crate::error::one_line;
 use crate::tensor_file::{self, TensorFile, Tensors};
@@ -20,15 +21,18 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Version of the checkpoint format written here.
 pub const VERSION: u32 = 1;
 
-const MODEL_FILE: &str = "model.safetensors";
+pub const MODEL_FILE: &str = "model.safetensors";
 pub const OPTIM_FILE: &str = "optim.safetensors";
 pub const STATE_FILE: &str = "state.json";
 /// Metadata key of model.safetensors that holds the architecture.
 const MODEL_KEY: &str = "tinygpt.model";
+/// Metadata key of model.safetensors that holds the text of a graph.
+const GRAPH_KEY: &str = "tinygpt.graph";
 
 /// Everything needed to go on training.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +42,8 @@ pub struct Checkpoint {
     /// Seconds of training so far.
     pub elapsed_s: f64,
     pub config: RunConfig,
+    /// The model, where it is no GPT of `config.model`.
+    pub graph: Option<Arc<GraphModel>>,
     /// Weights in PyTorch's names and layout.
     pub weights: Tensors,
     /// Adam's first moments, by the weights' names.
@@ -46,7 +52,7 @@ pub struct Checkpoint {
     pub v: Tensors,
 }
 
-/// A model without its training: what sampling and evaluating need.
+/// A GPT without its training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
     pub config: ModelConfig,
@@ -72,6 +78,11 @@ struct StateVersion {
 }
 
 impl Checkpoint {
+    /// What the model is.
+    pub fn architecture(&self) -> Architecture {
+        self.graph.clone().map_or_else(|| Architecture::from(&self.config.model), Architecture::Graph)
+    }
+
     /// Writes `RUN_DIR/step-NNNNNNNN` and returns its path. A checkpoint of the same step is replaced.
     pub fn save(&self, run_dir: &Path) -> Result<PathBuf> {
         let place = run_dir.join(directory_name(self.step));
@@ -99,7 +110,7 @@ impl Checkpoint {
             fs::remove_dir_all(dir).map_err(|e| Error::writing(dir, e))?;
         }
         fs::create_dir_all(dir).map_err(|e| Error::writing(dir, e))?;
-        write_model(&dir.join(MODEL_FILE), &self.config.model, &self.weights)?;
+        write_model(&dir.join(MODEL_FILE), self.architecture(), &self.weights)?;
         let moments = |prefix: &'static str, of| prefixed(prefix, of);
         let both = moments("m.", &self.m).chain(moments("v.", &self.v));
         tensor_file::write(&dir.join(OPTIM_FILE), both, &pt_metadata())?;
@@ -125,8 +136,12 @@ impl Checkpoint {
         let model_file = locate(path)?;
         let dir = model_file.parent().unwrap_or(Path::new(""));
         let state = read_state(&dir.join(STATE_FILE))?;
-        let model = read_model(&model_file)?;
-        if model.config != state.config.model {
+        let (architecture, weights) = read_model(&model_file)?;
+        let (same, graph) = match architecture {
+            Architecture::Gpt(config) => (state.config.graph.is_none() && config == state.config.model, None),
+            Architecture::Graph(graph) => (state.config.graph.is_some(), Some(graph)),
+        };
+        if !same {
             return Err(Error::input(format!(
                 "the checkpoint {} is inconsistent: {MODEL_FILE} and {STATE_FILE} state different architectures",
                 dir.display()
@@ -137,7 +152,7 @@ impl Checkpoint {
         let mut moments = optim.tensors()?;
         let expected: Vec<(String, Vec<usize>)> = ["m.", "v."]
             .iter()
-            .flat_map(|prefix| prefixed(prefix, &model.weights))
+            .flat_map(|prefix| prefixed(prefix, &weights))
             .map(|(name, tensor)| (name, tensor.shape().to_vec()))
             .collect();
         check_architecture(&moments, &expected, &optim_file.display().to_string())?;
@@ -147,7 +162,8 @@ impl Checkpoint {
             step: state.step,
             elapsed_s: state.elapsed_s,
             config: state.config,
-            weights: model.weights,
+            graph,
+            weights,
             m: strip(moments),
             v: strip(v),
         })
@@ -155,22 +171,53 @@ impl Checkpoint {
 }
 
 impl Model {
-    /// Loads the weights and architecture at `path` (run directory, checkpoint directory or model file).
+    /// Loads the weights and architecture at `path` (run directory, checkpoint directory or model file). Errors: the model is a graph.
     pub fn load(path: &Path) -> Result<Self> {
-        read_model(&locate(path)?)
+        match load_model(path)? {
+            (Architecture::Gpt(config), weights) => Ok(Self { config, weights }),
+            (Architecture::Graph(model), _) => Err(Error::input(format!(
+                "{} holds the graph {}, and a GPT is needed here",
+                path.display(),
+                model.graph().name
+            ))),
+        }
     }
 }
 
-/// Writes a model file with its architecture in the metadata.
-fn write_model(path: &Path, config: &ModelConfig, weights: &Tensors) -> Result<()> {
-    let mut metadata = pt_metadata();
-    let config = serde_json::to_string(config).map_err(|e| Error::writing(path, e))?;
-    metadata.insert(MODEL_KEY.to_owned(), config);
-    tensor_file::write(path, weights.iter().map(|(name, tensor)| (name.clone(), tensor)), &metadata)
+/// Loads the architecture and weights at `path` (run directory, checkpoint directory or model file).
+pub fn load_model(path: &Path) -> Result<(Architecture, Tensors)> {
+    read_model(&locate(path)?)
 }
 
-fn read_model(path: &Path) -> Result<Model> {
+/// Writes a model file with its architecture in the metadata.
+pub fn write_model(path: &Path, model: impl Into<Architecture>, weights: &Tensors) -> Result<()> {
+    tensor_file::write(path, prefixed("", weights), &model_metadata(&model.into())?)
+}
+
+/// The same file in memory.
+pub fn model_bytes(model: impl Into<Architecture>, weights: &Tensors) -> Result<Vec<u8>> {
+    Ok(tensor_file::to_bytes(prefixed("", weights), &model_metadata(&model.into())?))
+}
+
+fn model_metadata(model: &Architecture) -> Result<BTreeMap<String, String>> {
+    let (key, value) = match model {
+        Architecture::Gpt(config) => {
+            let json = serde_json::to_string(config);
+            let failed = |e| Error::failed(format!("cannot write the architecture as JSON: {}", one_line(e)));
+            (MODEL_KEY, json.map_err(failed)?)
+        }
+        Architecture::Graph(model) => (GRAPH_KEY, model.graph().to_string()),
+    };
+    let mut metadata = pt_metadata();
+    metadata.insert(key.to_owned(), value);
+    Ok(metadata)
+}
+
+fn read_model(path: &Path) -> Result<(Architecture, Tensors)> {
     let file = TensorFile::read(path)?;
+    if let Some(text) = file.metadata(GRAPH_KEY) {
+        return Ok((GraphModel::parse(text, &path.display().to_string())?.into(), file.tensors()?));
+    }
     let config = file.metadata(MODEL_KEY).ok_or_else(|| {
         Error::input(format!(
             "{} does not say its architecture (metadata key {MODEL_KEY}), so it was not written by tinygpt",
@@ -183,7 +230,7 @@ fn read_model(path: &Path) -> Result<Model> {
     config
         .validate()
         .map_err(|e| Error::input(format!("{} states an impossible architecture: {e}", path.display())))?;
-    Ok(Model { config, weights: file.tensors()? })
+    Ok((Architecture::Gpt(config), file.tensors()?))
 }
 
 fn read_state(path: &Path) -> Result<State> {
@@ -309,6 +356,7 @@ fn sync_directory(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::architecture::tests::bigram;
     use crate::tensor::HostTensor;
 
     fn tensors(scale: f32) -> Tensors {
@@ -321,7 +369,15 @@ mod tests {
 
     fn checkpoint(step: u64) -> Checkpoint {
         let config = RunConfig::preset("tiny").unwrap();
-        Checkpoint { step, elapsed_s: 1.5, config, weights: tensors(1.0), m: tensors(0.1), v: tensors(0.01) }
+        Checkpoint {
+            step,
+            elapsed_s: 1.5,
+            config,
+            graph: None,
+            weights: tensors(1.0),
+            m: tensors(0.1),
+            v: tensors(0.01),
+        }
     }
 
     fn error<T>(result: Result<T>) -> String {
@@ -346,6 +402,23 @@ mod tests {
         fs::copy(place.join(MODEL_FILE), &alone).unwrap();
         assert_eq!(Model::load(&alone).unwrap().config, checkpoint(12).config.model);
         assert!(error(Checkpoint::load(&alone)).contains("state.json"));
+    }
+
+    #[test]
+    fn the_checkpoint_of_a_graph_holds_the_graph() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut saved = checkpoint(5);
+        saved.graph = Some(Arc::new(GraphModel::new(bigram(|_| ())).unwrap()));
+        saved.config.graph = Some("model.gir".to_owned());
+        let place = saved.save(dir.path()).unwrap();
+        let loaded = Checkpoint::load(dir.path()).unwrap();
+        assert_eq!((&loaded.graph, &loaded.config.graph, &loaded.m), (&saved.graph, &saved.config.graph, &saved.m));
+        assert_eq!(load_model(&place).unwrap(), (saved.architecture(), tensors(1.0)));
+        assert!(error(Model::load(&place)).ends_with("holds the graph bigram, and a GPT is needed here"));
+        // A state of another model than the file beside it.
+        let other = checkpoint(6).save(dir.path()).unwrap();
+        fs::copy(place.join(MODEL_FILE), other.join(MODEL_FILE)).unwrap();
+        assert!(error(Checkpoint::load(&other)).contains("different architectures"));
     }
 
     #[test]

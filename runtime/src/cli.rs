@@ -77,11 +77,14 @@ pub struct TrainArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
+    /// Train this forward graph: inputs ids and targets i32[B,T], output loss f32[], for samples also logits f32[B,T,256]
+    #[arg(long, value_name = "F.gir", conflicts_with_all = ["preset", "config"])]
+    pub graph: Option<String>,
     /// Go on with the run in DIR, or with the newest one: takes its stored configuration
     #[arg(
         long,
         value_name = "DIR|auto",
-        conflicts_with_all = ["preset", "config", "data", "val_data", "backend", "isa", "no_templates", "batch",
+        conflicts_with_all = ["preset", "config", "graph", "data", "val_data", "backend", "isa", "no_templates", "batch",
             "steps", "lr", "schedule", "warmup", "seed", "eval_every", "save_every", "sample_bytes", "keep", "out"]
     )]
     pub resume: Option<String>,
@@ -140,7 +143,7 @@ pub struct TrainArgs {
 impl TrainArgs {
     /// The flags as the topmost layer of the configuration.
     pub fn overrides(&self) -> RunOverride {
-        let mut over = RunOverride { preset: self.preset.clone(), ..RunOverride::default() };
+        let mut over = RunOverride { preset: self.preset.clone(), graph: self.graph.clone(), ..RunOverride::default() };
         over.data.data = self.data.clone();
         over.data.val_data = self.val_data.clone().map(Some);
         let train = &mut over.train;
@@ -281,10 +284,12 @@ impl std::fmt::Display for Target {
 #[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 pub struct DumpArgs {
-
     /// Preset whose training step is compiled
     #[arg(long, value_name = "P", default_value = crate::config::DEFAULT_PRESET)]
     pub preset: String,
+    /// Graph in text form to compile instead: its training step if it has an output loss, weights and no updates, else as it is
+    #[arg(long, value_name = "F.gir", conflicts_with = "preset")]
+    pub graph: Option<PathBuf>,
     /// Print this stage
     #[arg(long, value_enum, group = "what")]
     pub stage: Option<Stage>,
@@ -324,19 +329,6 @@ pub struct DumpArgs {
     /// Write to files in DIR instead of standard output: one a kernel for code stages
     #[arg(short, value_name = "DIR")]
     pub out: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Args)]
-pub struct CheckArgs {
-    /// Filetests, and folders of them
-    #[arg(value_name = "PATH", required = true)]
-    pub paths: Vec<PathBuf>,
-    /// Write the new results into the files that differ
-    #[arg(long)]
-    pub bless: bool,
-    /// Only files whose path matches this regular expression
-    #[arg(long, value_name = "RE")]
-    pub filter: Option<String>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -393,6 +385,19 @@ pub struct RunArgs {
     pub tolerance: f64,
     #[command(flatten)]
     pub exec: ExecArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// Filetests, and folders of them
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+    /// Write the new results into the files that differ
+    #[arg(long)]
+    pub bless: bool,
+    /// Only files whose path matches this regular expression
+    #[arg(long, value_name = "RE")]
+    pub filter: Option<String>,
 }
 
 /// What `export` writes.
@@ -497,6 +502,8 @@ mod tests {
             "tinygpt dump --preset tiny --diff grad simplify --target gpu",
             "tinygpt dump --preset tiny --all -o d",
             "tinygpt dump --preset tiny --stage fused --remarks",
+            "tinygpt train --graph f.gir --steps 9 --sample-bytes 0",
+            "tinygpt dump --graph f.gir --stage program",
             "tinygpt train --backend gpu --adapter H100 --checked --no-tune",
             "tinygpt check tests/filetests a.gir --bless --filter simplify",
             "tinygpt devices",
@@ -524,6 +531,8 @@ mod tests {
             "tinygpt train --threads many",
             "tinygpt train --preset a --config b",
             "tinygpt train --resume d --lr 1",
+            "tinygpt train --graph f.gir --preset tiny",
+            "tinygpt dump --graph f.gir --preset tiny --stage graph",
             "tinygpt train --resume d --out e",
             "tinygpt train --stop-at 0",
             "tinygpt train --steps -1",

@@ -10,6 +10,7 @@
 //! Two values follow from others unless they are set: `d_mlp` is 4 `d_model` where a layer sets `d_model`, and `warmup`
 //! is at most a tenth of `steps` where a layer sets `steps`.
 
+use crate::architecture::{Architecture, GraphModel};
 use crate::error::{did_you_mean, one_line};
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::{Error, Result};
@@ -186,13 +187,50 @@ section! {
 
 /// Everything a run depends on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Stored", into = "Stored")]
 pub struct RunConfig {
     /// The preset this started from.
     pub preset: String,
+    /// File of a forward graph that is the model ([`crate::architecture`]); in a run directory a path within it.
+    pub graph: Option<String>,
+    /// The GPT's architecture. Where there is a `graph` it stands for nothing: it is neither stored nor used.
     pub model: ModelConfig,
     pub train: TrainConfig,
     pub data: DataConfig,
+}
+
+/// [`RunConfig`] as files hold it: with a graph or a model, never both.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    preset: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    graph: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model: Option<ModelConfig>,
+    train: TrainConfig,
+    data: DataConfig,
+}
+
+impl From<RunConfig> for Stored {
+    fn from(RunConfig { preset, graph, model, train, data }: RunConfig) -> Self {
+        let model = graph.is_none().then_some(model);
+        Self { preset, graph, model, train, data }
+    }
+}
+
+impl TryFrom<Stored> for RunConfig {
+    type Error = String;
+
+    fn try_from(Stored { preset, graph, model, train, data }: Stored) -> Result<Self, String> {
+        let model = match (&graph, model) {
+            (None, Some(model)) => model,
+            (Some(_), None) => Self::preset(DEFAULT_PRESET).map_err(|e| e.to_string())?.model,
+            (None, None) => return Err("missing field `model`, and no `graph`".to_owned()),
+            (Some(_), Some(_)) => return Err("both `model` and `graph`, of which a run has one".to_owned()),
+        };
+        Ok(Self { preset, graph, model, train, data })
+    }
 }
 
 /// One layer over a preset: a configuration file, or the flags.
@@ -200,6 +238,8 @@ pub struct RunConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct RunOverride {
     pub preset: Option<String>,
+    /// Relative to the configuration file, where there is one.
+    pub graph: Option<String>,
     pub model: ModelOverride,
     pub train: TrainOverride,
     pub data: DataOverride,
@@ -335,6 +375,7 @@ impl RunConfig {
         let tinygpt_models::GptConfig { vocab, ctx, layers, heads, d_model, d_mlp, batch, gelu } = model.config;
         Ok(Self {
             preset: preset.name.to_owned(),
+            graph: None,
             model: ModelConfig {
                 vocab,
                 ctx,
@@ -375,11 +416,26 @@ impl RunConfig {
         })
     }
 
-    /// Flags over file over preset, validated. The preset is `preset`, or the file's, or the default.
+    /// Flags over file over preset, validated. The preset is `preset`, or the file's, or the default. A graph's own number of rows is its
+    /// batch, and where it cannot be sampled no sample is planned.
     pub fn resolve(preset: Option<&str>, file: Option<&Path>, flags: &RunOverride) -> Result<Self> {
+        let folder = file.and_then(Path::parent).unwrap_or(Path::new(""));
         let file = file.map(RunOverride::read).transpose()?.unwrap_or_default();
         let name = preset.or(flags.preset.as_deref()).or(file.preset.as_deref()).unwrap_or(DEFAULT_PRESET);
         let mut config = Self::preset(name)?;
+        config.graph = match (&flags.graph, &file.graph) {
+            (Some(graph), _) => Some(absolute(Path::new(graph))?),
+            (None, Some(graph)) => Some(absolute(&folder.join(graph))?),
+            (None, None) => None,
+        };
+        let graph = config.graph.as_ref().map(|path| GraphModel::read(Path::new(path))).transpose()?;
+        if let Some(graph) = &graph {
+            require([&file, flags].iter().all(|layer| layer.model == ModelOverride::default()), || {
+                "there is a graph and a [model], of which a run has one: leave one of them out".to_owned()
+            })?;
+            config.train.batch = graph.batch();
+            config.train.sample_bytes = if graph.has_logits() { config.train.sample_bytes } else { 0 };
+        }
         for layer in [&file, flags] {
             config.model.apply(&layer.model);
             config.train.apply(&layer.train);
@@ -395,13 +451,33 @@ impl RunConfig {
         }
         config.data.make_absolute()?;
         config.validate()?;
+        if let Some(graph) = graph {
+            require(config.train.batch == graph.batch(), || {
+                format!(
+                    "the graph {} takes {} rows a batch, and batch is {}: leave batch out",
+                    graph.graph().name,
+                    graph.batch(),
+                    config.train.batch
+                )
+            })?;
+            if config.train.sample_bytes > 0 {
+                Architecture::from(graph).check_logits()?;
+            }
+        }
         Ok(config)
     }
 
     /// Checks every section.
     pub fn validate(&self) -> Result<()> {
-        self.model.validate()?;
+        if self.graph.is_none() {
+            self.model.validate()?;
+        }
         self.train.validate()
+    }
+
+    /// What names the run's directory.
+    pub fn label(&self) -> &str {
+        if self.graph.is_some() { "graph" } else { &self.preset }
     }
 
     /// The configuration as a TOML file that [`RunOverride::read`] takes.
@@ -410,20 +486,24 @@ impl RunConfig {
     }
 }
 
+/// The absolute path as text.
+fn absolute(path: &Path) -> Result<String> {
+    let full = std::path::absolute(path).map_err(|e| Error::reading(path, e))?;
+    full.to_str().map(str::to_owned).ok_or_else(|| {
+        Error::input(format!("the path {} is not UTF-8, which a configuration file must be", full.display()))
+    })
+}
+
 impl DataConfig {
     /// Relative paths become absolute, so that a run can be resumed from another directory.
     fn make_absolute(&mut self) -> Result<()> {
-        let absolute = |path: &mut String| -> Result<()> {
-            let full = std::path::absolute(&*path).map_err(|e| Error::reading(Path::new(&*path), e))?;
-            *path = full.to_str().map(str::to_owned).ok_or_else(|| {
-                Error::input(format!("the path {} is not UTF-8, which a configuration file must be", full.display()))
-            })?;
-            Ok(())
-        };
         if self.data != BUILTIN {
-            absolute(&mut self.data)?;
+            self.data = absolute(Path::new(&self.data))?;
         }
-        self.val_data.as_mut().map_or(Ok(()), absolute)
+        if let Some(path) = &mut self.val_data {
+            *path = absolute(Path::new(path))?;
+        }
+        Ok(())
     }
 }
 
@@ -448,12 +528,21 @@ impl RunOverride {
     /// The same from a table that was no text, such as a page's request.
     pub fn from_table(table: toml::Table, origin: &str) -> Result<Self> {
         check_all_keys(&table, origin)?;
+        // One key at a time: the error of a whole table does not say which it is about.
+        for (section, value) in &table {
+            for (key, value) in value.as_table().into_iter().flatten() {
+                let alone = toml::Table::from_iter([(key.clone(), value.clone())]);
+                let section_alone = toml::Table::from_iter([(section.clone(), toml::Value::Table(alone))]);
+                let invalid = |e: toml::de::Error| Error::input(format!("{origin}, {key}: {}", one_line(e.message())));
+                section_alone.try_into::<Self>().map_err(invalid)?;
+            }
+        }
         table.try_into().map_err(|e: toml::de::Error| Error::input(format!("{origin}: {}", one_line(e.message()))))
     }
 }
 
 fn check_all_keys(table: &toml::Table, origin: &str) -> Result<()> {
-    check_keys(table, &["preset", "model", "train", "data"], origin, "")?;
+    check_keys(table, &["preset", "graph", "model", "train", "data"], origin, "")?;
     let sections = [("model", ModelConfig::KEYS), ("train", TrainConfig::KEYS), ("data", DataConfig::KEYS)];
     for (section, keys) in sections {
         if let Some(toml::Value::Table(table)) = table.get(section) {

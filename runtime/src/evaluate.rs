@@ -8,7 +8,7 @@ use crate::data::EvalWindows;
 use crate::model::Logits;
 use crate::tensor::{DType, HostTensor};
 
-/// Windows fed at once.
+/// Windows fed at once, where the model takes any number.
 pub const ROWS: usize = 8;
 
 /// Loss of a text, in three units.
@@ -30,13 +30,14 @@ impl Evaluation {
     }
 }
 
-/// Evaluates `text` by a program of [`ROWS`] rows of `ctx`.
+/// Evaluates `text` by a program of rows of `ctx`.
 pub fn evaluate(logits: &mut Logits, text: &[u8], ctx: usize) -> Result<Evaluation> {
     let windows = EvalWindows::new(text, ctx)?;
-    let mut ids = HostTensor::zeros(DType::I32, &[ROWS, ctx])?;
-    let (mut targets, mut valid) = (vec![0; ROWS * ctx], [0; ROWS]);
+    let rows = logits.rows();
+    let mut ids = HostTensor::zeros(DType::I32, &[rows, ctx])?;
+    let (mut targets, mut valid) = (vec![0; rows * ctx], vec![0; rows]);
     let mut total = 0.0;
-    for first in (0..windows.count()).step_by(ROWS) {
+    for first in (0..windows.count()).step_by(rows) {
         windows.fill(first, ids.as_i32_mut()?, &mut targets, &mut valid);
         let values = logits.run(&ids)?;
         let vocab = values.shape()[2];

@@ -2,7 +2,7 @@
 //!
 //! Within the context each token is one step of the decode program, which keeps the keys and values of the tokens before it: a cache.
 //! Beyond the context there is no such step, since every position moves with the window: the last ctx tokens are fed to the forward
-//! program, at positions from 0, and nothing is kept.
+//! program, at positions from 0, and nothing is kept. A graph that is no GPT has no decode program, and takes this way at every length.
 //!
 //! Invariants
 //! - The logits are a function of the text and the weights. The cache holds the keys and values of a text's beginning, and only what a text
@@ -10,8 +10,8 @@
 //! - The forward program is made for the first text that is longer than the context.
 
 use crate::Result;
+use crate::architecture::Architecture;
 use crate::compile::ExecOptions;
-use crate::config::ModelConfig;
 use crate::model::{Decode, Logits, TrainStep};
 use crate::sampling::{Sampler, context_window};
 use crate::tensor::{DType, HostTensor};
@@ -22,40 +22,91 @@ pub const DEFAULT_PROMPT: &str = "\n";
 
 /// A model that continues texts.
 pub struct Generator {
-    model: ModelConfig,
+    model: Architecture,
     options: ExecOptions,
-    decode: Decode,
+    /// Of a GPT.
+    decode: Option<Decode>,
     /// The tokens whose keys and values are in the cache, by position.
     cached: Vec<i32>,
     window: Option<Window>,
 }
 
-/// The last ctx tokens of a text that is longer.
+/// The last ctx tokens of a text.
 struct Window {
     logits: Logits,
-    /// (1, ctx) i32
+    /// (rows, ctx) i32; the first row counts.
     ids: HostTensor,
     /// The decode program has newer weights.
     stale: bool,
 }
 
+impl Window {
+    /// The window's program, made if there is none.
+    fn of<'w>(slot: &'w mut Option<Window>, model: &Architecture, options: &ExecOptions) -> Result<&'w mut Window> {
+        match slot {
+            Some(window) => Ok(window),
+            none => {
+                let rows = model.rows(1);
+                let logits = Logits::new(model, rows, options)?;
+                let ids = HostTensor::zeros(DType::I32, &[rows, model.ctx()])?;
+                Ok(none.insert(Window { logits, ids, stale: true }))
+            }
+        }
+    }
+
+    /// The logits of the token that follows the last ctx of `tokens`; of fewer, zeros stand behind them, which no position before sees.
+    fn next(&mut self, tokens: &[i32]) -> Result<&[f32]> {
+        let ctx = self.ids.shape()[1];
+        let shown = context_window(tokens, ctx);
+        let row = &mut self.ids.as_i32_mut()?[..ctx];
+        row.fill(0);
+        row[..shown.len()].copy_from_slice(shown);
+        let logits = self.logits.run(&self.ids)?;
+        let vocab = logits.shape()[2];
+        Ok(&logits.as_f32()?[(shown.len() - 1) * vocab..][..vocab])
+    }
+}
+
+/// The logits of the token that follows `tokens`, which the context holds; `cached` are those whose keys and values the program has.
+fn within<'d>(decode: &'d mut Decode, cached: &mut Vec<i32>, tokens: &[i32]) -> Result<&'d [f32]> {
+    let common = tokens.iter().zip(&*cached).take_while(|(a, b)| a == b).count();
+    // The last token is always fed: it is its logits that are wanted.
+    cached.truncate(common.min(tokens.len() - 1));
+    for token in &tokens[cached.len()..] {
+        decode.step(*token, cached.len())?;
+        cached.push(*token);
+    }
+    decode.logits()
+}
+
 impl Generator {
-    /// Compiles the model for one token a step; its weights are zeros.
-    pub fn new(model: &ModelConfig, options: &ExecOptions) -> Result<Self> {
-        let decode = Decode::new(model, options)?;
-        Ok(Self { model: model.clone(), options: options.clone(), decode, cached: Vec::new(), window: None })
+    /// Compiles the model for one token a step; its weights are zeros. Errors: a graph that has no logits.
+    pub fn new(model: impl Into<Architecture>, options: &ExecOptions) -> Result<Self> {
+        let model = model.into();
+        model.check_logits()?;
+        let decode = match &model {
+            Architecture::Gpt(config) => Some(Decode::new(config, options)?),
+            Architecture::Graph(_) => None,
+        };
+        Ok(Self { model, options: options.clone(), decode, cached: Vec::new(), window: None })
     }
 
     /// Takes weights that must be exactly the model's; the error names `origin`.
     pub fn load(&mut self, weights: &Tensors, origin: &str) -> Result<()> {
         self.forget();
-        self.decode.load(weights, origin)
+        match &mut self.decode {
+            Some(decode) => decode.load(weights, origin),
+            None => Window::of(&mut self.window, &self.model, &self.options)?.logits.load(weights, origin),
+        }
     }
 
     /// Takes over the weights of a training step.
     pub fn follow(&mut self, train: &mut TrainStep) -> Result<()> {
         self.forget();
-        self.decode.follow(train)
+        match &mut self.decode {
+            Some(decode) => decode.follow(train),
+            None => Window::of(&mut self.window, &self.model, &self.options)?.logits.follow(train),
+        }
     }
 
     /// Empties the cache: the weights change.
@@ -69,35 +120,16 @@ impl Generator {
     /// The logits (vocab) of the token that follows `tokens`. An empty text stands for the token 0.
     pub fn next(&mut self, tokens: &[i32]) -> Result<&[f32]> {
         let tokens = if tokens.is_empty() { &[0] } else { tokens };
-        if tokens.len() > self.model.ctx {
-            return self.slide(tokens);
-        }
-        let common = tokens.iter().zip(&self.cached).take_while(|(a, b)| a == b).count();
-        // The last token is always fed: it is its logits that are wanted.
-        self.cached.truncate(common.min(tokens.len() - 1));
-        for token in &tokens[self.cached.len()..] {
-            self.decode.step(*token, self.cached.len())?;
-            self.cached.push(*token);
-        }
-        self.decode.logits()
-    }
-
-    /// The logits of the token that follows the last ctx of `tokens`, which are at least as many.
-    fn slide(&mut self, tokens: &[i32]) -> Result<&[f32]> {
-        let ModelConfig { ctx, vocab, .. } = self.model;
-        let window = match &mut self.window {
-            Some(window) => window,
-            none => {
-                let logits = Logits::new(&self.model, 1, &self.options)?;
-                none.insert(Window { logits, ids: HostTensor::zeros(DType::I32, &[1, ctx])?, stale: true })
+        match (&mut self.decode, tokens.len() <= self.model.ctx()) {
+            (Some(decode), true) => within(decode, &mut self.cached, tokens),
+            (decode, _) => {
+                let window = Window::of(&mut self.window, &self.model, &self.options)?;
+                if let (true, Some(decode)) = (std::mem::take(&mut window.stale), decode) {
+                    window.logits.follow_decode(decode)?;
+                }
+                window.next(tokens)
             }
-        };
-        if std::mem::take(&mut window.stale) {
-            window.logits.follow_decode(&mut self.decode)?;
         }
-        window.ids.as_i32_mut()?.copy_from_slice(context_window(tokens, ctx));
-        let logits = window.logits.run(&window.ids)?.as_f32()?;
-        Ok(&logits[(ctx - 1) * vocab..])
     }
 
     /// Adds `count` tokens to `tokens`, giving each to `each` as it is chosen. An empty text gets the token 0 first.
@@ -134,7 +166,7 @@ impl Generator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Backend, RunConfig};
+    use crate::config::{Backend, ModelConfig, RunConfig};
     use crate::model::{forward, initial_weights};
 
     const INTERP: ExecOptions =

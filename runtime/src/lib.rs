@@ -10,6 +10,7 @@
 //! - **User input never panics.** Every failure is an [`Error`] that says in one sentence what was found, what was
 //!   expected and what to do, and carries its exit status.
 
+pub mod architecture;
 pub mod checkpoint;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod cli;

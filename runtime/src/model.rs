@@ -8,11 +8,12 @@
 //! | [`Decode`] | logits after one more token | `sample` |
 //!
 //! Invariants:
-//! - the first three are compiled from the one forward graph of `tinygpt_models`, the last from its twin with a cache: their weights have the
-//!   same names and shapes;
+//! - the first three are compiled from the one forward graph of an [`Architecture`], the last from the twin with a cache that a GPT has: their
+//!   weights have the same names and shapes;
 //! - starting weights are a pure function of (seed, name, shape); everything else starts as zeros;
 //! - a token that the vocabulary lacks is refused before it reaches a program.
 
+use crate::architecture::Architecture;
 use crate::checkpoint::check_architecture;
 use crate::compile::{self, Compiled, ExecOptions, Goal};
 use crate::config::{Gelu, ModelConfig, TrainConfig};
@@ -156,17 +157,18 @@ pub struct TrainStep {
 impl TrainStep {
     /// Compiles and prepares the step; weights and moments are zeros. With `gradients` they are outputs `grad.NAME`.
     pub fn new(
-        model: &ModelConfig,
+        model: impl Into<Architecture>,
         batch: usize,
         adamw: AdamWConfig,
         gradients: bool,
         options: &ExecOptions,
     ) -> Result<Self> {
+        let model = model.into();
         let goal = Goal::Train { adamw, gradients };
-        let compiled = compile::compile(forward(model, batch)?, &goal, &options.target())?;
+        let compiled = compile::compile(model.forward(batch)?, &goal, &options.target())?;
         let exec = compile::prepare(&compiled, options)?;
         let [lr, step, loss, grad_norm] = [0.0; 4].map(HostTensor::scalar_f32);
-        Ok(Self { exec, compiled, vocab: model.vocab, lr, step, loss, grad_norm })
+        Ok(Self { exec, compiled, vocab: model.vocab(), lr, step, loss, grad_norm })
     }
 
     /// What the step was compiled from and to.
@@ -259,10 +261,11 @@ pub struct EvalLoss {
 }
 
 impl EvalLoss {
-    pub fn new(model: &ModelConfig, batch: usize, options: &ExecOptions) -> Result<Self> {
-        let compiled = compile::compile(forward(model, batch)?, &Goal::Infer(&["loss"]), &options.target())?;
+    pub fn new(model: impl Into<Architecture>, batch: usize, options: &ExecOptions) -> Result<Self> {
+        let model = model.into();
+        let compiled = compile::compile(model.forward(batch)?, &Goal::Infer(&["loss"]), &options.target())?;
         let exec = compile::prepare(&compiled, options)?;
-        Ok(Self { exec, vocab: model.vocab, loss: HostTensor::scalar_f32(0.0) })
+        Ok(Self { exec, vocab: model.vocab(), loss: HostTensor::scalar_f32(0.0) })
     }
 
     /// Takes over the weights of a training step.
@@ -292,11 +295,18 @@ pub struct Logits {
 }
 
 impl Logits {
-    pub fn new(model: &ModelConfig, batch: usize, options: &ExecOptions) -> Result<Self> {
-        let compiled = compile::compile(forward(model, batch)?, &Goal::Infer(&["logits"]), &options.target())?;
+    pub fn new(model: impl Into<Architecture>, batch: usize, options: &ExecOptions) -> Result<Self> {
+        let model = model.into();
+        model.check_logits()?;
+        let compiled = compile::compile(model.forward(batch)?, &Goal::Infer(&["logits"]), &options.target())?;
         let exec = compile::prepare(&compiled, options)?;
-        let logits = HostTensor::zeros(DType::F32, &[batch, model.ctx, model.vocab])?;
-        Ok(Self { exec, forward: compiled.forward, vocab: model.vocab, logits })
+        let logits = HostTensor::zeros(DType::F32, &[batch, model.ctx(), model.vocab()])?;
+        Ok(Self { exec, forward: compiled.forward, vocab: model.vocab(), logits })
+    }
+
+    /// Rows of a batch.
+    pub fn rows(&self) -> usize {
+        self.logits.shape()[0]
     }
 
     /// Takes weights that must be exactly the model's; the error names `origin`.

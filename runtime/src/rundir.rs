@@ -19,6 +19,8 @@ const CONFIG_FILE: &str = "config.toml";
 const METRICS_FILE: &str = "metrics.jsonl";
 const SAMPLES_FILE: &str = "samples.txt";
 const PLAN_FILE: &str = "plan";
+/// The graph that a run trains, where its model is one; what its config.toml calls it.
+pub const GRAPH_FILE: &str = "model.gir";
 
 /// One line of metrics.jsonl. A number that is not finite is written as null.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -48,7 +50,7 @@ impl RunDir {
     pub fn create(out: Option<&Path>, config: &RunConfig, now: SystemTime) -> Result<Self> {
         let path = match out {
             Some(out) => out.to_owned(),
-            None => unused(&Path::new(RUNS).join(format!("{}-{}", date_and_time(now), config.preset))),
+            None => unused(&Path::new(RUNS).join(format!("{}-{}", date_and_time(now), config.label()))),
         };
         if path.join(CONFIG_FILE).exists() {
             return Err(Error::input(format!(
@@ -133,6 +135,12 @@ impl RunDir {
         let path = self.path.join(METRICS_FILE);
         let aside = self.path.join(format!("{METRICS_FILE}.new"));
         fs::write(&aside, text).and_then(|()| fs::rename(&aside, &path)).map_err(|e| Error::writing(&path, e))
+    }
+
+    /// Keeps the text of the graph that the run trains.
+    pub fn set_graph(&self, text: &str) -> Result<()> {
+        let path = self.path.join(GRAPH_FILE);
+        fs::write(&path, text).map_err(|e| Error::writing(&path, e))
     }
 
     /// The plan of the run's kernels and where it lies; none if the run has none.

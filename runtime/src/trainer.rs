@@ -7,17 +7,19 @@
 //! - **Nothing bad is saved.** A loss that is not finite ends the run; a checkpoint whose numbers are not all finite is not
 //!   written. (An update with a gradient norm that is not finite is skipped by the program itself.)
 
+use crate::architecture::Architecture;
 use crate::checkpoint::{self, Checkpoint};
 use crate::compile::{Compiled, ExecOptions};
 use crate::config::RunConfig;
 use crate::data::Corpus;
 use crate::generate::{DEFAULT_PROMPT, Generator};
 use crate::model::{Batch, EvalLoss, StepResult, TrainStep, adamw};
-use crate::rundir::{Metrics, RunDir};
+use crate::rundir::{GRAPH_FILE, Metrics, RunDir};
 use crate::sampling::Sampler;
 use crate::tensor_file::Tensors;
 use crate::{Error, Result};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Temperature of the samples that a run takes of itself.
@@ -58,6 +60,7 @@ pub struct Summary {
 /// A model in training. See the module's invariants.
 pub struct Trainer {
     config: RunConfig,
+    model: Architecture,
     corpus: Corpus,
     options: ExecOptions,
     train: TrainStep,
@@ -75,15 +78,35 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Compiles the training step of `config` and starts from its seed's weights, at step 0.
+    /// Compiles the training step of the GPT of `config` and starts from its seed's weights, at step 0.
     pub fn new(config: RunConfig, corpus: Corpus, options: ExecOptions) -> Result<Self> {
-        config.model.check_bytes()?;
+        let model = Architecture::from(&config.model);
+        Self::with_model(model, config, corpus, options)
+    }
+
+    /// [`Trainer::new`] for any model. Of `config` it takes `[train]`, whose batch must be the model's; a graph is one by `config.graph`,
+    /// which is set if need be, so that checkpoints say so.
+    pub fn with_model(
+        model: Architecture,
+        mut config: RunConfig,
+        corpus: Corpus,
+        options: ExecOptions,
+    ) -> Result<Self> {
+        model.check_bytes()?;
+        match &model {
+            Architecture::Gpt(gpt) => (config.graph, config.model) = (None, gpt.clone()),
+            Architecture::Graph(_) => config.graph = Some(GRAPH_FILE.to_owned()),
+        }
+        if config.train.sample_bytes > 0 {
+            model.check_logits()?;
+        }
         let started = Instant::now();
-        let mut train = TrainStep::new(&config.model, config.train.batch, adamw(&config.train), false, &options)?;
+        let mut train = TrainStep::new(&model, config.train.batch, adamw(&config.train), false, &options)?;
         train.start(config.train.seed)?;
-        let batch = Batch::zeros(config.train.batch, config.model.ctx)?;
+        let batch = Batch::zeros(config.train.batch, model.ctx())?;
         Ok(Self {
             config,
+            model,
             corpus,
             options,
             train,
@@ -113,6 +136,11 @@ impl Trainer {
     /// What generating code for the step took; None on backends that generate none here.
     pub fn code_report(&mut self) -> Option<String> {
         self.train.executor().code_report()
+    }
+
+    /// What the run depends on.
+    pub fn config(&self) -> &RunConfig {
+        &self.config
     }
 
     /// Steps done.
@@ -153,7 +181,7 @@ impl Trainer {
     pub fn validate(&mut self) -> Result<f64> {
         let eval = match &mut self.eval {
             Some(eval) => eval,
-            none => none.insert(EvalLoss::new(&self.config.model, self.config.train.batch, &self.options)?),
+            none => none.insert(EvalLoss::new(&self.model, self.config.train.batch, &self.options)?),
         };
         eval.follow(&mut self.train)?;
         let count = self.config.train.eval_batches;
@@ -170,7 +198,7 @@ impl Trainer {
     pub fn sample(&mut self, bytes: usize) -> Result<Vec<u8>> {
         let generator = match &mut self.generator {
             Some(generator) => generator,
-            none => none.insert(Generator::new(&self.config.model, &self.options)?),
+            none => none.insert(Generator::new(&self.model, &self.options)?),
         };
         generator.follow(&mut self.train)?;
         let mut sampler = Sampler::new(SAMPLE_TEMPERATURE, None, self.config.train.seed)?;
@@ -191,7 +219,12 @@ impl Trainer {
                 }
             }
         }
-        Ok(Checkpoint { step: self.step, elapsed_s: self.elapsed_s(), config: self.config.clone(), weights, m, v })
+        let graph = match &self.model {
+            Architecture::Gpt(_) => None,
+            Architecture::Graph(graph) => Some(Arc::clone(graph)),
+        };
+        let (step, elapsed_s, config) = (self.step, self.elapsed_s(), self.config.clone());
+        Ok(Checkpoint { step, elapsed_s, config, graph, weights, m, v })
     }
 
     fn elapsed_s(&self) -> f64 {

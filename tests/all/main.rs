@@ -7,6 +7,7 @@
 //! - [`cli`]: the command line's contract: output, sentences, exit statuses
 //! - [`dump`]: stages, passes, differences, whole dumps with their manifest
 //! - [`snapshots`]: the text of every stage for a small model
+//! - [`own_model`]: models from a file: train, sample, resume, dump
 //! - [`opt`]: pipelines over text, and reproducers of passes that fail
 //! - [`run`]: seeded runs of graphs and programs, and their comparison
 //! - [`text`]: graphs and programs read back from their text
@@ -22,6 +23,7 @@ mod docs;
 mod dump;
 mod gpu;
 mod opt;
+mod own_model;
 mod parity;
 mod programs;
 mod run;

@@ -1,6 +1,7 @@
 //! `train`: a new run, or one that goes on.
 
 use super::{Ending, exec_options, print, say, say_notes};
+use crate::architecture::{Architecture, GraphModel};
 use crate::checkpoint::Checkpoint;
 use crate::cli::TrainArgs;
 use crate::config::RunConfig;
@@ -8,6 +9,7 @@ use crate::data::Corpus;
 use crate::rundir::RunDir;
 use crate::trainer::{self, Summary, Trainer};
 use crate::{Error, Result};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
@@ -22,8 +24,9 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
         return Ok(Ending::Done);
     }
     check_stop(args.stop_at, &config, resumed.as_ref().map_or(0, |(_, checkpoint)| checkpoint.step))?;
-    config.model.check_bytes()?;
-    let corpus = Corpus::open(&config.data, config.model.ctx)?;
+    let model = model(&config, resumed.as_ref().map(|(_, checkpoint)| checkpoint))?;
+    model.check_bytes()?;
+    let corpus = Corpus::open(&config.data, model.ctx())?;
     let options = exec_options(&args.exec, Some(&config.train))?;
     if let (Some(gpu), Some((dir, _))) = (&options.gpu, &resumed)
         && let Some((plan, path)) = dir.plan()?
@@ -31,7 +34,8 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
         gpu.tuner().replay(&plan, &path.display().to_string())?;
     }
     let start = Instant::now();
-    let mut trainer = Trainer::new(config.clone(), corpus, options.clone())?;
+    let mut trainer = Trainer::with_model(model.clone(), config, corpus, options.clone())?;
+    let config = trainer.config().clone();
     let compile_s = start.elapsed().as_secs_f64();
     say_notes(&options);
     if args.time_passes {
@@ -47,7 +51,13 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
             dir.rewind(checkpoint.step)?;
             dir.clone()
         }
-        None => RunDir::create(args.out.as_deref(), &config, SystemTime::now())?,
+        None => {
+            let dir = RunDir::create(args.out.as_deref(), &config, SystemTime::now())?;
+            if let Architecture::Graph(model) = &model {
+                dir.set_graph(&model.graph().to_string())?;
+            }
+            dir
+        }
     };
     let place = match &options.gpu {
         Some(gpu) => format!("{} on {}", options.backend, gpu.report().name),
@@ -55,9 +65,12 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
     };
     say(&format!(
         "{}: {} parameters, ctx {}, batch {}, {} steps; {place}, compiled in {compile_s:.2} s; {}{}",
-        config.preset,
-        config.model.params(),
-        config.model.ctx,
+        match &model {
+            Architecture::Gpt(_) => &config.preset,
+            Architecture::Graph(model) => &model.graph().name,
+        },
+        model.params(),
+        model.ctx(),
         config.train.batch,
         config.train.steps,
         dir.path().display(),
@@ -71,6 +84,15 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
     say_notes(&options);
     keep_plan()?;
     report(&summary, &dir)
+}
+
+/// What is trained: that of the checkpoint to go on from, the graph that the configuration names, or its GPT.
+fn model(config: &RunConfig, checkpoint: Option<&Checkpoint>) -> Result<Architecture> {
+    match (checkpoint, &config.graph) {
+        (Some(checkpoint), _) => Ok(checkpoint.architecture()),
+        (None, Some(path)) => GraphModel::read(Path::new(path)).map(Architecture::from),
+        (None, None) => Ok(Architecture::from(&config.model)),
+    }
 }
 
 /// The run to go on with, and its latest checkpoint.

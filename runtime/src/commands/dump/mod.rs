@@ -17,7 +17,7 @@ mod stages;
 
 pub use stages::{File, Options, Renderer, Stages, render};
 
-use super::{Ending, deliver};
+use super::{Ending, deliver, parse_ir, read_text};
 use crate::cli::{DumpArgs, Stage, Target};
 use crate::compile::{Goal, compile, cpu_options};
 use crate::config::RunConfig;
@@ -29,7 +29,9 @@ use crate::{Error, Result};
 use regex_lite::Regex;
 use std::path::Path;
 use tinygpt_codegen_wgsl::Caps;
+use tinygpt_ir::Graph;
 use tinygpt_ir::program::{KernelId, Program, TargetModel};
+use tinygpt_ir::text::Ir;
 
 pub fn run(args: &DumpArgs) -> Result<Ending> {
     let config = RunConfig::preset(&args.preset)?;
@@ -40,12 +42,18 @@ pub fn run(args: &DumpArgs) -> Result<Ending> {
         lines: !args.no_lines,
         whole: args.out.is_some(),
     };
-    let model = Model {
-        forward: forward(&config.model, config.train.batch)?,
-        goal: Goal::Train { adamw: adamw(&config.train), gradients: false },
-        options,
-        kernels: args.kernel.as_deref().map(pattern).transpose()?,
+    let train = Goal::Train { adamw: adamw(&config.train), gradients: false };
+    let (forward, goal) = match &args.graph {
+        None => (forward(&config.model, config.train.batch)?, train),
+        Some(file) => {
+            let graph = graph(file)?;
+            let trains = graph.output_named("loss").is_some()
+                && graph.updates.is_empty()
+                && graph.params.values().any(|p| p.is_weight());
+            (graph, if trains { train } else { Goal::Whole })
+        }
     };
+    let model = Model { forward, goal, options, kernels: args.kernel.as_deref().map(pattern).transpose()? };
     match (args.stage, args.after.as_deref(), args.diff.as_deref()) {
         (Some(stage), ..) => {
             let only = model.kernels.is_some();
@@ -55,7 +63,9 @@ pub fn run(args: &DumpArgs) -> Result<Ending> {
                 ));
             }
             if stage == Stage::Wasm && args.out.is_none() {
-                return Err(Error::input("--stage wasm is binary: name a directory for it with -o, or take --stage wat"));
+                return Err(Error::input(
+                    "--stage wasm is binary: name a directory for it with -o, or take --stage wat",
+                ));
             }
             let target = target_of(stage, args.target)?;
             if args.remarks {
@@ -83,6 +93,16 @@ pub fn run(args: &DumpArgs) -> Result<Ending> {
         }
     }
     Ok(Ending::Done)
+}
+
+fn graph(file: &Path) -> Result<Graph> {
+    match parse_ir(&read_text(file)?, file)? {
+        Ir::Graph(graph) => Ok(graph),
+        Ir::Program(_) => Err(Error::input(format!(
+            "{} holds a program, whose stages are behind it: give the graph, or run passes over the program with opt",
+            file.display()
+        ))),
+    }
 }
 
 /// What is dumped: a declared model, what it is compiled for, and what of it is asked for.
@@ -113,7 +133,9 @@ impl Model {
     /// The decisions of fusion, one a line.
     fn remarks(&self, stage: Stage, target: Target) -> Result<String> {
         if stage != Stage::Fused || self.kernels.is_some() {
-            return Err(Error::input("--remarks shows what the stage fused decided: give --stage fused, and no --kernel"));
+            return Err(Error::input(
+                "--remarks shows what the stage fused decided: give --stage fused, and no --kernel",
+            ));
         }
         let compiled = self.stages(target)?.compiled;
         let mut graph = compiled.passes.graph;

@@ -84,7 +84,14 @@ pub struct Renderer<'a> {
 
 impl<'a> Renderer<'a> {
     pub fn new(compiled: &'a Compiled, options: &'a Options, kernels: &'a [KernelId]) -> Self {
-        Self { compiled, options, kernels, prepared: OnceCell::new(), module: OnceCell::new(), shaders: OnceCell::new() }
+        Self {
+            compiled,
+            options,
+            kernels,
+            prepared: OnceCell::new(),
+            module: OnceCell::new(),
+            shaders: OnceCell::new(),
+        }
     }
 
     /// See [`render`].
