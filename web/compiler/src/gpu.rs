@@ -13,13 +13,13 @@
 //! - Allocations start as zeros; the last one, named `scratch`, holds nothing between launches and is there only if a launch binds it.
 //! - Launches run in order, each seeing what those before it wrote. Binding i of group 0 is the i-th of the list; `write` tells `read_write`
 //!   from `read` storage, tables are `read`.
-//! - Equal code is one module, however many kernels use it.
+//! - Every module has naga's approval. Equal code is one module, however many kernels use it.
 //! - A slot is an input, state or output in row-major order; truth values take four bytes, and bytes are rounded up to four.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use tinygpt_codegen_wgsl::{Caps, Dialect, Unit, emit, pieces, variants};
+use tinygpt_codegen_wgsl::{Caps, Dialect, Unit, emit, pieces, validate, variants};
 use tinygpt_ir::ParamKind;
 use tinygpt_ir::program::{BufferId, Place, Program, StorageUnit};
 use tinygpt_runtime::{Error, Result};
@@ -54,8 +54,13 @@ impl AdapterCaps {
             max_workgroups: self.max_workgroups.unwrap_or(least.max_workgroups),
             offset_alignment: self.offset_alignment.unwrap_or(least.offset_alignment),
         };
+        let [x, y, z] = caps.max_workgroup_size;
+        let [least_x, least_y, least_z] = least.max_workgroup_size;
         let limits = [
-            ("workgroup_bytes", caps.workgroup_bytes.into(), u64::from(least.workgroup_bytes)),
+            ("max_workgroup_size.x", x.into(), least_x.into()),
+            ("max_workgroup_size.y", y.into(), least_y.into()),
+            ("max_workgroup_size.z", z.into(), least_z.into()),
+            ("workgroup_bytes", u64::from(caps.workgroup_bytes), u64::from(least.workgroup_bytes)),
             ("max_invocations", caps.max_invocations.into(), least.max_invocations.into()),
             ("max_storage_buffers", caps.max_storage_buffers.into(), least.max_storage_buffers.into()),
             ("max_binding_bytes", caps.max_binding_bytes, least.max_binding_bytes),
@@ -67,6 +72,13 @@ impl AdapterCaps {
                     "the adapter's {name} is {found}, and every WebGPU adapter has {expected} or more: give its limits as it states them"
                 )));
             }
+        }
+        if let Some((low, high)) =
+            caps.subgroups.filter(|(low, high)| !(low.is_power_of_two() && high.is_power_of_two() && low <= high))
+        {
+            return Err(Error::input(format!(
+                "the adapter's subgroups are of {low} to {high} invocations, and sizes are powers of two, the smallest first: give them as it states them"
+            )));
         }
         if !caps.offset_alignment.is_power_of_two() || caps.offset_alignment > least.offset_alignment {
             return Err(Error::input(format!(
@@ -99,7 +111,10 @@ pub fn dispatch_list(program: &Program, caps: &Caps) -> Result<Value> {
             let default = variants(&piece, caps)[0];
             let module = emit(&piece, caps, &default).map_err(refused)?;
             scratch_bytes = scratch_bytes.max(module.scratch_bytes);
-            let number = *known.entry(module.hash).or_insert_with(|| {
+            let number = known.get(&module.hash).copied().unwrap_or(modules.len());
+            if number == modules.len() {
+                known.insert(module.hash, number);
+                validate(&module.source(Dialect::Naga), caps).map_err(refused)?;
                 modules.push(json!({
                     "name": module.name,
                     "hash": format!("{:016x}", module.hash),
@@ -107,8 +122,7 @@ pub fn dispatch_list(program: &Program, caps: &Caps) -> Result<Value> {
                     "f16": module.f16,
                     "subgroups": module.subgroups,
                 }));
-                modules.len() - 1
-            });
+            }
             let table = tables.iter().position(|t| *t == module.table).unwrap_or(tables.len());
             if table == tables.len() && !module.table.is_empty() {
                 tables.push(module.table.clone());

@@ -24,12 +24,15 @@
 //! |---|---|---|---|
 //! | `presets` | | `default`, and of each of `presets` what `resolve` says | |
 //! | `resolve` | `config` | `config` (complete), `params`, `memory` (an estimate, in bytes), `flop_per_step` | |
+//! | `compile` | `config`, `variants` (list of `{relaxed, threads}`, else all four) | the manifest | the files of `tinygpt export --format web` but for state and runner, `manifest.json` among them |
 //! | `graph` | `config`, `stage` (`graph`, `grad`, `fused`, `program`), `entry` | `text` | |
 //! | `wgsl` | `config`, `entry`, `caps` (what the adapter has beyond every WebGPU adapter) | allocations, slots, modules, launches: see [`gpu`] | |
-//! | `init` | `config`, `seed` (else the configuration's) | | `weights.safetensors` |
+//! | `wat` | `config`, `entry`, `variant` (else plain, one thread) | `kernels`: `name`, `archetype` and `text` of each | |
+//! | `init` | `config`, `seed` (else the configuration's) | | `model.safetensors`, as in a checkpoint |
 //! | `corpus` | | | `corpus.txt` |
 //!
-//! `entry` is the program meant: `train` (also where it is left out), `evaluate` (loss of a batch) or `logits` (of one row).
+//! `entry` is the program meant: `train` (also where it is left out), `evaluate` (loss of a batch), `decode` (one token with cached keys and
+//! values) or `logits` (of one row).
 //!
 //! # Responses
 //!
@@ -54,7 +57,7 @@ mod memory;
 mod request;
 mod response;
 
-#[cfg(target_arch = "wasm32")]
+#[cfg(any(target_arch = "wasm32", test))]
 mod exports;
 
 pub use memory::estimate;

@@ -5,12 +5,13 @@ use crate::memory::estimate;
 use crate::response::{Response, encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use tinygpt_codegen_cpu::wasm::{self, WasmOptions};
 use tinygpt_ir::program::TargetModel;
 use tinygpt_runtime::compile::{Compiled, Goal, compile};
 use tinygpt_runtime::config::{BUILTIN, DEFAULT_PRESET, PRESETS, RunConfig, RunOverride};
-use tinygpt_runtime::model::{adamw, forward, initial_weights};
-use tinygpt_runtime::{Error, Result, corpus, tensor_file};
+use tinygpt_runtime::model::{adamw, decode, forward, initial_weights};
+use tinygpt_runtime::wasm::bundle::{Bundle, MANIFEST_FILE, StartingState, Variant, bundle};
+use tinygpt_runtime::{Error, Result, checkpoint, corpus};
 
 /// Bytes that a page's 32-bit memory has, which is also what the compiler in a page can count to.
 const PAGE_BYTES: u64 = 1 << 32;
@@ -23,6 +24,11 @@ enum Request {
     Resolve {
         #[serde(default)]
         config: Config,
+    },
+    Compile {
+        #[serde(default)]
+        config: Config,
+        variants: Option<Vec<VariantKeys>>,
     },
     Graph {
         #[serde(default)]
@@ -38,6 +44,14 @@ enum Request {
         entry: Entry,
         #[serde(default)]
         caps: AdapterCaps,
+    },
+    Wat {
+        #[serde(default)]
+        config: Config,
+        #[serde(default)]
+        entry: Entry,
+        #[serde(default)]
+        variant: VariantKeys,
     },
     Init {
         #[serde(default)]
@@ -67,7 +81,22 @@ enum Entry {
     #[default]
     Train,
     Evaluate,
+    Decode,
     Logits,
+}
+
+/// [`Variant`], as a request has it.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct VariantKeys {
+    relaxed: bool,
+    threads: bool,
+}
+
+impl From<VariantKeys> for Variant {
+    fn from(VariantKeys { relaxed, threads }: VariantKeys) -> Variant {
+        Variant { relaxed, threads }
+    }
 }
 
 /// The response to a request; both as the crate's comment lays them out.
@@ -85,6 +114,18 @@ fn respond(request: Request) -> Result<Response> {
             Ok(json!({"default": DEFAULT_PRESET, "presets": each.collect::<Result<Vec<_>>>()?}).into())
         }
         Request::Resolve { config } => Ok(describe(&resolve(config)?)?.into()),
+        Request::Compile { config, variants } => {
+            let config = resolve(config)?;
+            check_size(&config)?;
+            let variants = match variants {
+                Some(keys) => keys.into_iter().map(Variant::from).collect(),
+                None => Variant::ALL.to_vec(),
+            };
+            let Bundle { manifest, files } = bundle(&config, StartingState::fresh(), &variants)?;
+            let result = serde_json::to_value(&manifest).map_err(|e| Error::failed(e.to_string()))?;
+            let blobs = [(MANIFEST_FILE.to_owned(), manifest.to_json()?)].into_iter().chain(files).collect();
+            Ok(Response { result, blobs })
+        }
         Request::Graph { config, stage, entry } => {
             let compiled = program(&resolve(config)?, entry, &TargetModel::cpu())?;
             Ok(json!({"text": text(&compiled, stage)?}).into())
@@ -94,13 +135,16 @@ fn respond(request: Request) -> Result<Response> {
             let compiled = program(&resolve(config)?, entry, &caps.target())?;
             Ok(dispatch_list(&compiled.program, &caps)?.into())
         }
+        Request::Wat { config, entry, variant } => {
+            let compiled = program(&resolve(config)?, entry, &TargetModel::cpu())?;
+            Ok(json!({"kernels": wat(&compiled, variant)?}).into())
+        }
         Request::Init { config, seed } => {
             let config = resolve(config)?;
             check_size(&config)?;
             let weights = initial_weights(&forward(&config.model, 1)?, seed.unwrap_or(config.train.seed))?;
-            let named = weights.iter().map(|(name, tensor)| (name.clone(), tensor));
-            let bytes = tensor_file::to_bytes(named, &BTreeMap::from([("format".into(), "pt".into())]));
-            Ok(Response { result: json!({}), blobs: vec![("weights.safetensors".into(), bytes)] })
+            let bytes = checkpoint::model_bytes(&config.model, &weights)?;
+            Ok(Response { result: json!({}), blobs: vec![(checkpoint::MODEL_FILE.into(), bytes)] })
         }
         Request::Corpus {} => {
             Ok(Response { result: json!({}), blobs: vec![("corpus.txt".into(), corpus::text().as_bytes().to_vec())] })
@@ -114,6 +158,11 @@ fn resolve(config: Config) -> Result<RunConfig> {
     let table = toml::Table::try_from(without_nulls(Value::Object(config)))
         .map_err(|e| Error::input(format!("{origin} is not understood: {e}")))?;
     let layer = RunOverride::from_table(table, origin)?;
+    if let Some(graph) = &layer.graph {
+        return Err(Error::input(format!(
+            "{origin} names the graph \"{graph}\", and there are no files in a page: leave it out and describe a GPT"
+        )));
+    }
     let named = [layer.data.data.as_ref(), layer.data.val_data.as_ref().and_then(Option::as_ref)];
     if let Some(data) = named.into_iter().flatten().find(|data| *data != BUILTIN) {
         return Err(Error::input(format!(
@@ -165,9 +214,23 @@ fn program(config: &RunConfig, entry: Entry, target: &TargetModel) -> Result<Com
     let (goal, rows) = match entry {
         Entry::Train => (Goal::Train { adamw: adamw(&config.train), gradients: false }, config.train.batch),
         Entry::Evaluate => (Goal::Infer(&["loss"]), config.train.batch),
+        Entry::Decode => return compile(decode(&config.model)?, &Goal::Infer(&["logits"]), target),
         Entry::Logits => (Goal::Infer(&["logits"]), 1),
     };
     compile(forward(&config.model, rows)?, &goal, target)
+}
+
+/// The WebAssembly text of each kernel of a program, as `tinygpt dump --stage wat` prints it.
+fn wat(compiled: &Compiled, variant: VariantKeys) -> Result<Vec<Value>> {
+    let VariantKeys { relaxed, threads } = variant;
+    let program = &compiled.program;
+    let options = WasmOptions { relaxed, threads, ..WasmOptions::default() };
+    let entry = wasm::Entry { name: &program.name, program };
+    let module = wasm::module(&[entry], &options).map_err(|e| Error::input(e.to_string()))?;
+    let kernels = program.kernels.iter().map(|(id, kernel)| {
+        json!({"name": kernel.name, "archetype": kernel.kind.archetype(), "text": module.kernel_wat(0, id)})
+    });
+    Ok(kernels.collect())
 }
 
 /// A stage as `tinygpt dump` prints it, without the DSL lines.
