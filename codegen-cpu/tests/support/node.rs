@@ -4,8 +4,10 @@
 
 use serde_json::{Value, json};
 use std::io::{BufReader, Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 /// The engine, and what it has.
 pub struct Engine {
@@ -17,10 +19,14 @@ pub struct Engine {
 }
 
 struct Process {
-    _child: Child,
+    child: Child,
     input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    /// Answers, read by a thread of their own.
+    answers: Receiver<(Value, Vec<u8>)>,
 }
+
+/// Longer than any request takes: threads that never meet would wait for ever.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What to run.
 #[derive(Default)]
@@ -55,23 +61,38 @@ fn start() -> Option<Engine> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/node.mjs");
     let mut child = Command::new("node").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().ok()?;
     let (input, output) = (child.stdin.take()?, child.stdout.take()?);
-    let mut process = Process { _child: child, input, output: BufReader::new(output) };
+    let (sender, answers) = channel();
+    std::thread::spawn(move || {
+        let mut output = BufReader::new(output);
+        while let Ok(answer) = read_answer(&mut output) {
+            if sender.send(answer).is_err() {
+                break;
+            }
+        }
+    });
+    let mut process = Process { child, input, answers };
     let (has, _) = process.answer();
     let is = |key: &str| has[key].as_bool().expect("node.mjs says so");
     Some(Engine { relaxed: is("relaxed"), fused: is("fused"), memory64: is("memory64"), process: Mutex::new(process) })
 }
 
+fn read_answer(output: &mut impl Read) -> std::io::Result<(Value, Vec<u8>)> {
+    let mut part = |bytes: usize| {
+        let mut out = vec![0; bytes];
+        output.read_exact(&mut out).map(|()| out)
+    };
+    let lengths = part(8)?;
+    let length = |at: usize| u32::from_le_bytes(lengths[at..at + 4].try_into().expect("four bytes")) as usize;
+    let header = part(length(0))?;
+    Ok((serde_json::from_slice(&header)?, part(length(4))?))
+}
+
 impl Process {
     fn answer(&mut self) -> (Value, Vec<u8>) {
-        let mut part = |bytes: usize| {
-            let mut out = vec![0; bytes];
-            self.output.read_exact(&mut out).expect("Node answers");
-            out
-        };
-        let lengths = part(8);
-        let length = |at: usize| u32::from_le_bytes(lengths[at..at + 4].try_into().expect("four bytes")) as usize;
-        let header = part(length(0));
-        (serde_json::from_slice(&header).expect("a header"), part(length(4)))
+        self.answers.recv_timeout(PATIENCE).unwrap_or_else(|e| {
+            let _ = self.child.kill(); // whether it still lives does not matter
+            panic!("Node gave no answer ({e}): it died, or threads wait for each other")
+        })
     }
 }
 
