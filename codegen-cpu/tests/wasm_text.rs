@@ -37,8 +37,17 @@ fn one_kernel_of_each_archetype() {
     }
     assert_eq!(firsts.len(), 7, "{firsts:?}");
     for (archetype, kernel) in firsts {
-        insta::assert_snapshot!(format!("kernel_{archetype}"), module.kernel_wat(0, kernel));
+        insta::assert_snapshot!(format!("kernel_{archetype}"), without_lines(&module.kernel_wat(0, kernel)));
     }
+}
+
+/// The text without the numbers of DSL lines, which move when a model is edited.
+fn without_lines(text: &str) -> String {
+    let stripped = text.lines().map(|line| match (line.starts_with(";; at "), line.rsplit_once(':')) {
+        (true, Some((file, _))) => format!("{file}:_\n"),
+        _ => format!("{line}\n"),
+    });
+    stripped.collect()
 }
 
 /// The functions of a module whose names begin so, with their comments.
