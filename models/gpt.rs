@@ -207,10 +207,13 @@ fn cached_attention<'g>(b: &'g Builder, [q, k, v]: [T<'g>; 3], caches: [T<'g>; 2
     let own = (q * k).sum(&[1]) * scale;
     let slot = b.iota(scores.shape(), DType::I32, 1);
     let (earlier, here) = (slot.lt(position), slot.eq(position));
-    let weights = earlier.select(scores, here.select(own, f64::NEG_INFINITY)).softmax(1);
-    let own = here.select(weights, 0.0).sum(&[1]);
+    let scores = earlier.select(scores, here.select(own, f64::NEG_INFINITY));
+    let top = scores.reduce_max(&[1]);
+    let weights = (scores - top).exp();
+    let total = weights.sum(&[1]);
+    let (weights, own) = (earlier.select(weights, 0.0) / total, (own - top).exp() / total);
     // Both products are terms of one contraction.
-    let out = earlier.select(weights, 0.0).contract("ht,htd->hd", values) + own.contract("hu,hud->hd", v);
+    let out = weights.contract("ht,htd->hd", values) + own.contract("hu,hud->hd", v);
     out.reshape(shape)
 }
 

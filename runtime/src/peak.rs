@@ -6,6 +6,7 @@
 use crate::workers::Workers;
 use crate::{Error, Result};
 use std::hint::black_box;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// Independent sums: covers a latency of 4 cycles at 2 vectors a cycle, and leaves 4 of 16 registers to the factors.
@@ -24,12 +25,37 @@ pub fn gflops(threads: usize) -> Result<f64> {
     let mut seconds = f64::INFINITY;
     for _ in 0..TRIALS {
         let start = Instant::now();
-        workers.run(&|_, _| {
+        workers.run(&|_| {
             black_box(multiply_add(black_box(0.5)));
         });
         seconds = seconds.min(start.elapsed().as_secs_f64());
     }
     Ok((2 * SUMS * PASSES * lanes * threads) as f64 / seconds / 1e9)
+}
+
+/// Floats of one thread's part of a measurement of memory: far beyond any cache.
+const STREAM_FLOATS: usize = 16 << 20;
+
+/// Memory bandwidth in GB/s of `threads` threads together, bytes read and written: the sum of two arrays into one of them, each far larger than
+/// the caches (after McCalpin's STREAM "add", with one array fewer).
+pub fn gbs(threads: usize) -> Result<f64> {
+    let mut workers = Workers::new(threads).map_err(Error::input)?;
+    let part = || Mutex::new((vec![1.0_f32; STREAM_FLOATS], vec![2.0_f32; STREAM_FLOATS]));
+    let parts: Vec<_> = (0..threads).map(|_| part()).collect();
+    let mut seconds = f64::INFINITY;
+    for _ in 0..TRIALS {
+        let start = Instant::now();
+        workers.run(&|worker| {
+            // A poisoned lock means that another trial panicked, which has ended the process.
+            let mut part = parts[worker].lock().unwrap_or_else(PoisonError::into_inner);
+            let (to, from) = &mut *part;
+            to.iter_mut().zip(&*from).for_each(|(to, from)| *to += *from);
+            black_box(&to[0]);
+        });
+        seconds = seconds.min(start.elapsed().as_secs_f64());
+    }
+    // Two arrays read and one written.
+    Ok((3 * 4 * STREAM_FLOATS * threads) as f64 / seconds / 1e9)
 }
 
 /// The widest loop this processor runs, and its lanes.

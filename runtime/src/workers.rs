@@ -1,15 +1,17 @@
-//! Worker threads that run one function at once, again and again, with barriers inside.
+//! Worker threads that run one function at once, again and again, and wait for each other's progress inside.
 //!
-//! A training step is a few hundred short parallel regions with a barrier between each. The threads are those of a dedicated rayon
+//! A training step is a few hundred short parallel regions, each after the one before. The threads are those of a dedicated rayon
 //! pool, entered once through `spawn_broadcast` and kept inside [`Workers`] for its lifetime, so that a step starts threads, allocates
 //! and takes locks for nothing. The caller is worker 0.
 //!
+//! What is waited for is work, not workers: a region ends when its last task does ([`Progress`]). A worker that has no processor just then,
+//! and so has taken no task, holds up nobody before the end of the run.
+//!
 //! Invariants
 //! - Between calls of [`Workers::run`] no worker runs anything of the caller's: the borrow that `run` hands out ends before it returns.
-//! - Every worker calls [`Barrier::wait`] equally often within one run.
 //! - Waiting spins briefly (a region ends within microseconds), then sleeps. With more workers than cores it sleeps at once: a
 //!   spinning worker would hold the core that the awaited one needs.
-//! - A panic in a worker ends the process: others would wait for it at the next barrier for ever.
+//! - A panic in a worker ends the process: others would wait for it for ever.
 
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -17,8 +19,37 @@ use std::sync::{Arc, Condvar, Mutex};
 /// Spins before sleeping: about 50 microseconds.
 const SPINS: u32 = 20_000;
 
+/// How many regions of a run have ended.
+pub struct Progress {
+    ended: AtomicU32,
+    sleepers: Sleepers,
+}
+
+impl Progress {
+    /// Before a run: none has ended.
+    pub fn reset(&self) {
+        self.ended.store(0, Ordering::Relaxed);
+    }
+
+    /// The next region has ended: called once a region, by a thread that has seen the end of all its tasks.
+    pub fn advance(&self) {
+        self.sleepers.advance(&self.ended);
+    }
+
+    /// Returns once `regions` have ended; what was written in them is visible after.
+    pub fn wait_for(&self, regions: usize) {
+        loop {
+            let ended = self.ended.load(Ordering::Acquire);
+            if ended as usize >= regions {
+                return;
+            }
+            self.sleepers.wait_while(&self.ended, ended);
+        }
+    }
+}
+
 /// A reusable meeting point of a fixed number of threads.
-pub struct Barrier {
+struct Barrier {
     threads: usize,
     arrived: AtomicUsize,
     round: AtomicU32,
@@ -73,7 +104,7 @@ impl Barrier {
     }
 
     /// Returns once every worker has called it; what they wrote before is visible after.
-    pub fn wait(&self) {
+    fn wait(&self) {
         if self.threads == 1 {
             return;
         }
@@ -87,7 +118,7 @@ impl Barrier {
     }
 }
 
-type Job = dyn Fn(usize, &Barrier) + Sync;
+type Job = dyn Fn(usize) + Sync;
 
 struct Shared {
     barrier: Barrier,
@@ -144,19 +175,23 @@ impl Workers {
         self.shared.barrier.threads
     }
 
-    /// Calls `job(worker, barrier)` on every worker at once; returns when all have returned.
-    pub fn run(&mut self, job: &(dyn Fn(usize, &Barrier) + Sync)) {
+    /// Counts the regions of runs of these workers.
+    pub fn progress(&self) -> Progress {
+        Progress { ended: AtomicU32::new(0), sleepers: Sleepers::new(self.shared.idle.spins) }
+    }
+
+    /// Calls `job(worker)` on every worker at once; returns when all have returned.
+    pub fn run(&mut self, job: &(dyn Fn(usize) + Sync)) {
         if self.pool.is_none() {
-            return job(0, &self.shared.barrier);
+            return job(0);
         }
         // SAFETY: only the lifetime changes. The reference is used by workers between the start below and the last barrier, and `run` does
         // not return (nor unwind: see AbortOnUnwind) before every worker has passed that barrier.
-        let mut job: &'static Job =
-            unsafe { std::mem::transmute::<&(dyn Fn(usize, &Barrier) + Sync), &'static Job>(job) };
+        let mut job: &'static Job = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static Job>(job) };
         let guard = AbortOnUnwind;
         self.shared.job.store(&mut job, Ordering::Release);
         self.shared.idle.advance(&self.shared.run);
-        job(0, &self.shared.barrier);
+        job(0);
         self.shared.barrier.wait();
         std::mem::forget(guard);
     }
@@ -182,7 +217,7 @@ fn worker(shared: &Shared, index: usize) {
         // SAFETY: `Workers::run` stored a pointer to a live reference before it advanced `shared.run`, and keeps both alive until this worker
         // has passed the barrier below.
         let job = unsafe { *shared.job.load(Ordering::Acquire) };
-        job(index, &shared.barrier);
+        job(index);
         shared.barrier.wait();
     }
 }
@@ -203,23 +238,49 @@ mod tests {
         for threads in [1, 2, 3, 40] {
             let mut workers = Workers::new(threads).unwrap();
             assert_eq!(workers.threads(), threads);
+            let progress = workers.progress();
             for run in 0..50 {
                 let counts: Vec<AtomicUsize> = (0..20).map(|_| AtomicUsize::new(0)).collect();
-                let late = AtomicUsize::new(0);
-                workers.run(&|_, barrier| {
+                let early = AtomicUsize::new(0);
+                progress.reset();
+                workers.run(&|_| {
                     for (region, count) in counts.iter().enumerate() {
-                        count.fetch_add(1, Ordering::Relaxed);
-                        barrier.wait();
-                        // After the barrier everyone has counted, and nobody has started on the region after next.
+                        if count.fetch_add(1, Ordering::AcqRel) + 1 == threads {
+                            progress.advance();
+                        }
+                        progress.wait_for(region + 1);
+                        // Everyone has counted here, and nobody has started on the region after next.
                         let seen = count.load(Ordering::Relaxed);
-                        late.fetch_add(usize::from(seen != threads), Ordering::Relaxed);
+                        early.fetch_add(usize::from(seen != threads), Ordering::Relaxed);
                         let next = counts.get(region + 2).map_or(0, |c| c.load(Ordering::Relaxed));
-                        late.fetch_add(usize::from(next != 0), Ordering::Relaxed);
+                        early.fetch_add(usize::from(next != 0), Ordering::Relaxed);
                     }
                 });
-                assert_eq!(late.load(Ordering::Relaxed), 0, "{threads} threads, run {run}");
+                assert_eq!(early.load(Ordering::Relaxed), 0, "{threads} threads, run {run}");
             }
         }
+    }
+
+    /// Worker 0 does all the tasks while the others are away, and gets past every region without them.
+    #[test]
+    fn nobody_waits_for_a_worker_without_a_task() {
+        let mut workers = Workers::new(3).unwrap();
+        let progress = workers.progress();
+        let away = AtomicBool::new(true);
+        workers.run(&|worker| {
+            if worker == 0 {
+                for region in 0..10 {
+                    progress.advance();
+                    progress.wait_for(region + 1);
+                }
+                away.store(false, Ordering::Release);
+            }
+            while away.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            progress.wait_for(10);
+        });
+        assert!(!away.load(Ordering::Relaxed));
     }
 
     #[test]
@@ -228,7 +289,7 @@ mod tests {
         let sum = AtomicUsize::new(0);
         for _ in 0..3 {
             std::thread::sleep(std::time::Duration::from_millis(5));
-            workers.run(&|worker, _| {
+            workers.run(&|worker| {
                 sum.fetch_add(worker + 1, Ordering::Relaxed);
             });
         }
