@@ -1,31 +1,32 @@
 //! The CPU executor: a prepared program, its memory and the workers that run it.
 //!
-//! A step is the program's rounds in order. In a round every worker takes the next task that nobody has taken; then all meet at a barrier.
-//! Rounds of one task, or too short for a barrier to pay, are worker 0's alone, and between two such rounds there is none: decoding one token
-//! is mostly these. Which worker runs a task never matters to its result, and the tasks of a round touch disjoint memory, so results are
+//! A step is the program's rounds in order. In a round every worker takes the next task that nobody has taken, until there is none; the next
+//! round begins when the last task has ended. Rounds of one task, or too short to be worth a meeting, are worker 0's alone, several in a row:
+//! decoding a token has many. Which worker runs a task never matters to its result, and the tasks of a round touch disjoint memory, so results are
 //! bit-equal for any number of threads.
 //!
 //! Invariants
 //! - All memory is allocated by [`CpuExecutor::new`]; `write`, `read_into` and `step` allocate nothing.
 //! - Temporaries lie in one slab at the offsets of the program's plan; inputs, states and outputs have buffers of their own.
-//! - A round that several workers share starts after a barrier that follows all earlier rounds, and ends at one that precedes all later rounds.
+//! - A task is taken when all earlier rounds have ended.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use tinygpt_codegen_cpu::compile::{Bound, CpuOptions, PreparedProgram, Report, SCRATCH_ALIGN};
-use tinygpt_ir::program::{BufferId, Place, Program};
+use tinygpt_ir::program::{BufferId, KernelId, Place, Program};
 
-use crate::executor::{Executor, MemoryReport, Role, Slot, Slots};
+use crate::executor::{Executor, MemoryReport, Region, Role, Slot, Slots, Timeline};
 use crate::tensor::{DType, HostTensor};
-use crate::workers::{Barrier, Workers};
+use crate::workers::{Progress, Workers};
 use crate::{Error, Result};
 
 /// Estimated nanoseconds of a round on one thread below which it is worker 0's alone.
 const ALONE_NS: f64 = 4_000.0;
 
-/// Rounds with a barrier after them and none between.
+/// Rounds whose end everyone waits for at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Span {
     /// Of worker 0.
@@ -78,8 +79,11 @@ pub struct CpuExecutor {
     /// Address and bytes of each slot's buffer, in the order of `slots`.
     at: Vec<(*mut u8, usize)>,
     spans: Vec<Span>,
-    /// Counters of taken tasks, one a round.
+    /// Counts the spans that have ended.
+    progress: Progress,
+    /// Counters of taken and of ended tasks, one a span.
     taken: Vec<AtomicUsize>,
+    ended: Vec<AtomicUsize>,
     /// Scratch of each worker.
     scratch: Vec<ScratchPtr>,
     /// Keeps the memory that `bound` points into.
@@ -153,7 +157,8 @@ impl CpuExecutor {
         }
         let at = slot_buffers.iter().map(|b| (addresses[b.index()], program.buffers[*b].bytes())).collect();
         let spans = spans((0..bound.rounds()).map(|round| (bound.tasks(round), bound.cost(round))), workers.threads());
-        let taken = (0..bound.rounds()).map(|_| AtomicUsize::new(0)).collect();
+        let progress = workers.progress();
+        let [taken, ended] = [(); 2].map(|()| spans.iter().map(|_| AtomicUsize::new(0)).collect());
         Ok(CpuExecutor {
             program,
             report: prepared.report(),
@@ -162,7 +167,9 @@ impl CpuExecutor {
             slots,
             at,
             spans,
+            progress,
             taken,
+            ended,
             scratch,
             _memory: memory,
         })
@@ -212,41 +219,21 @@ impl Executor for CpuExecutor {
     }
 
     fn step(&mut self) -> Result<()> {
-        for t in &self.taken {
-            t.store(0, Ordering::Relaxed);
-        }
-        let (bound, taken, scratch) = (&self.bound, &self.taken, &self.scratch);
-        let round = |round: usize, worker: usize| {
-            let tasks = bound.tasks(round);
-            loop {
-                let task = taken[round].fetch_add(1, Ordering::Relaxed);
-                if task >= tasks {
-                    break;
-                }
-                // SAFETY: a round is one worker's, after all that this worker or a barrier put before it, or shared between two barriers; the counter
-                // hands each task out once, the scratch is this worker's, and the executor owns all buffers and is borrowed mutably.
-                unsafe { bound.run(round, task, scratch[worker].0) };
-            }
-        };
-        if let [Span::Alone(rounds)] = &self.spans[..] {
-            rounds.clone().for_each(|r| round(r, 0));
-            return Ok(());
-        }
-        let spans = &self.spans;
-        self.workers.run(&|worker, barrier: &Barrier| {
-            for (i, span) in spans.iter().enumerate() {
-                // `Workers::run` begins and ends with one.
-                if i > 0 {
-                    barrier.wait();
-                }
-                match span {
-                    Span::Alone(rounds) if worker == 0 => rounds.clone().for_each(|r| round(r, 0)),
-                    Span::Alone(_) => {}
-                    Span::Shared(r) => round(*r, worker),
-                }
-            }
-        });
+        self.run(&NoClock);
         Ok(())
+    }
+
+    fn step_clocked(&mut self) -> Result<Timeline> {
+        let tracks = self.workers.threads();
+        let clock = Clock { start: Instant::now(), regions: (0..tracks).map(|_| Mutex::default()).collect() };
+        self.run(&clock);
+        let step_ns = clock.start.elapsed().as_nanos() as u64;
+        let mut regions = Vec::new();
+        for own in clock.regions {
+            regions.append(&mut own.into_inner().unwrap_or_else(PoisonError::into_inner));
+        }
+        regions.sort_by_key(|r: &Region| (r.start_ns, r.track));
+        Ok(Timeline { tracks, step_ns, regions })
     }
 
     fn code_report(&self) -> Option<String> {
@@ -259,6 +246,92 @@ impl Executor for CpuExecutor {
             r.lowering.as_secs_f64() * 1e3,
             r.compiling.as_secs_f64() * 1e3
         ))
+    }
+}
+
+/// Looks at a clock around tasks, or does not.
+trait Watch: Sync {
+    /// Runs one task of a worker.
+    fn around(&self, worker: usize, kernel: KernelId, task: impl FnOnce());
+}
+
+/// Costs nothing.
+struct NoClock;
+
+impl Watch for NoClock {
+    fn around(&self, _: usize, _: KernelId, task: impl FnOnce()) {
+        task();
+    }
+}
+
+/// Writes down when each task ran.
+struct Clock {
+    start: Instant,
+    /// By worker; the locks are never waited for.
+    regions: Vec<Mutex<Vec<Region>>>,
+}
+
+impl Watch for Clock {
+    fn around(&self, worker: usize, kernel: KernelId, task: impl FnOnce()) {
+        let now = || self.start.elapsed().as_nanos() as u64;
+        let start_ns = now();
+        task();
+        let region = Region { kernel, track: worker, start_ns, end_ns: now() };
+        // A poisoned lock means that a worker panicked, which ends the process.
+        self.regions[worker].lock().unwrap_or_else(PoisonError::into_inner).push(region);
+    }
+}
+
+impl CpuExecutor {
+    /// One step.
+    fn run(&mut self, watch: &impl Watch) {
+        for counter in self.taken.iter().chain(&self.ended) {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.progress.reset();
+        let CpuExecutor { bound, spans, progress, taken, ended, scratch, .. } = self;
+        let alone = |rounds: &Range<usize>| {
+            for round in rounds.clone() {
+                for task in 0..bound.tasks(round) {
+                    // SAFETY: only worker 0 comes here, with its own scratch, after all earlier spans have ended; the executor owns all buffers and
+                    // is borrowed mutably.
+                    watch.around(0, bound.kernel(round, task), || unsafe { bound.run(round, task, scratch[0].0) });
+                }
+            }
+        };
+        if let [Span::Alone(rounds)] = &spans[..] {
+            return alone(rounds);
+        }
+        self.workers.run(&|worker| {
+            for (i, span) in spans.iter().enumerate() {
+                progress.wait_for(i);
+                match span {
+                    Span::Alone(rounds) if worker == 0 => {
+                        alone(rounds);
+                        progress.advance();
+                    }
+                    Span::Alone(_) => {}
+                    Span::Shared(round) => {
+                        let tasks = bound.tasks(*round);
+                        loop {
+                            let task = taken[i].fetch_add(1, Ordering::Relaxed);
+                            if task >= tasks {
+                                break;
+                            }
+                            // SAFETY: all earlier spans have ended, the counter hands each task out once, the scratch is this worker's, and the
+                            // executor owns all buffers and is borrowed mutably.
+                            watch.around(worker, bound.kernel(*round, task), || unsafe {
+                                bound.run(*round, task, scratch[worker].0);
+                            });
+                            // Whoever ends the last task has seen the end of the others.
+                            if ended[i].fetch_add(1, Ordering::AcqRel) + 1 == tasks {
+                                progress.advance();
+                            }
+                        }
+                    }
+                }
+            }
+        });
     }
 }
 
