@@ -27,6 +27,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Time training steps
     Bench(BenchArgs),
+    /// Show where the time of a training step goes, kernel by kernel
+    Profile(ProfileArgs),
     /// Compare with a fixture recorded by PyTorch; exit status 1 beyond tolerance
     Parity(ParityArgs),
     /// Print what a stage of the compiler made of a model
@@ -218,6 +220,27 @@ pub struct BenchArgs {
     /// Print one JSON object a line
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub exec: ExecArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ProfileArgs {
+    /// Preset whose training step is profiled
+    #[arg(long, value_name = "P", default_value = crate::config::DEFAULT_PRESET)]
+    pub preset: String,
+    /// Steps that the figures are medians of
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: u64,
+    /// What a row stands for
+    #[arg(long, value_enum, default_value = "kernel")]
+    pub by: crate::profile::GroupBy,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Write the last step's timeline, for ui.perfetto.dev, to a file
+    #[arg(long, value_name = "F.json")]
+    pub trace: Option<PathBuf>,
     #[command(flatten)]
     pub exec: ExecArgs,
 }

@@ -11,14 +11,15 @@
 //! - A task is taken when all earlier rounds have ended.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tinygpt_codegen_cpu::compile::{Bound, CpuOptions, PreparedProgram, Report, SCRATCH_ALIGN};
 use tinygpt_ir::program::{BufferId, KernelId, Place, Program};
 
 use crate::executor::{Executor, MemoryReport, Region, Role, Slot, Slots, Timeline};
+use crate::provenance::traced;
 use crate::tensor::{DType, HostTensor};
 use crate::workers::{Progress, Workers};
 use crate::{Error, Result};
@@ -122,7 +123,7 @@ impl CpuExecutor {
     /// # Errors
     /// What code generation refuses, or a system that cannot start the threads.
     pub fn new(program: Arc<Program>, options: &CpuOptions, threads: usize) -> Result<CpuExecutor> {
-        let prepared = PreparedProgram::new(&program, options).map_err(|e| Error::input(e.to_string()))?;
+        let prepared = PreparedProgram::new(&program, options).map_err(|e| Error::input(traced(&program, e)))?;
         let prepared = Arc::new(prepared);
         let (slots, slot_buffers) = slots_of(&program)?;
         let mut slab = Memory::new(program.memory.planned);

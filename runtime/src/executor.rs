@@ -18,6 +18,7 @@ use crate::error::did_you_mean;
 use crate::tensor::{DType, HostTensor, type_name};
 use crate::{Error, Result};
 use std::collections::HashMap;
+use tinygpt_ir::program::KernelId;
 
 /// What a slot is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -139,6 +140,25 @@ pub struct MemoryReport {
     pub state_bytes: usize,
 }
 
+/// One piece of a kernel's work in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Region {
+    pub kernel: KernelId,
+    /// A thread of the CPU, or 0 on a GPU.
+    pub track: usize,
+    /// Nanoseconds since the step began.
+    pub start_ns: u64,
+    pub end_ns: u64,
+}
+
+/// One step, as its clocks saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeline {
+    pub tracks: usize,
+    pub step_ns: u64,
+    pub regions: Vec<Region>,
+}
+
 /// A prepared program. See the module's invariants.
 pub trait Executor {
     /// The backend's name as the command line spells it.
@@ -158,6 +178,11 @@ pub trait Executor {
 
     /// Runs the program once. No submitted step may be under way.
     fn step(&mut self) -> Result<()>;
+
+    /// Runs the program once with clocks around the pieces of its kernels. Errors: the backend or device keeps no clocks.
+    fn step_clocked(&mut self) -> Result<Timeline> {
+        Err(Error::input(format!("the backend {} keeps no clocks in its steps: profile another", self.backend())))
+    }
 
     /// What generating code took, for people; None where there is none.
     fn code_report(&self) -> Option<String> {

@@ -34,6 +34,10 @@ pub mod model;
 pub mod parity;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod peak;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod profile;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod provenance;
 pub mod rng;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod rundir;

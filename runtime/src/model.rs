@@ -18,7 +18,7 @@ use crate::checkpoint::check_architecture;
 use crate::compile::{self, Compiled, ExecOptions, Goal};
 use crate::config::{Gelu, ModelConfig, TrainConfig};
 use crate::error::one_line;
-use crate::executor::Executor;
+use crate::executor::{Executor, Timeline};
 use crate::rng;
 use crate::tensor::{DType, HostTensor};
 use crate::tensor_file::Tensors;
@@ -209,6 +209,12 @@ impl TrainStep {
         self.take()
     }
 
+    /// One step with clocks; its results are left. Errors: the backend keeps none.
+    pub fn run_clocked(&mut self, batch: &Batch, lr: f64, number: u64) -> Result<Timeline> {
+        self.write_inputs(batch, lr, number)?;
+        self.exec.step_clocked()
+    }
+
     /// Steps that may be submitted before the results of the oldest are taken.
     pub fn depth(&self) -> usize {
         self.exec.depth()
@@ -216,6 +222,11 @@ impl TrainStep {
 
     /// Begins a step; see [`TrainStep::run`].
     pub fn submit(&mut self, batch: &Batch, lr: f64, number: u64) -> Result<()> {
+        self.write_inputs(batch, lr, number)?;
+        self.exec.submit()
+    }
+
+    fn write_inputs(&mut self, batch: &Batch, lr: f64, number: u64) -> Result<()> {
         check_tokens(batch.ids.as_i32()?, self.vocab)?;
         check_tokens(batch.targets.as_i32()?, self.vocab)?;
         self.lr.as_f32_mut()?[0] = lr as f32;
@@ -223,8 +234,7 @@ impl TrainStep {
         self.exec.write("ids", &batch.ids)?;
         self.exec.write("targets", &batch.targets)?;
         self.exec.write("lr", &self.lr)?;
-        self.exec.write("step", &self.step)?;
-        self.exec.submit()
+        self.exec.write("step", &self.step)
     }
 
     /// Waits for the oldest submitted step.

@@ -3,6 +3,7 @@
 use super::{Ending, print};
 use crate::Result;
 use crate::gpu::{self, AdapterReport};
+use crate::wasm::node::Node;
 use std::fmt::Write;
 
 pub fn run() -> Result<Ending> {
@@ -15,6 +16,7 @@ pub fn run() -> Result<Ending> {
         tinygpt_simd::Isa::available().iter().map(|isa| format!("{} ({} lanes)", isa.name(), isa.lanes())).collect();
     let templates = if templates.is_empty() { "none for this machine".to_owned() } else { templates.join(", ") };
     let _ = writeln!(text, "  templates (--isa): {templates}; portable runs everywhere");
+    let _ = writeln!(text, "{}", wasm());
     let _ = writeln!(text, "interp: the f64 interpreter, the reference (1 thread)");
     let adapters = gpu::adapters();
     if adapters.is_empty() {
@@ -23,6 +25,23 @@ pub fn run() -> Result<Ending> {
     adapters.iter().for_each(|adapter| describe(adapter, &mut text));
     print(text.as_bytes())?;
     Ok(Ending::Done)
+}
+
+/// What the backend `wasm` would run in.
+fn wasm() -> String {
+    let node = match Node::start() {
+        Ok(node) => node,
+        Err(error) => return format!("wasm: none ({error})"),
+    };
+    let features = node.features();
+    let offered = [
+        ("SIMD", features.simd),
+        ("relaxed SIMD", features.relaxed),
+        ("threads", features.threads),
+        ("memory64", features.memory64),
+    ];
+    let offered: Vec<&str> = offered.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect();
+    format!("wasm: Node {} ({})", node.version(), offered.join(", "))
 }
 
 fn describe(adapter: &AdapterReport, text: &mut String) {

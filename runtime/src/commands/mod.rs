@@ -11,6 +11,7 @@ pub mod eval;
 pub mod export;
 pub mod opt;
 pub mod parity;
+pub mod profile;
 pub mod run;
 pub mod sample;
 pub mod train;

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use tinygpt_codegen_wgsl::{Dialect, Dispatch, Module, Piece, Unit, Variant, emit, pieces, variants};
-use tinygpt_ir::program::{KernelKind, Program, StorageUnit};
+use tinygpt_ir::program::{KernelId, KernelKind, Program, StorageUnit};
 
 use super::device::Gpu;
 use super::tune::{self, Budget};
+use crate::provenance::traced;
 use crate::{Error, Result};
 
 /// What an executor has made so far.
@@ -69,13 +70,10 @@ pub(super) fn buffer(gpu: &Gpu, label: &str, bytes: u64) -> Result<wgpu::Buffer>
     Ok(gpu.device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false }))
 }
 
-fn refused(e: tinygpt_codegen_wgsl::Error) -> Error {
-    Error::input(e.to_string())
-}
-
 /// The modules of a program in order, each in the variant that the plan, the cache, a measurement or the default gives it.
 pub(super) fn modules(gpu: &Gpu, program: &Program, units: &Units, proved: bool) -> Result<Vec<Module>> {
     let caps = gpu.caps();
+    let refused = |e: tinygpt_codegen_wgsl::Error| Error::input(traced(program, e));
     let mut all = Vec::new();
     for kernel in program.kernels.values() {
         all.extend(pieces(program, kernel, caps).map_err(refused)?);
@@ -365,15 +363,20 @@ pub(super) fn program(
     program: &Program,
     units: &Units,
     proved: bool,
-) -> Result<(Vec<Launch>, GpuCounters)> {
+) -> Result<(Vec<(KernelId, Launch)>, GpuCounters)> {
     let modules = modules(gpu, program, units, proved)?;
+    let mut kernels = Vec::with_capacity(modules.len());
+    for (id, kernel) in program.kernels.iter() {
+        let pieces = pieces(program, kernel, gpu.caps()).map_err(|e| Error::input(traced(program, e)))?;
+        kernels.extend(pieces.iter().map(|_| id));
+    }
     gpu.scoped(|| {
         let scratch = modules.iter().map(|m| m.scratch_bytes).max().unwrap_or(0);
         let mut builder = Builder::new(gpu, units, proved, scratch)?;
         builder.compile(&modules.iter().collect::<Vec<_>>(), None)?;
         let mut launches = Vec::new();
-        for module in &modules {
-            launches.extend(builder.launches(module)?);
+        for (module, kernel) in modules.iter().zip(kernels) {
+            launches.extend(builder.launches(module)?.into_iter().map(|launch| (kernel, launch)));
         }
         Ok((launches, builder.counters))
     })

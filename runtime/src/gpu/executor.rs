@@ -9,13 +9,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tinygpt_ir::program::{BufferId, Place, Program};
+use tinygpt_ir::program::{BufferId, KernelId, Place, Program};
 
 use super::build::{self, Launch, Units};
+use super::clock;
 use super::device::Gpu;
 use super::ring::{DEPTH, Ring, SMALL_BYTES};
 use crate::cpu::slots_of;
-use crate::executor::{Executor, MemoryReport, Role, Slots};
+use crate::executor::{Executor, MemoryReport, Role, Slots, Timeline};
 use crate::tensor::{DType, HostData, HostTensor};
 use crate::{Error, Result};
 
@@ -41,7 +42,8 @@ pub struct GpuExecutor {
     slots: Slots,
     /// By slot.
     homes: Vec<Home>,
-    launches: Vec<Launch>,
+    /// With the kernels that they belong to.
+    launches: Vec<(KernelId, Launch)>,
     ring: Ring,
     /// Through which large values are read.
     readback: wgpu::Buffer,
@@ -239,6 +241,17 @@ impl Executor for GpuExecutor {
         self.ring.take(&self.gpu)
     }
 
+    fn step_clocked(&mut self) -> Result<Timeline> {
+        self.gpu.check()?;
+        if self.ring.under_way() > 0 {
+            return Err(Error::input(
+                "steps are under way whose results were not taken: take them before a clocked step",
+            ));
+        }
+        self.counters.submits += 1;
+        clock::run(&self.gpu, &self.launches)
+    }
+
     fn depth(&self) -> usize {
         DEPTH
     }
@@ -255,7 +268,7 @@ impl Executor for GpuExecutor {
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             let mut last: Option<&wgpu::ComputePipeline> = None;
-            for launch in &self.launches {
+            for (_, launch) in &self.launches {
                 if last != Some(&launch.pipeline) {
                     pass.set_pipeline(&launch.pipeline);
                     last = Some(&launch.pipeline);

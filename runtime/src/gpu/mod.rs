@@ -11,6 +11,7 @@
 //! - A step is one command encoder with one compute pass: the kernels in the program's order, each seeing what those before it wrote.
 
 mod build;
+mod clock;
 pub mod device;
 pub mod executor;
 mod ring;

@@ -18,6 +18,7 @@ use super::{Model, chosen, lines};
 use crate::cli::{Stage, Target};
 use crate::config::RunConfig;
 use crate::error::one_line;
+use crate::provenance;
 use crate::{Error, Result};
 use clap::ValueEnum;
 use rayon::prelude::*;
@@ -257,7 +258,7 @@ fn kernel(program: &tinygpt_ir::program::Program, id: KernelId, target: Target) 
         recomputed: from.recomputed.iter().map(|n| n.0).collect(),
         graph: String::new(),
         scopes: from.scopes.clone(),
-        lines: lines::of(from),
+        lines: provenance::lines(from),
     }
 }
 

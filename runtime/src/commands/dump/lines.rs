@@ -2,6 +2,7 @@
 //!
 //! Invariant: without the comment lines the text is that of the graph or program, which knows no lines, and both parse alike.
 
+use crate::provenance::lines as of;
 use std::fmt::Write;
 use tinygpt_ir::program::{Kernel, Program, Provenance};
 use tinygpt_ir::{Graph, Loc, NodeId, Op};
@@ -9,18 +10,6 @@ use tinygpt_ir::{Graph, Loc, NodeId, Op};
 /// `models/gpt.rs:92`
 fn line(loc: &Loc) -> String {
     format!("{}:{}", loc.file, loc.line)
-}
-
-/// The distinct DSL lines of a kernel, in order of first appearance.
-pub(crate) fn of(provenance: &Provenance) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for loc in &provenance.locs {
-        let line = line(loc);
-        if !lines.contains(&line) {
-            lines.push(line);
-        }
-    }
-    lines
 }
 
 /// One comment line with a kernel's DSL lines, after `mark`; nothing where there is none.

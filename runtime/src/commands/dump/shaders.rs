@@ -6,11 +6,12 @@ use super::lines;
 use super::stages::{File, Options, suffix};
 use crate::cli::Stage;
 use crate::error::one_line;
+use crate::provenance::traced;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::collections::HashMap;
 use tinygpt_codegen_wgsl::validate::{Validated, hlsl, msl, spirv};
-use tinygpt_codegen_wgsl::{Caps, Dialect, Module, Piece, emit, pieces, validate, variants};
+use tinygpt_codegen_wgsl::{Caps, Dialect, Module, Piece, Variant, emit, pieces, validate, variants};
 use tinygpt_ir::program::{KernelId, Program};
 
 /// The modules of some kernels; each distinct one validated once for all stages.
@@ -24,11 +25,12 @@ pub(super) struct Shaders {
 impl Shaders {
     /// Emits the modules in their planned variants, else their defaults. Errors: a kernel that fits no such GPU.
     pub fn new(program: &Program, options: &Options, kernels: &[KernelId]) -> Result<Shaders> {
+        let refused = |e: tinygpt_codegen_wgsl::Error| Error::input(traced(program, e));
         let per_kernel: Vec<Vec<Module>> = kernels
             .par_iter()
             .map(|id| {
                 let pieces = pieces(program, &program.kernels[*id], &options.caps).map_err(refused)?;
-                pieces.iter().map(|piece| module(piece, options)).collect()
+                pieces.iter().map(|piece| module(program, piece, options)).collect()
             })
             .collect::<Result<_>>()?;
         let modules: Vec<(KernelId, Module)> =
@@ -77,12 +79,13 @@ impl Shaders {
 }
 
 /// A piece in its planned variant, else its default.
-fn module(piece: &Piece, options: &Options) -> Result<Module> {
+fn module(program: &Program, piece: &Piece, options: &Options) -> Result<Module> {
+    let emit = |variant: &Variant| emit(piece, &options.caps, variant).map_err(|e| Error::input(traced(program, e)));
     let all = variants(piece, &options.caps);
     let first = all.first().ok_or_else(|| Error::failed(format!("kernel {} has no variant", piece.name)))?;
-    let default = emit(piece, &options.caps, first).map_err(refused)?;
+    let default = emit(first)?;
     match options.plan.get(&default.hash) {
-        Some(variant) if variant != first => emit(piece, &options.caps, variant).map_err(refused),
+        Some(variant) if variant != first => emit(variant),
         _ => Ok(default),
     }
 }
@@ -113,8 +116,4 @@ fn disassembled(words: &[u32], name: &str) -> Result<String> {
     let module =
         module.map_err(|e| Error::failed(format!("the SPIR-V of kernel {name} cannot be read: {}", one_line(e))))?;
     Ok(module.disassemble())
-}
-
-fn refused(e: tinygpt_codegen_wgsl::Error) -> Error {
-    Error::input(e.to_string())
 }

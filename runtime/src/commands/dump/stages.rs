@@ -5,6 +5,7 @@ use crate::cli::{Stage, Target};
 use crate::compile::{Compiled, PASSES};
 use crate::error::{did_you_mean, one_line};
 use crate::gpu::tune::Variants;
+use crate::provenance::traced;
 use crate::{Error, Result};
 use clap::ValueEnum;
 use std::cell::OnceCell;
@@ -130,7 +131,7 @@ impl<'a> Renderer<'a> {
         let program = &self.compiled.program;
         let module = made_once(&self.module, || {
             let entry = wasm::Entry { name: WASM_ENTRY, program };
-            wasm::module(&[entry], &WasmOptions::default()).map_err(|e| Error::failed(one_line(e)))
+            wasm::module(&[entry], &WasmOptions::default()).map_err(|e| Error::failed(traced(program, e)))
         })?;
         if stage == Stage::Wasm {
             return Ok(vec![File { name: "program.wasm".to_owned(), kernel: None, contents: module.bytes.clone() }]);
@@ -163,7 +164,7 @@ impl<'a> Renderer<'a> {
         let program = &self.compiled.program;
         let options = CpuOptions { texts: true, ..self.options.cpu };
         let prepared = made_once(&self.prepared, || {
-            PreparedProgram::new(program, &options).map_err(|e| Error::failed(one_line(e)))
+            PreparedProgram::new(program, &options).map_err(|e| Error::failed(traced(program, e)))
         })?;
         let mut shown: HashMap<KernelId, &str> = HashMap::new();
         let mut files = Vec::new();
