@@ -217,6 +217,11 @@ fn main() {
         product(1536, 768, 192, false, true, true),
         product(1536, 192, 768, false, false, false),
         product(768, 192, 1536, true, false, false),
+        // Few rows, as in decoding, and the least number of them for which operands are packed.
+        product(1, 768, 192, false, true, false),
+        product(4, 768, 192, false, true, false),
+        product(5, 768, 192, false, true, false),
+        product(1, 768, 192, false, false, false),
         pointwise("add", 294_912, |b, x, y| b.binary(Binary::Add, x, y)),
         pointwise("gelu", 294_912, |b, x, y| {
             let e = b.unary(Unary::Erf, x);

@@ -247,7 +247,7 @@ fn build(
 ) -> Result<Unit, CodegenError> {
     let refused = |message: String| CodegenError::Kernel { kernel: kernel.name.clone(), message };
     let start = Instant::now();
-    let lowering = LowerOptions { row_templates: options.isa.is_some() };
+    let lowering = LowerOptions { row_templates: options.isa.is_some(), block_scheduling: false };
     lower::check(&kernel.kind, dtypes).map_err(|e| refused(e.to_string()))?;
     let planned = match options.isa {
         Some(isa) => template::plan(&kernel.kind, dtypes, isa, lowering).map_err(refused)?,

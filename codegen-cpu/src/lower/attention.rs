@@ -7,7 +7,7 @@
 //! dv = P^T dout, dS = P * (dout v^T - delta), dq = scale dS k, dk = scale dS^T q.
 
 use super::cost::cut;
-use super::matmul::{Mat, matmul};
+use super::matmul::{Mat, Unroll, matmul};
 use super::nest::{split_flat, sum};
 use super::{Call, Frame, LowerError, LowerOptions, Lowered};
 use tinygpt_ir::program::{Access, Attention, AttentionGrad, AttentionShape};
@@ -46,6 +46,7 @@ struct Head<'a> {
     /// Batch and head.
     at: (Reg, Reg),
     rows: bool,
+    unroll: Unroll,
 }
 
 pub fn lower(k: &Attention, args: &[DType], options: LowerOptions) -> Result<Lowered, LowerError> {
@@ -86,7 +87,7 @@ pub fn lower(k: &Attention, args: &[DType], options: LowerOptions) -> Result<Low
             copy_block(b, h, (&q_from, &k.q.at.coeffs), t0, count, q, s.scale);
             let (block, d) = (Idx::from(z.block), Idx::from(s.head_dim));
             let keys = Mat { addr: kt.at(), row: z.keys as i64, col: 1 };
-            matmul(b, block, limit, d, &padded(q, z.dim), &keys, &padded(scores, z.keys), false);
+            matmul(b, h.unroll, block, limit, d, &padded(q, z.dim), &keys, &padded(scores, z.keys), false);
             b.for_("r", 0, count, 1, |b, r| {
                 let row = scores.at().plus(r, z.keys as i64);
                 let valid = h.visible(b, t0, r);
@@ -111,6 +112,7 @@ pub fn lower(k: &Attention, args: &[DType], options: LowerOptions) -> Result<Low
             if let Some((to, c)) = &out_to {
                 matmul(
                     b,
+                    h.unroll,
                     block,
                     z.dim.into(),
                     limit,
@@ -170,8 +172,8 @@ pub fn lower_grad(k: &AttentionGrad, args: &[DType], options: LowerOptions) -> R
             copy_block(b, h, (&q_from.0, &q_from.1), t0, count, q, s.scale);
             copy_block(b, h, (&dout_from.0, &dout_from.1), t0, count, dout, 1.0);
             let (block, d) = (Idx::from(z.block), Idx::from(s.head_dim));
-            matmul(b, block, limit, d, &padded(q, z.dim), &by_dim(kt), &padded(probs, z.keys), false);
-            matmul(b, block, limit, d, &padded(dout, z.dim), &by_dim(vt), &padded(grads, z.keys), false);
+            matmul(b, h.unroll, block, limit, d, &padded(q, z.dim), &by_dim(kt), &padded(probs, z.keys), false);
+            matmul(b, h.unroll, block, limit, d, &padded(dout, z.dim), &by_dim(vt), &padded(grads, z.keys), false);
             b.for_("r", 0, count, 1, |b, r| {
                 let t = b.add(t0, r);
                 let lse = h.place(b, &lse_from.0, &lse_from.1).plus(t, lse_from.1[2]);
@@ -198,14 +200,35 @@ pub fn lower_grad(k: &AttentionGrad, args: &[DType], options: LowerOptions) -> R
                 fill_zero(b, grads.at().plus(r, z.keys as i64), limit);
             });
             if dv_to.is_some() {
-                matmul(b, limit, z.dim.into(), block, &turned(probs), &padded(dout, z.dim), &padded(dv, z.dim), true);
+                matmul(
+                    b,
+                    h.unroll,
+                    limit,
+                    z.dim.into(),
+                    block,
+                    &turned(probs),
+                    &padded(dout, z.dim),
+                    &padded(dv, z.dim),
+                    true,
+                );
             }
             if dk_to.is_some() {
-                matmul(b, limit, z.dim.into(), block, &turned(grads), &padded(q, z.dim), &padded(dk, z.dim), true);
+                matmul(
+                    b,
+                    h.unroll,
+                    limit,
+                    z.dim.into(),
+                    block,
+                    &turned(grads),
+                    &padded(q, z.dim),
+                    &padded(dk, z.dim),
+                    true,
+                );
             }
             if let Some((to, c)) = &dq_to {
                 matmul(
                     b,
+                    h.unroll,
                     block,
                     z.dim.into(),
                     limit,
@@ -255,7 +278,13 @@ fn per_head(b: &mut Builder, s: &AttentionShape, options: LowerOptions, body: im
     let (u0, u1) = (b.param("u0"), b.param("u1"));
     b.for_("u", u0, u1, 1, |b, u| {
         let [batch, head] = split_flat(b, &[s.batch, s.heads], u)[..] else { unreachable!("two axes") };
-        let head = Head { shape: s, sizes: Sizes::new(s), at: (batch, head), rows: options.row_templates };
+        let head = Head {
+            shape: s,
+            sizes: Sizes::new(s),
+            at: (batch, head),
+            rows: options.row_templates,
+            unroll: options.unroll(),
+        };
         body(b, &head);
     });
 }

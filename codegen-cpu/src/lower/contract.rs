@@ -13,7 +13,7 @@
 use super::cost::{cut, point_cost};
 use super::epilogue::{Block, analysis, rows_of, run_epilogue};
 use super::eval::Eval;
-use super::matmul::{Mat, Side, Strips, pack_strips, tile};
+use super::matmul::{Mat, Side, Strips, Unroll, pack_strips, tile};
 use super::nest::{idx_reg, split_flat, sum};
 use super::product::{Product, flat_stride};
 use super::{Call, Frame, LowerError, LowerOptions, Lowered, few_rows};
@@ -199,6 +199,7 @@ struct Sums<'a> {
     sums: ScratchId,
     ld: i64,
     add: bool,
+    unroll: Unroll,
 }
 
 impl Sums<'_> {
@@ -251,7 +252,7 @@ impl Sums<'_> {
                 };
                 let to = self.sums.at().plus(s, t.mr as i64 * self.ld).plus(column, 1);
                 let to = Mat { addr: to, row: self.ld, col: 1 };
-                tile(b, (mr, t.nr), len, &lhs, &right, &to, self.add);
+                tile(b, self.unroll, (mr, t.nr), len, &lhs, &right, &to, self.add);
             };
             b.for_("s", 0, whole, 1, |b, s| one(b, s, t.mr));
             if rest > 0 {
@@ -310,7 +311,19 @@ fn compute(
             1 => packed.at(),
             _ => packed.at().plus(batch, (t.panels * depth * t.nr) as i64),
         };
-        let block = Sums { p, t, m: rows_range, panels, packed, left, longest, sums, ld: ld as i64, add: !one_block };
+        let block = Sums {
+            p,
+            t,
+            m: rows_range,
+            panels,
+            packed,
+            left,
+            longest,
+            sums,
+            ld: ld as i64,
+            add: !one_block,
+            unroll: options.unroll(),
+        };
         let mut done = 0;
         for (term, src) in p.terms.iter().zip(&sources) {
             let from = src.at().offset(term.lhs.at.offset);

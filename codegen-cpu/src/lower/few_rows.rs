@@ -10,7 +10,7 @@ use super::contract::{RATE, batch_base, bounded};
 use super::cost::{cut, point_cost};
 use super::epilogue::{Block, analysis, rows_of, run_epilogue};
 use super::eval::Eval;
-use super::matmul::{in_steps, moved};
+use super::matmul::{Unroll, in_steps, moved};
 use super::nest::split_flat;
 use super::product::{Product, flat_stride};
 use super::{Call, Frame, LowerError, LowerOptions, Lowered};
@@ -137,8 +137,8 @@ pub fn lower(
             .collect();
         let width = b.sub(n1, n0);
         match way {
-            Way::Dot => dots(b, &terms, m, width, sums),
-            Way::Axpy => axpys(b, &terms, m, width, sums),
+            Way::Dot => dots(b, options.unroll(), &terms, m, width, sums),
+            Way::Axpy => axpys(b, options.unroll(), &terms, m, width, sums),
         }
         let zero = b.index(0);
         let one = b.index(m as i64);
@@ -166,7 +166,7 @@ fn groups(b: &mut Builder, n: Reg, wide: i64, body: &dyn Fn(&mut Builder, Reg, u
 }
 
 /// Sums of columns `0..n` of the block by dot products.
-fn dots(b: &mut Builder, terms: &[Operands], m: usize, n: Reg, sums: ScratchId) {
+fn dots(b: &mut Builder, unroll: Unroll, terms: &[Operands], m: usize, n: Reg, sums: ScratchId) {
     let wide = if m <= 2 { 4 } else { 2 };
     groups(b, n, wide, &|b, j, columns| {
         let accumulators = |b: &mut Builder, wide: bool| -> Vec<Vec<Reg>> {
@@ -183,7 +183,7 @@ fn dots(b: &mut Builder, terms: &[Operands], m: usize, n: Reg, sums: ScratchId) 
             t.outer(b, &mut |b, left, right| {
                 let column = |c: usize| right.clone().offset(c as i64 * t.right.1);
                 let main = k / 4 * 4;
-                in_steps(b, main.into(), 4, &mut |b, at, q| {
+                in_steps(b, unroll, main.into(), 4, &mut |b, at, q| {
                     let xs: Vec<Reg> = left.iter().map(|a| b.load4(a.clone().plus(at, 1).offset(q))).collect();
                     for c in 0..columns {
                         let y = b.load4(column(c).plus(at, 1).offset(q));
@@ -217,7 +217,7 @@ fn dots(b: &mut Builder, terms: &[Operands], m: usize, n: Reg, sums: ScratchId) 
 }
 
 /// Sums of columns `0..n` of the block, vectors along the columns.
-fn axpys(b: &mut Builder, terms: &[Operands], m: usize, n: Reg, sums: ScratchId) {
+fn axpys(b: &mut Builder, unroll: Unroll, terms: &[Operands], m: usize, n: Reg, sums: ScratchId) {
     let wide = if m <= 2 { 4 } else { 2 };
     let block = |b: &mut Builder, j: Reg, lanes: usize, vectors: usize| {
         let zero = if lanes == 4 { b.f32x4(0.0) } else { b.f32(0.0) };
@@ -225,7 +225,7 @@ fn axpys(b: &mut Builder, terms: &[Operands], m: usize, n: Reg, sums: ScratchId)
         for t in terms {
             let (k, left_k, right_k) = t.inner();
             t.outer(b, &mut |b, left, right| {
-                in_steps(b, k.into(), 1, &mut |b, at, q| {
+                in_steps(b, unroll, k.into(), 1, &mut |b, at, q| {
                     let from = right.clone().plus(j, 1).plus(at, right_k).offset(q * right_k);
                     let ys: Vec<Reg> =
                         (0..vectors).map(|v| b.load_lanes(from.clone().offset(4 * v as i64), lanes)).collect();

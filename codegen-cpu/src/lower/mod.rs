@@ -54,6 +54,14 @@ use tinygpt_vloop::{BufId, Builder, Elem, Func};
 pub struct LowerOptions {
     /// Whether functions may call row templates for transcendental functions; they are expanded in place otherwise.
     pub row_templates: bool,
+    /// Whether the code is for an engine that schedules each basic block as a whole, as V8 does.
+    pub block_scheduling: bool,
+}
+
+impl LowerOptions {
+    fn unroll(self) -> matmul::Unroll {
+        if self.block_scheduling { matmul::Unroll::Tested } else { matmul::Unroll::Plain }
+    }
 }
 
 /// Why a kernel cannot be lowered: one sentence.

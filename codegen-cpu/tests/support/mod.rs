@@ -359,9 +359,13 @@ pub fn check(name: &str, kind: &KernelKind, args: &[Given], tolerance: Tolerance
     }
     let dtypes: Vec<DType> = args.iter().map(|a| a.dtype).collect();
     let mut rng = Rng(name.len() as u64 + args.len() as u64);
-    for row_templates in [false, true] {
-        let name = format!("{name}, interpreted, row templates {row_templates}");
-        let lowered = lower(kind, &dtypes, LowerOptions { row_templates }).unwrap();
+    for options in [
+        LowerOptions { row_templates: false, block_scheduling: false },
+        LowerOptions { row_templates: false, block_scheduling: true },
+        LowerOptions { row_templates: true, block_scheduling: false },
+    ] {
+        let name = format!("{name}, interpreted, {options:?}");
+        let lowered = lower(kind, &dtypes, options).unwrap();
         let whole = run_lowered(&lowered, args, &mut |_, call| vec![call.params.clone()]);
         compare(&name, args, &whole, &want, tolerance);
         let parts = run_lowered(&lowered, args, &mut |names, call| split_randomly(&mut rng, names, call));
