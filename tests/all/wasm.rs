@@ -10,6 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use tinygpt::codegen_cpu::wasm;
 use tinygpt::runtime::checkpoint::{Checkpoint, Model};
 use tinygpt::runtime::compile::ExecOptions;
 use tinygpt::runtime::config::{Backend, RunConfig};
@@ -17,6 +18,7 @@ use tinygpt::runtime::data::Corpus;
 use tinygpt::runtime::rng::Stream;
 use tinygpt::runtime::sampling::Sampler;
 use tinygpt::runtime::schedule::{Schedule, ScheduleKind};
+use tinygpt::runtime::wasm::bundle;
 
 fn web() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("web")
@@ -143,6 +145,39 @@ fn decode(base64: &Value) -> Vec<u8> {
         bits.to_be_bytes()[1..chunk.len()].to_vec()
     };
     digits.chunks(4).flat_map(word).collect()
+}
+
+/// Modules of 64-bit addresses compute the same. Memories above 4 GiB would take more than a test may; these are small ones.
+#[test]
+fn wide_addresses_change_no_bit() {
+    if !have_node() {
+        return;
+    }
+    let cli = small();
+    cli.ok("export --format web --config small.toml -o ex");
+    let text = TEXT.repeat(60);
+    let commands =
+        json!([["train", 6], ["validate"], ["sample", { "prompt": "Once", "tokens": 50, "temperature": 0 }]]);
+    let expected = drive(&cli.path("ex"), 1, &text, commands.clone());
+    let file = cli.path("ex/manifest.json");
+    let mut manifest: bundle::Manifest = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let programs = bundle::programs(&manifest.config).unwrap();
+    let entries: Vec<_> =
+        programs.iter().map(|(name, compiled)| wasm::Entry { name, program: &compiled.program }).collect();
+    for variant in bundle::Variant::ALL.into_iter().filter(|variant| !variant.relaxed) {
+        let options = wasm::WasmOptions { threads: variant.threads, memory64: Some(true), ..Default::default() };
+        let module = wasm::module(&entries, &options).unwrap();
+        std::fs::write(cli.path("ex").join(variant.file()), &module.bytes).unwrap();
+        manifest.layout = bundle::layout_of(&module.layout);
+    }
+    std::fs::write(&file, manifest.to_json().unwrap()).unwrap();
+    for threads in [1, 2] {
+        let asked = json!({
+            "location": cli.path("ex"), "options": { "threads": threads, "relaxed": false }, "text": text, "commands": commands,
+        });
+        let answer = script(&["--experimental-wasm-memory64", "test/node.mjs"], &asked);
+        assert_eq!(answer["results"], expected, "{threads} thread(s): {answer}");
+    }
 }
 
 /// The runner trains as `tinygpt train --backend wasm` does, to the last bit; its state is a checkpoint, which both sides go on from.
@@ -388,6 +423,9 @@ fn an_export_is_whole_the_same_every_time_and_replaces_nothing_else() {
     assert_eq!(std::fs::read_to_string(cli.path("mine/notes.txt")).unwrap(), "precious");
     cli.refused("export --format web --preset lage -o c", 2, "did you mean \"large\"?");
     cli.refused("export --format web --checkpoint none -o c", 2, "none does not exist");
+    cli.ok("dump --preset tiny --stage graph --no-lines -o text");
+    cli.file("graph.toml", "graph = \"text/graph.gir\"\n");
+    cli.refused("export --format web --config graph.toml -o c", 2, "graph.gir, and an export holds a GPT: name a preset");
     cli.refused("export --format web --config small.toml --seed 9007199254740993 -o c", 2, "choose a smaller --seed");
     assert!(!cli.path("c").exists());
 
@@ -410,7 +448,7 @@ fn program_json_reads_back() {
     let mut config = RunConfig::preset("tiny").unwrap();
     config.model = Model::load(&cli.path("ex")).unwrap().config;
     (config.train.batch, config.train.warmup) = (2, 4);
-    let compiled = tinygpt::runtime::wasm::bundle::programs(&config).unwrap();
+    let compiled = bundle::programs(&config).unwrap();
     assert_eq!(compiled.len(), 4);
     for (name, compiled) in compiled {
         let mut expected = (*compiled.program).clone();

@@ -14,7 +14,7 @@
 
 use crate::compile::{self, Compiled, Goal};
 use crate::config::RunConfig;
-use crate::error::one_line;
+use crate::error::{did_you_mean, one_line};
 use crate::model::{adamw, decode, forward, weight_shapes};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -169,17 +169,28 @@ pub struct Bundle {
     pub files: BTreeMap<String, Vec<u8>>,
 }
 
+/// Names of the entries, in the order of the module.
+pub const ENTRIES: [&str; 4] = ["train", "evaluate", "decode", "logits"];
+
+/// The program of the entry `name` of a model, compiled for `target`. Errors: there is no such entry.
+pub fn program(config: &RunConfig, name: &str, target: &TargetModel) -> Result<Compiled> {
+    let (model, batch) = (&config.model, config.train.batch);
+    let (graph, goal) = match name {
+        "train" => (forward(model, batch)?, Goal::Train { adamw: adamw(&config.train), gradients: false }),
+        "evaluate" => (forward(model, batch)?, Goal::Infer(&["loss"])),
+        "decode" => (decode(model)?, Goal::Infer(&["logits"])),
+        "logits" => (forward(model, 1)?, Goal::Infer(&["logits"])),
+        _ => {
+            let (near, list) = (did_you_mean(name, ENTRIES), ENTRIES.join(", "));
+            return Err(Error::input(format!("there is no entry \"{name}\"{near}: choose one of {list}")));
+        }
+    };
+    compile::compile(graph, &goal, target)
+}
+
 /// The programs of a model's entries, by name, compiled from `config`.
 pub fn programs(config: &RunConfig) -> Result<Vec<(&'static str, Compiled)>> {
-    let (model, batch) = (&config.model, config.train.batch);
-    let target = TargetModel::cpu();
-    let train = Goal::Train { adamw: adamw(&config.train), gradients: false };
-    Ok(vec![
-        ("train", compile::compile(forward(model, batch)?, &train, &target)?),
-        ("evaluate", compile::compile(forward(model, batch)?, &Goal::Infer(&["loss"]), &target)?),
-        ("decode", compile::compile(decode(model)?, &Goal::Infer(&["logits"]), &target)?),
-        ("logits", compile::compile(forward(model, 1)?, &Goal::Infer(&["logits"]), &target)?),
-    ])
+    ENTRIES.into_iter().map(|name| Ok((name, program(config, name, &TargetModel::cpu())?))).collect()
 }
 
 /// program.json
@@ -193,6 +204,9 @@ struct Programs<'a> {
 /// The bundle of a model in these variants, at least one. Errors: a configuration that no module can hold.
 pub fn bundle(config: &RunConfig, state: StartingState, variants: &[Variant]) -> Result<Bundle> {
     config.validate()?;
+    if let Some(graph) = &config.graph {
+        return Err(Error::input(format!("the model is the graph {graph}, and an export holds a GPT: name a preset")));
+    }
     if config.train.seed > MAX_SEED {
         return Err(Error::input(format!(
             "the seed {} is above {MAX_SEED}, the largest that JavaScript reads exactly: choose a smaller --seed",

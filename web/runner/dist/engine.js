@@ -26,14 +26,27 @@ export async function compileModule(bytes, file) {
         throw new Error(`this JavaScript engine refuses the module ${file} (${error.message}): use a newer engine, or export again with the tinygpt that this runner belongs to`);
     }
 }
+/** A memory of 64-bit addresses, which newer engines describe otherwise than older ones did. */
+function createWideMemory(pages, shared) {
+    // Both are newer than the type definitions.
+    const newer = { initial: BigInt(pages), maximum: BigInt(pages), shared, address: 'i64' };
+    const older = { initial: pages, maximum: pages, shared, index: 'i64' };
+    try {
+        return new WebAssembly.Memory(newer);
+    }
+    catch (error) {
+        // An older engine takes no BigInt.
+        if (!(error instanceof TypeError))
+            throw error;
+        return new WebAssembly.Memory(older);
+    }
+}
 function createMemory(layout, { threads, shared }) {
     const pages = Math.ceil((layout.fixed_bytes + threads * layout.thread_bytes) / PAGE);
     try {
-        if (!layout.memory64)
-            return new WebAssembly.Memory({ initial: pages, maximum: pages, shared });
-        // Newer than the type definitions.
-        const wide = { initial: BigInt(pages), maximum: BigInt(pages), shared, address: 'i64' };
-        return new WebAssembly.Memory(wide);
+        if (layout.memory64)
+            return createWideMemory(pages, shared);
+        return new WebAssembly.Memory({ initial: pages, maximum: pages, shared });
     }
     catch (error) {
         const mib = Math.ceil((pages * PAGE) / 2 ** 20);

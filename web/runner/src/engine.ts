@@ -48,13 +48,25 @@ export async function compileModule(bytes: BufferSource, file: string): Promise<
   }
 }
 
+/** A memory of 64-bit addresses, which newer engines describe otherwise than older ones did. */
+function createWideMemory(pages: number, shared: boolean): WebAssembly.Memory {
+  // Both are newer than the type definitions.
+  const newer = { initial: BigInt(pages), maximum: BigInt(pages), shared, address: 'i64' };
+  const older = { initial: pages, maximum: pages, shared, index: 'i64' };
+  try {
+    return new WebAssembly.Memory(newer as unknown as WebAssembly.MemoryDescriptor);
+  } catch (error) {
+    // An older engine takes no BigInt.
+    if (!(error instanceof TypeError)) throw error;
+    return new WebAssembly.Memory(older);
+  }
+}
+
 function createMemory(layout: Layout, { threads, shared }: EngineOptions): WebAssembly.Memory {
   const pages = Math.ceil((layout.fixed_bytes + threads * layout.thread_bytes) / PAGE);
   try {
-    if (!layout.memory64) return new WebAssembly.Memory({ initial: pages, maximum: pages, shared });
-    // Newer than the type definitions.
-    const wide = { initial: BigInt(pages), maximum: BigInt(pages), shared, address: 'i64' };
-    return new WebAssembly.Memory(wide as unknown as WebAssembly.MemoryDescriptor);
+    if (layout.memory64) return createWideMemory(pages, shared);
+    return new WebAssembly.Memory({ initial: pages, maximum: pages, shared });
   } catch (error) {
     const mib = Math.ceil((pages * PAGE) / 2 ** 20);
     throw new Error(`the model needs ${mib} MiB of memory, which this JavaScript engine does not give (${(error as Error).message}): close other pages or programs, or choose a smaller model, batch or number of threads`);
