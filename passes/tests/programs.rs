@@ -111,6 +111,25 @@ fn training_steps_keep_their_meaning() {
     }
 }
 
+/// A concatenation of more operands than a kernel may bind takes several kernels, which lead back to the one node.
+#[test]
+fn a_wide_concat_fits_a_target_with_few_bindings() {
+    let b = tinygpt_ir::Builder::new("wide");
+    let x = b.input("x", tinygpt_ir::TensorType::f32([3, 5]));
+    let parts: Vec<_> = (0..60).map(|i| x.slice_axis(1, i % 3, i % 3 + 1 + i % 2).exp()).collect();
+    let wide = b.concat(&parts, 1);
+    b.output("y", wide);
+    b.output("z", wide.sum(&[1]));
+    let graph = b.finish().unwrap();
+    let params = start(&graph, 3);
+    check_all(&graph, &params, "wide");
+    let program = to_program(&graph, &TargetModel::gpu(7, usize::MAX), true).unwrap();
+    assert!(program.kernels.values().all(|k| k.args.len() <= 7));
+    let node = graph.output_named("y").unwrap();
+    let kernels = program.kernels.values().filter(|k| k.provenance.nodes.contains(&node)).count();
+    assert!(kernels >= 10, "60 parts, 6 a kernel: {kernels} kernels");
+}
+
 #[test]
 fn each_pass_to_a_program_says_what_it_did_and_keeps_its_result() {
     let b = tinygpt_ir::Builder::new("tiny");

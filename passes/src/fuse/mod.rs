@@ -1,6 +1,6 @@
 //! Fusion: a graph becomes kernels over buffers.
 //!
-//! The steps, each in its own module: what each node is and where its elements would lie ([`values`]); which nodes share a kernel
+//! The steps, each in its own module: operations with too many operands are split ([`fit`](mod@fit)); what each node is and where its elements would lie ([`values`]); which nodes share a kernel
 //! ([`cluster`]); which values are stored ([`store`]); the kernels themselves ([`kernels`], [`emit`]); merged sibling contractions
 //! ([`siblings`]) and one update kernel over all parameters ([`update`]). The result is a [`Draft`]: kernels without order, buffers
 //! without place; `schedule` and `memory` finish it.
@@ -14,6 +14,7 @@
 
 pub mod cluster;
 mod emit;
+mod fit;
 mod kernels;
 pub mod remark;
 mod siblings;
@@ -73,17 +74,20 @@ pub fn remarks(graph: &Graph, target: &TargetModel) -> Result<Vec<Remark>, Strin
 
 /// [`fuse`], which tells `remarks`.
 fn fuse_noting(graph: &Graph, target: &TargetModel, fuse: bool, remarks: &mut Remarks) -> Result<Draft, String> {
+    let fitted = fit::fit(graph, target);
     let mut whole = HashSet::new();
     loop {
         // Each round gives up one window, so this ends.
         let mut noted = remarks.again();
-        match without_windows(graph, target, fuse, &whole, &mut noted)? {
-            Ok(draft) => {
+        match without_windows(&fitted.graph, target, fuse, &whole, &mut noted)? {
+            Ok(mut draft) => {
+                draft.kernels.iter_mut().for_each(|k| fitted.rename(&mut k.kernel.provenance));
                 remarks.take(noted);
+                remarks.rename(|id| fitted.origin(id));
                 return Ok(draft);
             }
             Err(Overtaken(p)) => {
-                remarks.update(graph, p, Reason::OldValueNeeded);
+                remarks.update(&fitted.graph, p, Reason::OldValueNeeded);
                 whole.insert(p);
             }
         };

@@ -193,6 +193,14 @@ impl Remarks {
         }
     }
 
+    /// Names other nodes.
+    pub fn rename(&mut self, name: impl Fn(NodeId) -> NodeId) {
+        for r in self.0.iter_mut().flatten() {
+            r.producer = name(r.producer);
+            r.consumer = r.consumer.map(&name);
+        }
+    }
+
     /// The remarks by producer, then consumer; of one pair in the order of the decisions.
     pub fn finish(self) -> Vec<Remark> {
         let mut list = self.0.unwrap_or_default();
