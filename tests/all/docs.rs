@@ -76,10 +76,31 @@ fn links_and_paths_lead_somewhere() {
         }
         for path in text.split('`').skip(1).step_by(2).filter(|p| p.ends_with(".rs") && p.contains('/')) {
             // The code map leaves out the folder of the crate that it is about.
-            let known = ["", "ir/src", "codegen-cpu/src", "codegen-cpu"]
-                .iter()
-                .any(|base| root().join(base).join(path).exists());
+            let bases = ["", "ir/src", "codegen-cpu/src", "codegen-cpu"].map(|base| root().join(base));
+            let known = bases.iter().chain([&folder]).any(|base| base.join(path).exists());
             assert!(known, "{name} names {path}, which does not exist");
         }
     }
+}
+
+/// Each row of the walk-throughs names a file and something that is in it.
+#[test]
+fn the_walk_throughs_lead_through_the_code() {
+    let text = document("docs/EXTENDING.md");
+    let mut rows = 0;
+    for row in text.lines().filter(|row| row.starts_with("| ") && row[2..].starts_with(|c: char| c.is_ascii_digit())) {
+        // A bar inside a cell is escaped.
+        let row = row.replace("\\|", "\u{1}");
+        let cells: Vec<String> = row.split('|').map(|cell| cell.trim().replace('\u{1}', "|")).collect();
+        let [_, _, file, look, who, _] = &cells[..] else { panic!("not four cells: {row}") };
+        let quoted = |cell: &str| cell.split('`').nth(1).unwrap_or_else(|| panic!("no code in {cell}")).to_string();
+        let (file, piece) = (quoted(file), quoted(look));
+        assert!(
+            document(&file).contains(&piece),
+            "docs/EXTENDING.md looks for {piece} in {file}, which has no such thing"
+        );
+        assert!(["", "rustc", "test"].contains(&who.as_str()), "{row}");
+        rows += 1;
+    }
+    assert_eq!(rows, 16 + 9 + 7);
 }

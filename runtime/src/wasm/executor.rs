@@ -6,8 +6,8 @@
 use super::bundle::layout_of;
 use super::node::Node;
 use crate::cpu::slots_of;
-use crate::error::one_line;
 use crate::executor::{Executor, MemoryReport, Role, Slots};
+use crate::provenance::traced;
 use crate::tensor::{DType, HostData, HostTensor};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl WasmExecutor {
         let start = Instant::now();
         let options = WasmOptions { relaxed: features.relaxed, threads: shared, memory64: None, max_threads: threads };
         let entry = wasm::Entry { name: ENTRY, program };
-        let module = wasm::module(&[entry], &options).map_err(|e| Error::input(one_line(e)))?;
+        let module = wasm::module(&[entry], &options).map_err(|e| Error::input(traced(program, e)))?;
         let took = start.elapsed();
         let layout = layout_of(&module.layout);
         if layout.memory64 && !features.memory64 {
