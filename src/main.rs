@@ -4,7 +4,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use tinygpt::runtime::cli::{Cli, Command};
-use tinygpt::runtime::commands::{bench, check, devices, dump, eval, export, opt, parity, profile, run, sample, train};
+use tinygpt::runtime::commands::{bench, check, devices, dump, eval, export, opt, parity, profile, run, sample, train, viz};
 
 fn main() -> ExitCode {
     // TINYGPT_LOG=debug shows what each stage of the compiler does, on standard error.
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Profile(args) => profile::run(&args),
+        Command::Viz(args) => viz::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Opt(args) => opt::run(&args),

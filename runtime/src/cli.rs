@@ -29,6 +29,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Show where the time of a training step goes, kernel by kernel
     Profile(ProfileArgs),
+    /// Write a page that leads from the lines of a model to its kernels and code, and back
+    Viz(VizArgs),
     /// Compare with a fixture recorded by PyTorch; exit status 1 beyond tolerance
     Parity(ParityArgs),
     /// Print what a stage of the compiler made of a model
@@ -243,6 +245,19 @@ pub struct ProfileArgs {
     pub trace: Option<PathBuf>,
     #[command(flatten)]
     pub exec: ExecArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct VizArgs {
+    /// Preset whose training step is shown
+    #[arg(long, value_name = "P", default_value = crate::config::DEFAULT_PRESET)]
+    pub preset: String,
+    /// Colour kernels by the times of a profile: `tinygpt profile --json > P.json` of the same preset
+    #[arg(long, value_name = "P.json")]
+    pub profile: Option<PathBuf>,
+    /// The page to write
+    #[arg(short, value_name = "F.html")]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Clone, Args)]

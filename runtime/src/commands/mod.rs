@@ -15,6 +15,7 @@ pub mod profile;
 pub mod run;
 pub mod sample;
 pub mod train;
+pub mod viz;
 
 use crate::cli::ExecArgs;
 use crate::compile::ExecOptions;
