@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tinygpt_codegen_cpu::wasm::{self, WasmOptions};
 use tinygpt_ir::program::TargetModel;
-use tinygpt_runtime::compile::{Compiled, Goal, compile};
+use tinygpt_runtime::compile::Compiled;
 use tinygpt_runtime::config::{BUILTIN, DEFAULT_PRESET, PRESETS, RunConfig, RunOverride};
-use tinygpt_runtime::model::{adamw, decode, forward, initial_weights};
-use tinygpt_runtime::wasm::bundle::{Bundle, MANIFEST_FILE, StartingState, Variant, bundle};
+use tinygpt_runtime::model::{forward, initial_weights};
+use tinygpt_runtime::wasm::bundle::{Bundle, MANIFEST_FILE, StartingState, Variant, bundle, program};
 use tinygpt_runtime::{Error, Result, checkpoint, corpus};
 
 /// Bytes that a page's 32-bit memory has, which is also what the compiler in a page can count to.
@@ -34,22 +34,22 @@ enum Request {
         #[serde(default)]
         config: Config,
         stage: Stage,
-        #[serde(default)]
-        entry: Entry,
+        #[serde(default = "train")]
+        entry: String,
     },
     Wgsl {
         #[serde(default)]
         config: Config,
-        #[serde(default)]
-        entry: Entry,
+        #[serde(default = "train")]
+        entry: String,
         #[serde(default)]
         caps: AdapterCaps,
     },
     Wat {
         #[serde(default)]
         config: Config,
-        #[serde(default)]
-        entry: Entry,
+        #[serde(default = "train")]
+        entry: String,
         #[serde(default)]
         variant: VariantKeys,
     },
@@ -59,6 +59,10 @@ enum Request {
         seed: Option<u64>,
     },
     Corpus {},
+}
+
+fn train() -> String {
+    "train".to_owned()
 }
 
 /// A configuration file's keys, as JSON.
@@ -72,17 +76,6 @@ enum Stage {
     Grad,
     Fused,
     Program,
-}
-
-/// Programs made of one model.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Entry {
-    #[default]
-    Train,
-    Evaluate,
-    Decode,
-    Logits,
 }
 
 /// [`Variant`], as a request has it.
@@ -127,16 +120,16 @@ fn respond(request: Request) -> Result<Response> {
             Ok(Response { result, blobs })
         }
         Request::Graph { config, stage, entry } => {
-            let compiled = program(&resolve(config)?, entry, &TargetModel::cpu())?;
+            let compiled = entry_program(config, &entry, &TargetModel::cpu())?;
             Ok(json!({"text": text(&compiled, stage)?}).into())
         }
         Request::Wgsl { config, entry, caps } => {
             let caps = caps.resolve()?;
-            let compiled = program(&resolve(config)?, entry, &caps.target())?;
+            let compiled = entry_program(config, &entry, &caps.target())?;
             Ok(dispatch_list(&compiled.program, &caps)?.into())
         }
         Request::Wat { config, entry, variant } => {
-            let compiled = program(&resolve(config)?, entry, &TargetModel::cpu())?;
+            let compiled = entry_program(config, &entry, &TargetModel::cpu())?;
             Ok(json!({"kernels": wat(&compiled, variant)?}).into())
         }
         Request::Init { config, seed } => {
@@ -209,15 +202,10 @@ fn check_size(config: &RunConfig) -> Result<()> {
     )))
 }
 
-fn program(config: &RunConfig, entry: Entry, target: &TargetModel) -> Result<Compiled> {
-    check_size(config)?;
-    let (goal, rows) = match entry {
-        Entry::Train => (Goal::Train { adamw: adamw(&config.train), gradients: false }, config.train.batch),
-        Entry::Evaluate => (Goal::Infer(&["loss"]), config.train.batch),
-        Entry::Decode => return compile(decode(&config.model)?, &Goal::Infer(&["logits"]), target),
-        Entry::Logits => (Goal::Infer(&["logits"]), 1),
-    };
-    compile(forward(&config.model, rows)?, &goal, target)
+fn entry_program(config: Config, entry: &str, target: &TargetModel) -> Result<Compiled> {
+    let config = resolve(config)?;
+    check_size(&config)?;
+    program(&config, entry, target)
 }
 
 /// The WebAssembly text of each kernel of a program, as `tinygpt dump --stage wat` prints it.

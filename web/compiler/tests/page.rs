@@ -1,4 +1,4 @@
-//! The compiler as a page has it, `web/dist/tinygpt_web.wasm` in Node, gives the bytes that it gives natively.
+//! The compiler as a page has it, `web/dist/tinygpt_web.wasm` in Node, gives the bytes that it gives natively, and what it makes trains.
 //!
 //! Needs Node, and the module as `cargo xtask web` has just built it (`cargo xtask test` does); says `skipped` where one is missing, and fails
 //! instead with TINYGPT_REQUIRE_WEB=1, which `.ci/run` sets.
@@ -7,10 +7,14 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use tinygpt_runtime::compile::ExecOptions;
+use tinygpt_runtime::config::{Backend, Isa, ModelConfig, RunConfig};
+use tinygpt_runtime::data::Corpus;
+use tinygpt_runtime::model::{Batch, TrainStep, adamw};
 use tinygpt_web::{answer, read};
 
-/// The responses of the built module; None, said so, where it cannot run here.
-fn in_node(requests: &[Value]) -> Option<Vec<Vec<u8>>> {
+/// A script of this folder in Node, given the built module; None, said so, where it cannot run here.
+fn node(script: &str, input: &str) -> Option<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let module = root.join("web/dist/tinygpt_web.wasm");
     if !module.is_file() || Command::new("node").arg("--version").output().is_err() {
@@ -20,17 +24,23 @@ fn in_node(requests: &[Value]) -> Option<Vec<Vec<u8>>> {
         return None;
     }
     let mut node = Command::new("node")
-        .arg(root.join("web/compiler/tests/respond.mjs"))
+        .arg(root.join("web/compiler/tests").join(script))
         .arg(&module)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines: String = requests.iter().map(|request| format!("{request}\n")).collect();
-    node.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    node.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = node.wait_with_output().unwrap();
-    assert!(output.status.success(), "node ended with {}", output.status);
-    let (mut rest, mut responses) = (output.stdout.as_slice(), Vec::new());
+    assert!(output.status.success(), "{script} ended with {}", output.status);
+    Some(output.stdout)
+}
+
+/// The responses of the built module.
+fn in_node(requests: &[Value]) -> Option<Vec<Vec<u8>>> {
+    let lines: String = requests.iter().map(|request| format!("{request}\n")).collect();
+    let output = node("respond.mjs", &lines)?;
+    let (mut rest, mut responses) = (output.as_slice(), Vec::new());
     while let Some(total) = rest.first_chunk() {
         let (response, others) = rest.split_at(u32::from_le_bytes(*total) as usize);
         responses.push(response.to_vec());
@@ -68,6 +78,40 @@ fn a_page_gets_the_bytes_of_the_native_compiler() {
     for (request, response) in requests.iter().zip(&responses) {
         let native = answer(request.to_string().as_bytes());
         assert!(*response == native, "{request}: {}", difference(response, &native));
+    }
+}
+
+/// A configuration that nothing was built ahead for: compiled by the module, trained by the runner, and natively beside it.
+#[test]
+fn a_page_compiles_and_trains_without_a_server() {
+    let Some(output) = node("train.mjs", "") else { return };
+    let page: Value = serde_json::from_slice(&output).unwrap();
+    assert_eq!(page["sample"].as_str().unwrap().len(), 20);
+
+    let mut config = RunConfig::preset("tiny").unwrap();
+    config.model = ModelConfig { layers: 1, ctx: 24, d_model: 36, d_mlp: 144, ..config.model };
+    (config.train.steps, config.train.warmup) = (60, 6);
+    let train = &config.train;
+    let options =
+        ExecOptions { backend: Backend::Cpu, threads: 1, isa: Some(Isa::Portable), no_templates: true, gpu: None };
+    let mut step = TrainStep::new(&config.model, train.batch, adamw(train), false, &options).unwrap();
+    step.start(train.seed).unwrap();
+    let corpus = Corpus::builtin(config.model.ctx).unwrap();
+    let mut batch = Batch::zeros(train.batch, config.model.ctx).unwrap();
+    let losses: Vec<f64> = (0..train.steps)
+        .map(|at| {
+            let (ids, targets) = batch.slices().unwrap();
+            corpus.fill_train(train.seed, at, ids, targets);
+            step.run(&batch, train.lr_schedule().lr_at(at), at + 1).unwrap().loss
+        })
+        .collect();
+
+    let in_page: Vec<f64> = page["losses"].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect();
+    assert_eq!(in_page.len(), losses.len());
+    assert!(losses[59] < 0.6 * losses[0], "{losses:?}");
+    // Fused multiply-add, where Node has it, is all that tells the two apart.
+    for (at, (ours, theirs)) in in_page.iter().zip(&losses).enumerate() {
+        assert!((ours - theirs).abs() <= 1e-3 * theirs, "step {}: {ours} in a page, {theirs} natively", at + 1);
     }
 }
 

@@ -186,6 +186,10 @@ fn what_cannot_be_answered_is_one_sentence() {
             r#"{"request":"graph","stage":"program","config":{"preset":"behemoth"}}"#,
             "training this configuration takes about 7.1 GiB, and a page has 4",
         ),
+        (
+            r#"{"request":"wat","entry":"trian"}"#,
+            r#"there is no entry "trian" (did you mean "train"?): choose one of train, evaluate, decode, logits"#,
+        ),
         (r#"{"request":"compile","variants":[]}"#, "a bundle needs at least one variant"),
         (r#"{"request":"compile","variants":[{"simd":true}]}"#, "the request is not understood: unknown field `simd`"),
         (r#"{"request":"compile","config":{"preset":"gpt2"}}"#, "training this configuration takes about"),
