@@ -78,7 +78,7 @@ fn functions(text: &str, wanted: &[&str]) -> String {
 fn threads_meet() {
     let text = made(&small(), WasmOptions::default()).wat();
     let head: String = text.lines().take(1).take_while(|l| l.starts_with(";;")).map(|l| format!("{l}\n")).collect();
-    let wanted = ["arrive ", "gather ", "release ", "init ", "worker ", "stop "];
+    let wanted = ["count ", "wait ", "advance ", "until ", "begin ", "init ", "worker ", "stop "];
     insta::assert_snapshot!("threads", head + &functions(&text, &wanted));
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | 0 | nothing: see [`WINDOW`] |
 //! | [`CONTROL`] | the words by which threads meet, each in a cache line of its own |
+//! | [`COUNTERS`] | the counters of parallel rounds |
 //! | | tables of the ranges that tasks cover |
 //! | | states, once for all entries |
 //! | | inputs and outputs of each entry |
@@ -28,13 +29,13 @@ pub const PAGE: usize = 1 << 16;
 /// there: this much of the address space stays free for it.
 const LIMIT_32: u64 = (1 << 32) - (256 << 20);
 /// Alignment of everything.
-const LINE: usize = 64;
+pub const LINE: usize = 64;
 /// Address of the control words.
 pub const CONTROL: usize = WINDOW as usize;
 /// Number of control words.
 pub const CONTROL_WORDS: usize = 7;
-/// Address of the tables.
-pub const TABLES: usize = CONTROL + CONTROL_WORDS * LINE;
+/// Address of the counters.
+pub const COUNTERS: usize = CONTROL + CONTROL_WORDS * LINE;
 
 /// The address of a control word.
 pub const fn control(word: usize) -> usize {
@@ -105,6 +106,8 @@ impl Layout {
 
 /// What the sizes of a memory depend on beside the programs.
 pub struct Needs {
+    /// Bytes of counters.
+    pub counters: usize,
     /// Bytes of tables.
     pub tables: usize,
     /// Bytes that the tasks of kernels share, the most of all entries.
@@ -118,6 +121,7 @@ pub struct Plan {
     pub layout: Layout,
     /// For each entry the address of each of its program's buffers.
     pub buffers: Vec<Vec<usize>>,
+    pub tables: usize,
     pub arena: usize,
 }
 
@@ -130,7 +134,8 @@ struct State<'a> {
 
 /// Places everything.
 pub fn plan(entries: &[Entry<'_>], needs: &Needs, options: &WasmOptions) -> Result<Plan, WasmError> {
-    let mut end = (TABLES + needs.tables).next_multiple_of(LINE);
+    let tables = (COUNTERS + needs.counters).next_multiple_of(LINE);
+    let mut end = (tables + needs.tables).next_multiple_of(LINE);
     let mut take = |bytes: usize| -> Result<usize, WasmError> {
         let at = end;
         let next = at.checked_add(bytes).and_then(|e| e.checked_next_multiple_of(LINE));
@@ -200,7 +205,7 @@ pub fn plan(entries: &[Entry<'_>], needs: &Needs, options: &WasmOptions) -> Resu
     }
     let entries = entries.iter().zip(&all).map(|(e, places)| entry_layout(e, places)).collect();
     let layout = Layout { memory64, fixed_bytes: end, thread_bytes, max_threads: options.max_threads, entries };
-    Ok(Plan { layout, buffers: all, arena })
+    Ok(Plan { layout, buffers: all, tables, arena })
 }
 
 fn name_of(program: &Program, buffer: BufferId) -> String {

@@ -5,13 +5,13 @@
 //! - `train.worker`: the other threads' part, which is the parallel rounds alone;
 //! - `train.stage_N` for each round: its tasks, as calls of kernel functions (`_phase_P` where a stage has more than one).
 //!
-//! A parallel round's function runs on all threads, each of which takes the next task from a counter until there is none; any other
-//! runs all its tasks, on thread 0.
+//! A parallel round's function runs on all threads, each of which takes the next task from a counter until there is none (see
+//! [`super::threads`]); any other runs all its tasks, on thread 0.
 
 use super::func::{self, FuncOptions, by_width_of, ptr_type};
-use super::layout::{self, TABLES};
+use super::layout::{self, LINE};
 use super::tasks::{self, Buf, Call, Param, Round, Run, Tables};
-use super::threads::{self, NEXT, Words};
+use super::threads::{self, Meet, Word, Words, taken};
 use super::{Entry, Report, WasmError, WasmModule, WasmOptions};
 use crate::lower::{self, LowerOptions, Lowered};
 use crate::units::{Distinct, place_shared};
@@ -60,7 +60,9 @@ pub fn build(entries: &[Entry<'_>], options: &WasmOptions) -> Result<WasmModule,
             tables.param(values);
         }
     }
+    let parallel = |p: &Prepared| p.rounds.iter().filter(|r| r.parallel).count();
     let needs = layout::Needs {
+        counters: LINE * prepared.iter().map(parallel).max().unwrap_or(0),
         tables: 4 * tables.words.len(),
         arena: prepared.iter().map(|p| p.arena).max().unwrap_or(0),
         scratch: kernels.funcs.iter().map(|f| f.scratch_layout().1).max().unwrap_or(0),
@@ -80,37 +82,35 @@ pub fn build(entries: &[Entry<'_>], options: &WasmOptions) -> Result<WasmModule,
         ..Report::default()
     };
 
-    let meet = options.threads.then(|| {
-        let first = functions.len() as u32;
-        functions.extend([threads::arrive(memory64), threads::gather(memory64), threads::release(memory64)]);
-        Meet { arrive: first, gather: first + 1, release: first + 2 }
-    });
+    let meet = options.threads.then(|| Meet::add(&mut functions, memory64, needs.counters));
     let mut workers = Vec::new();
     for (i, (entry, prepared)) in entries.iter().zip(&prepared).enumerate() {
-        let mut rounds = Vec::new();
+        let mut parts = Vec::new();
+        let mut shared = 0;
         for round in &prepared.rounds {
-            let parallel = round.parallel && meet.is_some();
-            report.rounds += 1;
-            report.parallel_rounds += usize::from(parallel);
+            let several = prepared.rounds.iter().any(|r| r.stage == round.stage && r.phase > 0);
+            let crew = meet.as_ref().filter(|_| round.parallel).map(|meet| Crew { meet, round: shared });
+            shared += usize::from(crew.is_some());
+            parts.push(Part { function: functions.len() as u32, tasks: round.tasks(), crew });
             let mut e = RoundEmit {
                 entry,
                 buffers: &plan.buffers[i],
                 arena: plan.arena,
                 funcs: &kernels.funcs,
                 tables: &mut tables,
+                tables_at: plan.tables,
                 memory64,
                 code: Vec::new(),
             };
-            let several = prepared.rounds.iter().any(|r| r.stage == round.stage && r.phase > 0);
-            rounds.push((functions.len() as u32, parallel));
-            functions.push(e.round(round, several, parallel)?);
+            functions.push(e.round(round, several, crew)?);
         }
-        let scratch = plan.layout.fixed_bytes;
+        report.rounds += parts.len();
+        report.parallel_rounds += shared;
         exports.push((entry.name.to_string(), functions.len() as u32));
-        functions.push(leader(entry, &rounds, meet.as_ref(), i as i32 + 1, scratch, memory64));
-        if let Some(meet) = &meet {
+        functions.push(leader(entry, &parts, i + 1, plan.layout.fixed_bytes, memory64));
+        if meet.is_some() {
             workers.push(functions.len() as u32);
-            functions.push(follower(entry, &rounds, meet, memory64));
+            functions.push(follower(entry, &parts, memory64));
         }
     }
     exports.push(("init".into(), functions.len() as u32));
@@ -120,9 +120,9 @@ pub fn build(entries: &[Entry<'_>], options: &WasmOptions) -> Result<WasmModule,
             functions.push(threads::init(memory64));
             let scratch = (plan.layout.fixed_bytes, plan.layout.thread_bytes);
             exports.push(("worker".into(), functions.len() as u32));
-            functions.push(threads::worker(memory64, meet.arrive, &workers, scratch));
+            functions.push(threads::worker(memory64, meet, &workers, scratch));
             exports.push(("stop".into(), functions.len() as u32));
-            functions.push(threads::stop(memory64, meet.gather, meet.release));
+            functions.push(threads::stop(memory64, meet));
         }
     }
 
@@ -133,7 +133,7 @@ pub fn build(entries: &[Entry<'_>], options: &WasmOptions) -> Result<WasmModule,
         maximum: Some((plan.layout.memory_pages(options.max_threads) as u64).min(ENGINE_PAGES)),
         page_size_log2: None,
     };
-    let bytes = encode(Some(memory), &functions, &exports, &tables.words);
+    let bytes = encode(Some(memory), &functions, &exports, (plan.tables, &tables.words));
     super::validate(&bytes)?;
     report.bytes = bytes.len();
     Ok(WasmModule {
@@ -154,7 +154,7 @@ pub fn single(func: &Func, options: &WasmOptions) -> Result<Vec<u8>, WasmError> 
     let maximum = options.threads.then_some(1 << 16);
     let memory = MemoryType { memory64, shared: options.threads, minimum: 1, maximum, page_size_log2: None };
     let function = kernel_function(func, FuncOptions { relaxed: options.relaxed, memory64 })?;
-    let bytes = encode(Some(memory), &[function], &[(func.name.clone(), 0)], &[]);
+    let bytes = encode(Some(memory), &[function], &[(func.name.clone(), 0)], (0, &[]));
     super::validate(&bytes)?;
     Ok(bytes)
 }
@@ -167,11 +167,21 @@ fn provenance(kernel: &Kernel) -> Vec<String> {
     lines
 }
 
-/// The functions by which threads meet.
-struct Meet {
-    arrive: u32,
-    gather: u32,
-    release: u32,
+/// How the threads share a round.
+#[derive(Clone, Copy)]
+struct Crew<'a> {
+    meet: &'a Meet,
+    /// Number of the round among the entry's parallel ones.
+    round: usize,
+}
+
+/// One round of an entry.
+struct Part<'a> {
+    /// Number of its function.
+    function: u32,
+    tasks: usize,
+    /// None if it is thread 0's alone.
+    crew: Option<Crew<'a>>,
 }
 
 /// The distinct kernels and functions of all entries.
@@ -269,6 +279,7 @@ struct RoundEmit<'a, 'e> {
     arena: usize,
     funcs: &'a [Func],
     tables: &'a mut Tables,
+    tables_at: usize,
     memory64: bool,
     code: Vec<u8>,
 }
@@ -282,12 +293,15 @@ impl<'e> RoundEmit<'_, 'e> {
         InstructionSink::new(&mut self.code)
     }
 
-    fn round(&mut self, round: &Round, several: bool, parallel: bool) -> Result<Function, WasmError> {
-        let loops = parallel || round.runs.iter().any(|r| r.tasks > 1);
-        if parallel {
-            self.take_tasks(round)?;
-        } else {
-            self.all_tasks(round)?;
+    fn words(&mut self) -> Words<'_> {
+        Words { sink: InstructionSink::new(&mut self.code), memory64: self.memory64 }
+    }
+
+    fn round(&mut self, round: &Round, several: bool, crew: Option<Crew>) -> Result<Function, WasmError> {
+        let loops = crew.is_some() || round.runs.iter().any(|r| r.tasks > 1);
+        match crew {
+            Some(crew) => self.take_tasks(round, crew)?,
+            None => self.all_tasks(round)?,
         }
         self.ins().end();
         let phase = if several { format!("_phase_{}", round.phase) } else { String::new() };
@@ -299,7 +313,7 @@ impl<'e> RoundEmit<'_, 'e> {
             1 => "1 task".to_string(),
             n => format!("{n} tasks"),
         };
-        let how = if parallel { "all threads" } else { "thread 0" };
+        let how = if crew.is_some() { "all threads" } else { "thread 0" };
         let mut names: Vec<&str> =
             round.runs.iter().flat_map(|r| &r.calls).map(|c| self.kernel_name(c.kernel)).collect();
         names.dedup();
@@ -330,21 +344,23 @@ impl<'e> RoundEmit<'_, 'e> {
     }
 
     /// The tasks that this thread gets, until there are no more.
-    fn take_tasks(&mut self, round: &Round) -> Result<(), WasmError> {
+    fn take_tasks(&mut self, round: &Round, crew: Crew) -> Result<(), WasmError> {
+        let tasks = round.tasks();
         self.ins().loop_(BlockType::Empty);
-        Words { sink: InstructionSink::new(&mut self.code), memory64: self.memory64 }.add(NEXT, 1);
-        let tasks = round.tasks() as i32;
-        self.ins().local_tee(TASK).i32_const(tasks).i32_ge_u().if_(BlockType::Empty).return_().end();
+        self.words().add(Word::At(taken(crew.round)), 1);
+        self.ins().local_tee(TASK).i32_const(tasks as i32).i32_ge_u().if_(BlockType::Empty).return_().end();
         let (last, others) = round.runs.split_last().expect("a parallel round has tasks");
         for run in others {
             // This run's tasks are the next ones.
-            let tasks = run.tasks as i32;
-            self.ins().local_get(TASK).i32_const(tasks).i32_lt_u().if_(BlockType::Empty);
+            let own = run.tasks as i32;
+            self.ins().local_get(TASK).i32_const(own).i32_lt_u().if_(BlockType::Empty);
             self.calls(run)?;
+            crew.meet.end_task(&mut self.words(), crew.round, tasks);
             self.ins().br(1).end();
-            self.ins().local_get(TASK).i32_const(tasks).i32_sub().local_set(TASK);
+            self.ins().local_get(TASK).i32_const(own).i32_sub().local_set(TASK);
         }
         self.calls(last)?;
+        crew.meet.end_task(&mut self.words(), crew.round, tasks);
         self.ins().br(0).end();
         Ok(())
     }
@@ -399,8 +415,12 @@ impl<'e> RoundEmit<'_, 'e> {
                 }
             }
             Param::Table(offset) => {
-                let at =
-                    MemArg { offset: (TABLES + offset) as u64, align: 2, target: Default::default(), ordering: None };
+                let at = MemArg {
+                    offset: (self.tables_at + offset) as u64,
+                    align: 2,
+                    target: Default::default(),
+                    ordering: None,
+                };
                 self.ins().local_get(TASK).i32_const(2).i32_shl();
                 if self.memory64 {
                     self.ins().i64_extend_i32_u().i64_load32_u(at);
@@ -413,44 +433,27 @@ impl<'e> RoundEmit<'_, 'e> {
 }
 
 /// Thread 0's part of an entry. `number` is the entry's command.
-fn leader(
-    entry: &Entry<'_>,
-    rounds: &[(u32, bool)],
-    meet: Option<&Meet>,
-    number: i32,
-    scratch: usize,
-    memory64: bool,
-) -> Function {
+fn leader(entry: &Entry<'_>, parts: &[Part], number: usize, scratch: usize, memory64: bool) -> Function {
     let mut code = Vec::new();
-    let parallel = rounds.iter().any(|r| r.1);
-    if let (Some(meet), true) = (meet, parallel) {
-        InstructionSink::new(&mut code).call(meet.gather);
-        threads::command(&mut code, memory64, number);
+    let mut w = Words { sink: InstructionSink::new(&mut code), memory64 };
+    if let Some(crew) = parts.iter().find_map(|p| p.crew) {
+        crew.meet.begin(&mut w, number);
     }
-    let mut gathered = true;
-    for &(round, parallel) in rounds {
-        let mut sink = InstructionSink::new(&mut code);
-        if let Some(meet) = meet {
-            if !gathered {
-                sink.call(meet.gather);
-            }
-            if parallel {
-                sink.call(meet.release);
-            }
-            gathered = !parallel;
+    for part in parts {
+        if let Some(crew) = part.crew {
+            crew.meet.start(&mut w, crew.round);
         }
         if memory64 {
-            sink.i64_const(scratch as i64);
+            w.sink.i64_const(scratch as i64);
         } else {
-            sink.i32_const(scratch as u32 as i32);
+            w.sink.i32_const(scratch as u32 as i32);
         }
-        sink.call(round);
+        w.sink.call(part.function);
+        if let Some(crew) = part.crew {
+            crew.meet.finish(&mut w, crew.round, part.tasks);
+        }
     }
-    let mut sink = InstructionSink::new(&mut code);
-    if let (Some(meet), false) = (meet, gathered) {
-        sink.call(meet.gather);
-    }
-    sink.end();
+    w.sink.end();
     let mut body = wasm_encoder::Function::new([]);
     body.raw(code);
     Function {
@@ -463,17 +466,17 @@ fn leader(
     }
 }
 
-/// The other threads' part of an entry: they have been released into the first parallel round, and arrive once more after the last.
-fn follower(entry: &Entry<'_>, rounds: &[(u32, bool)], meet: &Meet, memory64: bool) -> Function {
+/// The other threads' part of an entry: its parallel rounds, without those that are over.
+fn follower(entry: &Entry<'_>, parts: &[Part], memory64: bool) -> Function {
     let mut code = Vec::new();
-    let mut sink = InstructionSink::new(&mut code);
-    for (i, (round, _)) in rounds.iter().filter(|r| r.1).enumerate() {
-        if i > 0 {
-            sink.call(meet.arrive);
+    let mut w = Words { sink: InstructionSink::new(&mut code), memory64 };
+    for part in parts {
+        if let Some(crew) = part.crew {
+            crew.meet.join(&mut w, crew.round);
+            w.sink.if_(BlockType::Empty).local_get(SCRATCH).call(part.function).end();
         }
-        sink.local_get(SCRATCH).call(*round);
     }
-    sink.end();
+    w.sink.end();
     let mut body = wasm_encoder::Function::new([]);
     body.raw(code);
     Function {
@@ -486,12 +489,12 @@ fn follower(entry: &Entry<'_>, rounds: &[(u32, bool)], meet: &Meet, memory64: bo
     }
 }
 
-/// The bytes of a module that imports `env.memory`, if it has one.
+/// The bytes of a module that imports `env.memory`, if it has one, with tables at an address.
 pub fn encode(
     memory: Option<MemoryType>,
     functions: &[Function],
     exports: &[(String, u32)],
-    tables: &[u32],
+    (tables_at, tables): (usize, &[u32]),
 ) -> Vec<u8> {
     let mut types = TypeSection::new();
     let mut known: HashMap<(&[ValType], Option<ValType>), u32> = HashMap::new();
@@ -520,8 +523,11 @@ pub fn encode(
     }
     module.section(&exported).section(&code);
     if let (Some(memory), false) = (memory, tables.is_empty()) {
-        let at =
-            if memory.memory64 { ConstExpr::i64_const(TABLES as i64) } else { ConstExpr::i32_const(TABLES as i32) };
+        let at = if memory.memory64 {
+            ConstExpr::i64_const(tables_at as i64)
+        } else {
+            ConstExpr::i32_const(tables_at as i32)
+        };
         let mut data = DataSection::new();
         data.active(0, &at, tables.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>());
         module.section(&data);
