@@ -5,6 +5,7 @@
 //! - [`training`]: the overfit gate; runs are equal to the last bit over threads and resumes
 //! - [`gpu`]: all of this on a GPU adapter, and what only GPUs have: steps in flight, counters, plans
 //! - [`cli`]: the command line's contract: output, sentences, exit statuses
+//! - [`decode`]: sampling with a cache has the logits and the text of the whole sequence
 //! - [`dump`]: stages, passes, differences, whole dumps with their manifest
 //! - [`snapshots`]: the text of every stage for a small model
 //! - [`own_model`]: models from a file: train, sample, resume, dump
@@ -19,6 +20,7 @@
 
 mod check;
 mod cli;
+mod decode;
 mod docs;
 mod dump;
 mod gpu;
