@@ -14,6 +14,7 @@
 //! - [`text`]: graphs and programs read back from their text
 //! - [`check`]: filetests, and that there is one for all that needs one
 //! - [`wasm`]: WebAssembly run by Node, exports run by the JavaScript runner in Node and in Chromium
+//! - [`inspect`]: profiles, and the page that shows a program
 //! - [`docs`]: what the documents repeat of the code is what the code says
 //!
 //! `tests/allocation.rs` is a binary of its own, since it counts the allocations of a process.
@@ -24,6 +25,7 @@ mod decode;
 mod docs;
 mod dump;
 mod gpu;
+mod inspect;
 mod opt;
 mod own_model;
 mod parity;

@@ -38,7 +38,7 @@ fn have_node() -> bool {
     have("Node", Command::new("node").arg("--version").output().is_ok(), "TINYGPT_REQUIRE_NODE")
 }
 
-fn have_chromium() -> bool {
+pub fn have_chromium() -> bool {
     let browser = std::env::var_os("CHROMIUM").map_or("/usr/bin/chromium".into(), PathBuf::from);
     let there = browser.exists() && web().join("node_modules/playwright-core").is_dir() && have_node();
     have("Chromium with playwright-core (`npm ci` in web/)", there, "TINYGPT_REQUIRE_CHROMIUM")
@@ -49,7 +49,7 @@ fn options(threads: usize) -> ExecOptions {
 }
 
 /// Runs a script of web/ with `input`; its standard output as JSON.
-fn script(arguments: &[&str], input: &Value) -> Value {
+pub fn script(arguments: &[&str], input: &Value) -> Value {
     let mut child = Command::new("node")
         .args(arguments)
         .current_dir(web())
