@@ -1,6 +1,6 @@
 //! What shows a program to people: profiles that account for the step, and the page of `viz` in a browser.
 
-use crate::support::Cli;
+use crate::support::{Cli, gpu};
 use crate::wasm::{have_chromium, script};
 use serde_json::{Value, json};
 
@@ -44,6 +44,18 @@ fn a_profile_accounts_for_the_step_and_leads_to_the_model() {
     let tasks = events.iter().filter(|e| e["ph"] == "X").count() as u64;
     assert_eq!(tasks, rows.iter().map(|r| r["calls"].as_u64().unwrap()).sum::<u64>());
     assert!(events.iter().any(|e| e["ph"] == "C"), "the memory over time");
+}
+
+#[test]
+fn dispatches_on_a_gpu_have_times() {
+    if gpu().is_none() {
+        return;
+    }
+    let run = Cli::new().ok("profile --preset tiny --backend gpu --no-tune --steps 1 --json");
+    let p: Value = serde_json::from_str(&run.stdout).unwrap();
+    let rows = p["rows"].as_array().unwrap();
+    assert!(rows.iter().all(|r| number(r, "calls") >= 1.0), "every kernel is dispatched");
+    assert!(number(&p, "kernels_ms") > 0.0 && number(&p, "kernels_ms") <= number(&p, "step_ms"), "{p}");
 }
 
 #[test]

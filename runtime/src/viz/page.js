@@ -50,6 +50,7 @@ function pick(picked) {
   render();
   for (const id of ["source", "graph", "kernels"]) {
     const mark = $(id).querySelector(".picked, .on");
+    $(id).scrollLeft = 0;
     if (mark) {
       for (let d = mark.closest("details"); d; d = d.parentElement.closest("details")) d.open = true;
       const box = $(id).getBoundingClientRect(), at = mark.getBoundingClientRect();
