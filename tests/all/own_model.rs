@@ -86,7 +86,7 @@ fn a_graph_without_logits_trains_and_is_not_sampled() {
 fn what_cannot_be_trained_is_one_sentence() {
     let cli = cli();
     let text = trigram(true).to_string();
-    let mut change = |from: &str, to: &str, part: &str| {
+    let change = |from: &str, to: &str, part: &str| {
         assert!(text.contains(from), "no {from:?} in {text}");
         cli.file("g.gir", text.replace(from, to));
         cli.refused("train --graph g.gir --data text.txt", 2, part);
