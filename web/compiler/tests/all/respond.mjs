@@ -1,7 +1,7 @@
 // Answers requests with the built compiler, in one process and in order:  node respond.mjs tinygpt_web.wasm < requests > responses
 // One JSON request a line; responses follow one another, each beginning with its total length.
 import { readFileSync, writeSync } from 'node:fs';
-import { Compiler } from '../compiler.js';
+import { Compiler } from '../../compiler.js';
 
 const compiler = await Compiler.load(readFileSync(process.argv[2]));
 for (const line of readFileSync(0, 'utf8').split('\n').filter((line) => line !== '')) {

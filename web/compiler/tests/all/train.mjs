@@ -1,8 +1,8 @@
 // A configuration that nothing was built ahead for, compiled and trained in one process:  node train.mjs tinygpt_web.wasm
 // Prints one JSON object: the loss of each step, and 20 bytes that follow a prompt.
 import { readFileSync } from 'node:fs';
-import { Compiler } from '../compiler.js';
-import { Runner } from '../../runner/dist/index.js';
+import { Compiler } from '../../compiler.js';
+import { Runner } from '../../../runner/dist/index.js';
 
 const compiler = await Compiler.load(readFileSync(process.argv[2]));
 const config = { preset: 'tiny', model: { layers: 1, ctx: 24, d_model: 36 }, train: { steps: 60 } };

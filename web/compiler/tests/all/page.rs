@@ -24,7 +24,7 @@ fn node(script: &str, input: &str) -> Option<Vec<u8>> {
         return None;
     }
     let mut node = Command::new("node")
-        .arg(root.join("web/compiler/tests").join(script))
+        .arg(root.join("web/compiler/tests/all").join(script))
         .arg(&module)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

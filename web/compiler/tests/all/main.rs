@@ -1,0 +1,4 @@
+//! The compiler for a page, natively and as it is built for one. One binary: each links the whole compiler.
+
+mod page;
+mod requests;
