@@ -1,7 +1,7 @@
 //! Where a step's time goes, on one thread: kernels of equal code together, the slowest first, beside the register-only peak of
 //! 128-bit multiplications and additions.
 //!
-//! `cargo run --release -p tinygpt-codegen-cpu --example step_bench [PRESET [train|decode [baseline|portable|avx2|avx512f]]]`
+//! `cargo run --release -p tinygpt-codegen-cpu --example step_bench [PRESET [train|decode [baseline|portable|avx2|avx512]]]`
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -98,6 +98,11 @@ fn main() {
     let decode = arg(1, "train") == "decode";
     let path = arg(2, "baseline");
     let isa = Isa::available().into_iter().find(|isa| isa.name() == path);
+    if isa.is_none() && !["baseline", "portable"].contains(&path.as_str()) {
+        panic!(
+            "the third argument is `{path}`, expected baseline, portable, or an instruction set that this machine has"
+        );
+    }
     let options = CpuOptions { isa, baseline: path == "baseline", texts: false };
     let program = program(&preset.config, decode);
     let prepared = Arc::new(PreparedProgram::new(&program, &options).expect("compiles"));
