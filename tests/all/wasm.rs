@@ -425,7 +425,11 @@ fn an_export_is_whole_the_same_every_time_and_replaces_nothing_else() {
     cli.refused("export --format web --checkpoint none -o c", 2, "none does not exist");
     cli.ok("dump --preset tiny --stage graph --no-lines -o text");
     cli.file("graph.toml", "graph = \"text/graph.gir\"\n");
-    cli.refused("export --format web --config graph.toml -o c", 2, "graph.gir, and an export holds a GPT: name a preset");
+    cli.refused(
+        "export --format web --config graph.toml -o c",
+        2,
+        "graph.gir, and an export holds a GPT: name a preset",
+    );
     cli.refused("export --format web --config small.toml --seed 9007199254740993 -o c", 2, "choose a smaller --seed");
     assert!(!cli.path("c").exists());
 

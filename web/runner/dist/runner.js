@@ -49,9 +49,9 @@ export class Runner {
         const settings = { threads, shared: variant.threads, ...(spins === undefined ? {} : { spins }) };
         const engine = await Engine.create(module, manifest.layout, settings);
         const runner = new Runner(manifest, engine, threads, variant, notices);
-        const { model, optim, step } = manifest.state;
+        const { model, optim, step, elapsed_s } = manifest.state;
         runner.importState({ model: await load(model), optim: optim === null ? undefined : await load(optim) });
-        runner.#step = step;
+        [runner.#step, runner.#elapsed] = [step, elapsed_s];
         return runner;
     }
     /** Steps done. */

@@ -70,8 +70,8 @@ export interface Manifest {
   params: number;
   /** Names of the weights, in the program's order; moments are states `adam.m.NAME` and `adam.v.NAME`. */
   weights: string[];
-  /** Starting state: steps done, and the files that hold it; no `optim` means moments of zero. */
-  state: { step: number; model: string; optim: string | null };
+  /** Starting state: steps done, seconds of training, and the files that hold it; no `optim` means moments of zero. */
+  state: { step: number; elapsed_s: number; model: string; optim: string | null };
   /** The programs as JSON, for people and tools; the runner does not read it. */
   program: { file: string; version: number };
   layout: Layout;
