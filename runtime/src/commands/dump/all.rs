@@ -3,17 +3,17 @@
 //! ```text
 //! 00-graph.gir  01-grad.gir  02-expand.gir ...          graphs, for every target
 //! 06-cpu-fuse.txt  07-cpu-schedule.txt ...              programs of a target
-//! 10-clif/KERNEL.clif ...                               code, one file a kernel (GPU: one a module)
+//! 10-clif/KERNEL.clif ...                               code: each distinct piece once, by the name of the first kernel that has it
 //! manifest.json
 //! ```
-//! The numbers are the order of the pipeline. `manifest.json` is for scripts: it names every file with its stage, pass, target, kernel, length and
-//! SHA-256, and every kernel with its graph nodes, scopes and DSL lines, so that whatever names a kernel leads back to the model.
+//! The numbers are the order of the pipeline. `manifest.json` is for scripts: it names every file with its stage, pass, target, kernels, length and
+//! SHA-256, and every kernel with its graph nodes, scopes, DSL lines and files, so that whatever names a kernel leads back to the model.
 //!
 //! Invariants
 //! - Two dumps with the same flags on one machine are equal in every byte.
 //! - A directory is written only if it is empty, or holds a dump: of that, the files that its manifest lists are replaced.
 
-use super::stages::{self, File, Renderer};
+use super::stages::{self, File, Options, Renderer};
 use super::{Model, chosen, lines};
 use crate::cli::{Stage, Target};
 use crate::config::RunConfig;
@@ -25,7 +25,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::{Component, Path};
-use tinygpt_ir::program::{KernelId, kernel_stats};
+use tinygpt_ir::program::{KernelId, Program, kernel_stats};
 
 /// What the manifest says it is.
 const FORMAT: &str = "tinygpt-dump";
@@ -74,8 +74,9 @@ struct Entry {
     pass: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kernel: Option<String>,
+    /// Every kernel with this code.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kernels: Vec<String>,
     bytes: usize,
     sha256: String,
 }
@@ -98,6 +99,8 @@ struct Kernel {
     scopes: Vec<String>,
     /// DSL lines, `FILE:LINE`.
     lines: Vec<String>,
+    /// Paths of its code.
+    code: Vec<String>,
 }
 
 /// A file before it has a number.
@@ -108,7 +111,43 @@ struct Unnumbered {
     /// Of its file, or of the folder of its files.
     name: String,
     folder: bool,
-    files: Vec<(String, Option<String>, Vec<u8>)>,
+    files: Vec<Part>,
+}
+
+/// One of the files of a stage: its name where there are several, the kernels whose code it is, and what is in it.
+struct Part {
+    name: String,
+    kernels: Vec<String>,
+    contents: Vec<u8>,
+}
+
+impl Part {
+    /// The only file of a stage.
+    fn only(contents: Vec<u8>) -> Vec<Part> {
+        vec![Part { name: String::new(), kernels: Vec::new(), contents }]
+    }
+
+    /// The distinct files of a code stage.
+    fn distinct(files: Vec<File>, program: &Program) -> Vec<Part> {
+        let mut parts: Vec<Part> = Vec::new();
+        for file in files {
+            let kernel = file.kernel.map(|id| program.kernels[id].name.clone());
+            match file.same_as.and_then(|first| parts.iter_mut().find(|part| part.name == first)) {
+                Some(part) => part.kernels.extend(kernel),
+                None => {
+                    parts.push(Part { name: file.name, kernels: kernel.into_iter().collect(), contents: file.contents })
+                }
+            }
+        }
+        for part in &mut parts {
+            part.kernels.dedup();
+            // The blank line between kernels of one text.
+            if part.contents.ends_with(b"\n\n") {
+                part.contents.pop();
+            }
+        }
+        parts
+    }
 }
 
 /// Everything of one target: files in order, and kernels.
@@ -148,7 +187,7 @@ pub(super) fn write(model: &Model, config: &RunConfig, preset: &str, out: &Path)
             let path = out.join(&base);
             std::fs::create_dir_all(&path).map_err(|e| Error::writing(&path, e))?;
         }
-        for (name, kernel, contents) in group.files {
+        for Part { name, kernels, contents } in group.files {
             let path = if group.folder { format!("{base}/{name}") } else { base.clone() };
             contents_of.push((out.join(&path), contents));
             manifest.files.push(Entry {
@@ -156,7 +195,7 @@ pub(super) fn write(model: &Model, config: &RunConfig, preset: &str, out: &Path)
                 stage: group.stage.clone(),
                 pass: group.pass.clone(),
                 target: group.target.map(|target| target.to_string()),
-                kernel,
+                kernels,
                 bytes: 0,
                 sha256: String::new(),
             });
@@ -172,6 +211,8 @@ pub(super) fn write(model: &Model, config: &RunConfig, preset: &str, out: &Path)
     let graph = manifest.files.iter().rfind(|f| f.pass.is_some() && f.target.is_none()).map(|f| f.path.clone());
     for kernel in &mut manifest.kernels {
         kernel.graph = graph.clone().unwrap_or_default();
+        let own = |f: &&Entry| f.target.as_ref() == Some(&kernel.target) && f.kernels.contains(&kernel.name);
+        kernel.code = manifest.files.iter().filter(own).map(|f| f.path.clone()).collect();
     }
     let text = serde_json::to_string_pretty(&manifest).map_err(|e| Error::failed(one_line(e)))?;
     let path = out.join(MANIFEST);
@@ -191,15 +232,8 @@ fn of_target(model: &Model, target: Target) -> Result<OfTarget> {
                 "graph" | "grad" => (Some(name.clone()), None),
                 _ => (None, Some(name.clone())),
             };
-            let file = (String::new(), None, lines::graph(&graph, lines).into_bytes());
-            graphs.push(Unnumbered {
-                stage,
-                pass,
-                target: None,
-                name: format!("{name}.gir"),
-                folder: false,
-                files: vec![file],
-            });
+            let files = Part::only(lines::graph(&graph, lines).into_bytes());
+            graphs.push(Unnumbered { stage, pass, target: None, name: format!("{name}.gir"), folder: false, files });
         }
     }
     let one = |stage: Option<Stage>, pass: Option<&str>, name: String, contents: Vec<u8>| Unnumbered {
@@ -208,7 +242,7 @@ fn of_target(model: &Model, target: Target) -> Result<OfTarget> {
         target: Some(target),
         name,
         folder: false,
-        files: vec![(String::new(), None, contents)],
+        files: Part::only(contents),
     };
     for (name, program) in stages.programs()? {
         // The last is the stage `program`.
@@ -217,7 +251,9 @@ fn of_target(model: &Model, target: Target) -> Result<OfTarget> {
         own.push(one(stage, Some(name), format!("{target}-{name}.txt"), text));
     }
     let kernels = chosen(program, model.kernels.as_ref())?;
-    let renderer = Renderer::new(compiled, &model.options, &kernels);
+    // Equal code once: what the others would repeat is left out when it is made.
+    let options = Options { whole: false, ..model.options.clone() };
+    let renderer = Renderer::new(compiled, &options, &kernels);
     for stage in Stage::value_variants() {
         match stages::target(*stage) {
             None if *stage == Stage::Fused => {
@@ -225,15 +261,13 @@ fn of_target(model: &Model, target: Target) -> Result<OfTarget> {
                 own.push(one(Some(*stage), None, format!("{target}-fused.txt"), contents));
             }
             Some(of) if of == target => {
-                let name = |id: KernelId| program.kernels[id].name.clone();
-                let file = |f: File| (f.name, f.kernel.map(name), f.contents);
                 own.push(Unnumbered {
                     stage: Some(stages::name(*stage)),
                     pass: None,
                     target: Some(target),
                     name: stages::name(*stage),
                     folder: true,
-                    files: renderer.files(*stage)?.into_iter().map(file).collect(),
+                    files: Part::distinct(renderer.files(*stage)?, program),
                 });
             }
             _ => {}
@@ -243,7 +277,7 @@ fn of_target(model: &Model, target: Target) -> Result<OfTarget> {
     Ok(OfTarget { graphs, own, kernels, text: program.target.to_string() })
 }
 
-fn kernel(program: &tinygpt_ir::program::Program, id: KernelId, target: Target) -> Kernel {
+fn kernel(program: &Program, id: KernelId, target: Target) -> Kernel {
     let kernel = &program.kernels[id];
     let stats = kernel_stats(program, kernel);
     let from = &kernel.provenance;
@@ -259,6 +293,7 @@ fn kernel(program: &tinygpt_ir::program::Program, id: KernelId, target: Target) 
         graph: String::new(),
         scopes: from.scopes.clone(),
         lines: provenance::lines(from),
+        code: Vec::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 //! No adapter is needed: code depends on capabilities, which are a value. Everything shown has passed naga's validation.
 
 use super::lines;
-use super::stages::{File, Options, suffix};
+use super::stages::{File, Options, file_name};
 use crate::cli::Stage;
 use crate::error::one_line;
 use crate::provenance::traced;
@@ -72,7 +72,8 @@ impl Shaders {
             if !options.whole {
                 text += "\n";
             }
-            File { name: format!("{}.{}", module.name, suffix(stage)), kernel: Some(*id), contents: text.into_bytes() }
+            let same_as = (first != at).then(|| file_name(&self.modules[first].1.name, stage));
+            File { name: file_name(&module.name, stage), kernel: Some(*id), same_as, contents: text.into_bytes() }
         };
         Ok(self.modules.iter().enumerate().map(|(at, module)| file(at, module)).collect())
     }

@@ -15,7 +15,7 @@ use tinygpt_codegen_cpu::compile::{CpuOptions, PreparedProgram};
 use tinygpt_codegen_cpu::wasm::{self, WasmModule, WasmOptions};
 use tinygpt_codegen_wgsl::Caps;
 use tinygpt_ir::Graph;
-use tinygpt_ir::program::{KernelId, Program};
+use tinygpt_ir::program::{Kernel, KernelId, Program};
 use tinygpt_passes::compile as lowering;
 use tinygpt_passes::pass::Stats;
 
@@ -54,12 +54,18 @@ pub struct File {
     pub name: String,
     /// The kernel that it is the code of.
     pub kernel: Option<KernelId>,
+    /// Name of the file whose code this one's is too, but for comments.
+    pub same_as: Option<String>,
     pub contents: Vec<u8>,
 }
 
 impl File {
     fn new(name: impl Into<String>, kernel: Option<KernelId>, text: String) -> File {
-        File { name: name.into(), kernel, contents: text.into_bytes() }
+        File { name: name.into(), kernel, same_as: None, contents: text.into_bytes() }
+    }
+
+    fn same_as(self, first: Option<String>) -> File {
+        File { same_as: first, ..self }
     }
 
     /// The contents, which are text of every stage but `wasm`.
@@ -134,29 +140,48 @@ impl<'a> Renderer<'a> {
             wasm::module(&[entry], &WasmOptions::default()).map_err(|e| Error::failed(traced(program, e)))
         })?;
         if stage == Stage::Wasm {
-            return Ok(vec![File { name: "program.wasm".to_owned(), kernel: None, contents: module.bytes.clone() }]);
+            return Ok(vec![File {
+                name: "program.wasm".to_owned(),
+                kernel: None,
+                same_as: None,
+                contents: module.bytes.clone(),
+            }]);
         }
         let mut shown: HashMap<String, &str> = HashMap::new();
         let mut files = Vec::new();
         for &id in self.kernels {
             let kernel = &program.kernels[id];
-            let mut text = format!(";; kernel {}\n", kernel.name);
-            if self.options.lines {
-                text += &lines::comment(";; ", &kernel.provenance);
+            let text = module.kernel_wat(0, id);
+            // Comments, with scopes and lines of the kernel; then its functions, which others may share.
+            let (header, code): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with(";;"));
+            let code = code.join("\n");
+            let mut text = String::new();
+            for line in header.iter().filter(|line| self.options.lines || !line.starts_with(";; at ")) {
+                let _ = writeln!(text, "{line}");
             }
-            let code = module.kernel_wat(0, id);
             let first = *shown.entry(code.clone()).or_insert(&kernel.name);
-            if first != kernel.name {
-                let _ = writeln!(text, ";; the code of {first}");
-            }
-            if first == kernel.name || self.options.whole {
-                text += &code;
-            }
-            text.truncate(text.trim_end().len());
-            text += if self.options.whole { "\n" } else { "\n\n" };
-            files.push(File::new(format!("{}.{}", kernel.name, suffix(stage)), Some(id), text));
+            text += &self.shared(";; ", &kernel.name, first, &code);
+            files.push(File::new(file_name(&kernel.name, stage), Some(id), text).same_as(other(kernel, first, stage)));
         }
         Ok(files)
+    }
+
+    /// The code of a kernel below its header: whole, or where others have it too by the name of the first.
+    fn shared(&self, mark: &str, kernel: &str, first: &str, code: &str) -> String {
+        let mut text = String::new();
+        if first != kernel {
+            let _ = writeln!(text, "{mark}the code of {first}");
+        }
+        if first == kernel || self.options.whole {
+            text += code;
+        }
+        text.truncate(text.trim_end().len());
+        let end = match (self.options.whole, text.is_empty()) {
+            (true, true) => "",
+            (true, false) | (false, true) => "\n",
+            (false, false) => "\n\n",
+        };
+        text + end
     }
 
     /// CLIF or machine code of each kernel.
@@ -178,15 +203,9 @@ impl<'a> Renderer<'a> {
                 let _ = writeln!(text, "; template: {template}");
             }
             let first = *shown.entry(prepared.same_code_as(id)).or_insert(&kernel.name);
-            if first != kernel.name {
-                let _ = writeln!(text, "; the code of {first}");
-            }
-            if first == kernel.name || self.options.whole {
-                text += &if stage == Stage::Clif { prepared.clif_text(id) } else { prepared.asm_text(id) };
-            }
-            text.truncate(text.trim_end().len());
-            text += if self.options.whole { "\n" } else { "\n\n" };
-            files.push(File::new(format!("{}.{}", kernel.name, suffix(stage)), Some(id), text));
+            let code = if stage == Stage::Clif { prepared.clif_text(id) } else { prepared.asm_text(id) };
+            text += &self.shared("; ", &kernel.name, first, &code);
+            files.push(File::new(file_name(&kernel.name, stage), Some(id), text).same_as(other(kernel, first, stage)));
         }
         Ok(files)
     }
@@ -194,6 +213,16 @@ impl<'a> Renderer<'a> {
 
 /// The entry of the module that dumps show.
 const WASM_ENTRY: &str = "step";
+
+/// The file of a kernel's code.
+pub(super) fn file_name(kernel: &str, stage: Stage) -> String {
+    format!("{kernel}.{}", suffix(stage))
+}
+
+/// The file that has the code of `kernel` first, if that is another.
+fn other(kernel: &Kernel, first: &str, stage: Stage) -> Option<String> {
+    (first != kernel.name).then(|| file_name(first, stage))
+}
 
 /// The value of `cell`, made at the first call.
 fn made_once<V>(cell: &OnceCell<V>, make: impl FnOnce() -> Result<V>) -> Result<&V> {
