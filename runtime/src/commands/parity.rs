@@ -13,7 +13,7 @@ pub fn run(args: &ParityArgs) -> Result<Ending> {
     let found = reproduce(&fixture, &options)?;
     say_notes(&options);
     let report = fixture.compare(&found)?;
-    deliver(args.out.as_deref(), "parity.txt", &format!("{report}\n"))?;
+    deliver(args.out.as_deref(), "parity.txt", format!("{report}\n"))?;
     if report.passed() {
         return Ok(Ending::Done);
     }

@@ -79,7 +79,6 @@ fn node(row: &str) -> Option<NodeId> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use tinygpt_ir::{Builder, Init};
 
     #[test]

@@ -56,7 +56,9 @@ impl Shaders {
             let (first, _) = self.distinct[&module.hash];
             let mut text = String::new();
             let mut header = module.header.lines();
-            header.next().map(|title| text += &format!("{title}\n"));
+            if let Some(title) = header.next() {
+                text += &format!("{title}\n");
+            }
             if options.lines {
                 text += &lines::comment("// from ", &program.kernels[*id].provenance);
             }
