@@ -4,7 +4,9 @@
 use clap::Parser;
 use std::process::ExitCode;
 use tinygpt::runtime::cli::{Cli, Command};
-use tinygpt::runtime::commands::{bench, check, devices, dump, eval, export, opt, parity, profile, run, sample, train, viz};
+use tinygpt::runtime::commands::{
+    bench, check, devices, dump, eval, export, opt, parity, profile, run, sample, train, viz,
+};
 
 fn main() -> ExitCode {
     // TINYGPT_LOG=debug shows what each stage of the compiler does, on standard error.

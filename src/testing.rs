@@ -17,8 +17,8 @@
 //! testing::assert_gradients(&graph);
 //! testing::assert_matches_interp(&graph, testing::Backend::Cpu);
 //! // insta::assert_snapshot!(testing::wgsl(&graph));
-//! let kernels = testing::of_training(&graph).kernels("scatter").wgsl();
-//! assert!(kernels.contains("@compute"));
+//! let scatter = testing::of_training(&graph).kernels("scatter");
+//! assert!(scatter.wgsl().contains("@compute") && scatter.wat().contains("(func "));
 //! ```
 //!
 //! Invariants
@@ -81,6 +81,12 @@ pub fn clif(forward: &Graph) -> String {
     of_training(forward).clif()
 }
 
+/// The training step in WebAssembly's text: [`Texts::wat`].
+#[track_caller]
+pub fn wat(forward: &Graph) -> String {
+    of_training(forward).wat()
+}
+
 /// The training step in WebGPU's shading language: [`Texts::wgsl`].
 #[track_caller]
 pub fn wgsl(forward: &Graph) -> String {
@@ -133,6 +139,12 @@ impl Texts<'_> {
         ["system_v", "windows_fastcall", "apple_aarch64"].iter().fold(text, |text, name| {
             text.replace(&format!(" {name} {{"), " native {").replace(&format!(" {name}\n"), " native\n")
         })
+    }
+
+    /// The WebAssembly functions of each kernel, with SIMD128.
+    #[track_caller]
+    pub fn wat(&self) -> String {
+        self.text(Stage::Wat, &TargetModel::cpu())
     }
 
     /// A WGSL module for each kernel, in its default variant. A browser takes each as it is.
@@ -217,7 +229,8 @@ fn check_gradients(forward: &Graph) -> Result<(), String> {
             let expected: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
             // Rounding of the two losses over the step, with room.
             let allowed = 1e-5 * norm + 1e-9 * (1.0 + at.abs());
-            if !((found - expected).abs() <= allowed) {
+            // A difference that is no number is no agreement.
+            if (found - expected).abs() > allowed || !found.is_finite() || !expected.is_finite() {
                 return Err(format!(
                     "the gradient of {name} is {expected:e} along {what}, and the loss changes by {found:e}: one of the operations that \
                      {name} goes through has a wrong gradient, or a kink here"

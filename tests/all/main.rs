@@ -2,6 +2,7 @@
 //!
 //! - [`parity`]: every backend reproduces PyTorch's fixtures
 //! - [`programs`]: operations, random graphs and a model that is no GPT on the CPU against the interpreter
+//! - [`testing`]: the checks that users run on their own models can fail
 //! - [`training`]: the overfit gate; runs are equal to the last bit over threads and resumes
 //! - [`gpu`]: all of this on a GPU adapter, and what only GPUs have: steps in flight, counters, plans
 //! - [`cli`]: the command line's contract: output, sentences, exit statuses
@@ -33,6 +34,7 @@ mod programs;
 mod run;
 mod snapshots;
 mod support;
+mod testing;
 mod text;
 mod training;
 mod wasm;
