@@ -29,7 +29,7 @@ pub enum Command {
     Bench(BenchArgs),
     /// Show where the time of a training step goes, kernel by kernel
     Profile(ProfileArgs),
-    /// Write a page that leads from the lines of a model to its kernels and code, and back
+    /// Write a page that leads from the lines of a model to its kernels and code, and back; or a picture of its graph
     Viz(VizArgs),
     /// Compare with a fixture recorded by PyTorch; exit status 1 beyond tolerance
     Parity(ParityArgs),
@@ -252,12 +252,18 @@ pub struct VizArgs {
     /// Preset whose training step is shown
     #[arg(long, value_name = "P", default_value = crate::config::DEFAULT_PRESET)]
     pub preset: String,
+    /// Graph in text form to show instead: its training step if it has an output loss, weights and no updates, else as it is
+    #[arg(long, value_name = "F.gir", conflicts_with = "preset")]
+    pub graph: Option<PathBuf>,
     /// Colour kernels by the times of a profile: `tinygpt profile --json > P.json` of the same preset
     #[arg(long, value_name = "P.json")]
     pub profile: Option<PathBuf>,
-    /// The page to write
-    #[arg(short, value_name = "F.html")]
+    /// The page to write; with the ending .dot a picture of one graph for Graphviz
+    #[arg(short, value_name = "F.html|F.dot")]
     pub out: PathBuf,
+    /// The graph of the picture: graph, grad, or that after expand, simplify, split-reduce or simplify-2 [default: graph]
+    #[arg(long, value_name = "PASS")]
+    pub after: Option<String>,
 }
 
 #[derive(Debug, Clone, Args)]

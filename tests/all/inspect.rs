@@ -113,3 +113,18 @@ fn a_profile_of_another_program_is_refused() {
     std::fs::write(&file, "{}").unwrap();
     cli.refused(&line, 2, "is no profile");
 }
+
+#[test]
+fn a_graph_is_a_picture_for_graphviz_and_a_graph_of_ones_own_is_a_page() {
+    let cli = Cli::new();
+    let read = |name: &str| std::fs::read_to_string(cli.path(name)).unwrap();
+    cli.ok("viz --preset tiny -o g.dot");
+    cli.ok("viz --preset tiny -o s.dot --after simplify-2");
+    assert!(read("g.dot").starts_with("digraph") && read("g.dot").contains("->"));
+    assert!(read("s.dot").matches("->").count() > read("g.dot").matches("->").count(), "the step has more edges");
+    cli.refused("viz --preset tiny -o g.dot --after simplfy", 2, "did you mean \"simplify\"?");
+    cli.refused("viz --preset tiny -o g.html --after simplify", 2, "--after chooses the graph of a picture");
+    cli.ok("dump --preset tiny --stage graph -o .");
+    cli.ok("viz --graph graph.gir -o own.html");
+    assert!(read("own.html").contains("attention_grad_grad_blocks_0_attn"));
+}

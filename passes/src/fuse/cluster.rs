@@ -14,6 +14,7 @@
 //! - The clusters form a DAG: a node joins only if none of its other operands depends on the cluster.
 //! - Within a cluster every operand is read at the reader's own point.
 
+use super::bits::Bits;
 use std::collections::BTreeSet;
 
 use tinygpt_ir::program::{PlacementPolicy, TargetModel};
@@ -603,45 +604,6 @@ impl<'a> Clusters<'a> {
             found
         };
         !operands(a).is_disjoint(&operands(b))
-    }
-}
-
-/// A set of small numbers.
-#[derive(Clone, Debug, Default)]
-struct Bits(Vec<u64>);
-
-impl Bits {
-    fn contains(&self, i: usize) -> bool {
-        self.0.get(i / 64).is_some_and(|w| w >> (i % 64) & 1 == 1)
-    }
-
-    fn insert(&mut self, i: usize) {
-        if self.0.len() <= i / 64 {
-            self.0.resize(i / 64 + 1, 0);
-        }
-        self.0[i / 64] |= 1 << (i % 64);
-    }
-
-    /// Whether `i` was there.
-    fn remove(&mut self, i: usize) -> bool {
-        let had = self.contains(i);
-        if had {
-            self.0[i / 64] &= !(1 << (i % 64));
-        }
-        had
-    }
-
-    fn add_all(&mut self, other: &Bits) {
-        if self.0.len() < other.0.len() {
-            self.0.resize(other.0.len(), 0);
-        }
-        for (a, b) in self.0.iter_mut().zip(&other.0) {
-            *a |= b;
-        }
-    }
-
-    fn contains_all(&self, other: &Bits) -> bool {
-        other.0.iter().enumerate().all(|(i, w)| w & !self.0.get(i).copied().unwrap_or(0) == 0)
     }
 }
 

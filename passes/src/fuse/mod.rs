@@ -12,7 +12,8 @@
 //! - A state's new value is written straight into the state's buffer where no kernel could then read the wrong value, through a
 //!   temporary and a copy where one could. Of an update that replaces a window of the state, only the window is written.
 
-pub mod cluster;
+pub mod bits;
+mod cluster;
 mod emit;
 mod fit;
 mod kernels;

@@ -42,17 +42,7 @@ pub fn run(args: &DumpArgs) -> Result<Ending> {
         lines: !args.no_lines,
         whole: args.out.is_some(),
     };
-    let train = Goal::Train { adamw: adamw(&config.train), gradients: false };
-    let (forward, goal) = match &args.graph {
-        None => (forward(&config.model, config.train.batch)?, train),
-        Some(file) => {
-            let graph = graph(file)?;
-            let trains = graph.output_named("loss").is_some()
-                && graph.updates.is_empty()
-                && graph.params.values().any(|p| p.is_weight());
-            (graph, if trains { train } else { Goal::Whole })
-        }
-    };
+    let (forward, goal) = declared(&config, args.graph.as_deref())?;
     let model = Model { forward, goal, options, kernels: args.kernel.as_deref().map(pattern).transpose()? };
     match (args.stage, args.after.as_deref(), args.diff.as_deref()) {
         (Some(stage), ..) => {
@@ -93,6 +83,18 @@ pub fn run(args: &DumpArgs) -> Result<Ending> {
         }
     }
     Ok(Ending::Done)
+}
+
+/// The model to compile and what for: the preset's training step, or the graph in `file`, whose training step it is if it has an output loss, weights
+/// and no updates.
+pub(crate) fn declared(config: &RunConfig, file: Option<&Path>) -> Result<(Graph, Goal)> {
+    let train = Goal::Train { adamw: adamw(&config.train), gradients: false };
+    let Some(file) = file else { return Ok((forward(&config.model, config.train.batch)?, train)) };
+    let graph = graph(file)?;
+    let trains = graph.output_named("loss").is_some()
+        && graph.updates.is_empty()
+        && graph.params.values().any(|p| p.is_weight());
+    Ok((graph, if trains { train } else { Goal::Whole }))
 }
 
 fn graph(file: &Path) -> Result<Graph> {
