@@ -8,6 +8,7 @@
 // FLOP of a step = 6 params tokens + 12 layers d_model ctx tokens, as `tinygpt bench` counts them.
 // --relaxed needs relaxed SIMD, --plain leaves it unused where there is it.
 // Exit status: 0 done, 2 usage.
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { availableParallelism, cpus } from 'node:os';
@@ -56,14 +57,12 @@ class Peak {
 
   /** GFLOP/s of all threads together: each thread's work by its own time. */
   async gflops() {
-    const others = this.workers.map(
-      (worker) =>
-        new Promise((resolve, reject) => {
-          worker.once('message', resolve);
-          worker.once('error', reject);
-          worker.postMessage(this.iterations);
-        }),
-    );
+    // `once` rejects on an error of the worker, and leaves no listener behind.
+    const others = this.workers.map(async (worker) => {
+      worker.postMessage(this.iterations);
+      const [span] = await once(worker, 'message');
+      return span;
+    });
     const spans = [measurePeak(this.peak, this.iterations), ...(await Promise.all(others))];
     return spans.reduce((sum, [start, end]) => sum + (this.flop * this.iterations) / (end - start) / 1e6, 0);
   }
