@@ -1,0 +1,2 @@
+// The playground's page.
+document.title = 'tinygpt playground';
