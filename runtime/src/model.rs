@@ -143,6 +143,13 @@ pub struct StepResult {
     pub grad_norm: f64,
 }
 
+impl StepResult {
+    /// Whether the step has changed anything.
+    pub fn is_finite(&self) -> bool {
+        self.loss.is_finite() && self.grad_norm.is_finite()
+    }
+}
+
 /// A training step with its weights and moments.
 pub struct TrainStep {
     exec: Box<dyn Executor>,

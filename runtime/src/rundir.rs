@@ -7,7 +7,7 @@
 use crate::config::RunConfig;
 use crate::{Error, Result, checkpoint};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -103,6 +103,20 @@ impl RunDir {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The checkpoint of `step`; none if it has not been saved.
+    pub fn checkpoint_of(&self, step: u64) -> Result<Option<PathBuf>> {
+        Ok(checkpoint::latest(&self.path)?.filter(|place| place.ends_with(format!("step-{step:08}"))))
+    }
+
+    /// Makes what was logged survive a power failure.
+    pub fn sync(&self) -> Result<()> {
+        let path = self.path.join(METRICS_FILE);
+        match File::open(&path).and_then(|file| file.sync_all()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::writing(&path, e)),
+            _ => Ok(()),
+        }
     }
 
     /// Appends a line to metrics.jsonl.

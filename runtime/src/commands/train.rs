@@ -7,10 +7,9 @@ use crate::cli::TrainArgs;
 use crate::config::RunConfig;
 use crate::data::Corpus;
 use crate::rundir::RunDir;
-use crate::trainer::{self, Summary, Trainer};
+use crate::trainer::{self, Lines, Requests, Summary, Trainer};
 use crate::{Error, Result};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
 pub fn run(args: &TrainArgs) -> Result<Ending> {
@@ -76,10 +75,10 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
         dir.path().display(),
         resumed.as_ref().map_or(String::new(), |(_, checkpoint)| format!(", from step {}", checkpoint.step)),
     ));
-    let interrupted = listen()?;
+    let requests = listen()?;
     let keep_plan = || options.gpu.as_ref().map_or(Ok(()), |gpu| dir.set_plan(&gpu.tuner().plan()));
     keep_plan()?;
-    let summary = trainer.run(&dir, args.stop_at, &|| interrupted.load(Ordering::Relaxed), &mut say)?;
+    let summary = trainer.run(&dir, args.stop_at, requests, &mut Lines::new(say))?;
     // Validation and samples have programs of their own, made when first needed.
     say_notes(&options);
     keep_plan()?;
@@ -117,17 +116,18 @@ fn check_stop(stop_at: Option<u64>, config: &RunConfig, done: u64) -> Result<()>
     }
 }
 
-/// A flag that Ctrl-C raises. A second Ctrl-C ends the process at once.
-fn listen() -> Result<&'static AtomicBool> {
-    static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Requests to which Ctrl-C and SIGTERM add that the run end. A second one ends the process at once: a checkpoint under way is left aside
+/// and never counts.
+fn listen() -> Result<&'static Requests> {
+    static REQUESTS: Requests = Requests::new();
     ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+        if REQUESTS.stop() {
             std::process::exit(i32::from(Ending::Interrupted.exit_status()));
         }
         say("interrupted: saving after this step (again to give up)");
     })
     .map_err(|e| Error::failed(format!("cannot listen for interrupts: {e}")))?;
-    Ok(&INTERRUPTED)
+    Ok(&REQUESTS)
 }
 
 fn report(summary: &Summary, dir: &RunDir) -> Result<Ending> {
