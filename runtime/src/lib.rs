@@ -11,6 +11,8 @@
 //!   expected and what to do, and carries its exit status.
 
 pub mod architecture;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod bug;
 pub mod checkpoint;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod cli;

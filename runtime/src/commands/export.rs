@@ -9,7 +9,11 @@ use crate::wasm::export::{Source, export, summary};
 pub fn run(args: &ExportArgs) -> Result<Ending> {
     let source = match &args.checkpoint {
         Some(path) => Source::load(path)?,
-        None => Source::Fresh(RunConfig::resolve(args.preset.as_deref(), args.config.as_deref(), &args.overrides())?),
+        None => Source::Fresh(RunConfig::resolve(
+            args.run.preset.as_deref(),
+            args.run.config.as_deref(),
+            &args.run.layer(),
+        )?),
     };
     if let Source::Weights(config, _) = &source {
         say(&format!(

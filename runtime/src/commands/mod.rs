@@ -55,7 +55,7 @@ pub(crate) fn print(bytes: &[u8]) -> Result<()> {
 }
 
 /// One line to standard error; a standard error that is closed loses it.
-pub(crate) fn say(line: &str) {
+pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

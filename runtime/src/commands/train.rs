@@ -16,7 +16,7 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
     let resumed = args.resume.as_deref().map(resume).transpose()?;
     let config = match &resumed {
         Some((_, checkpoint)) => checkpoint.config.clone(),
-        None => RunConfig::resolve(args.preset.as_deref(), args.config.as_deref(), &args.overrides())?,
+        None => RunConfig::resolve(args.run.preset.as_deref(), args.run.config.as_deref(), &args.overrides())?,
     };
     if args.print_config {
         print(config.to_toml()?.as_bytes())?;

@@ -12,9 +12,9 @@ use tinygpt_ir::dot::dot;
 use tinygpt_ir::program::TargetModel;
 
 pub fn run(args: &VizArgs) -> Result<Ending> {
-    let config = RunConfig::preset(&args.preset)?;
+    let config = RunConfig::preset(&args.model.preset)?;
     let options = Options::stable();
-    let (forward, goal) = declared(&config, args.graph.as_deref())?;
+    let (forward, goal) = declared(&config, args.model.graph.as_deref())?;
     let of = |target: &TargetModel| -> Result<Stages> { Ok(Stages::new(compile(forward.clone(), &goal, target)?)) };
     let cpu = of(&TargetModel::cpu())?;
     let picture = args.out.extension().is_some_and(|ending| ending == "dot");
@@ -27,7 +27,8 @@ pub fn run(args: &VizArgs) -> Result<Ending> {
         }
         (false, None) => {
             let gpu = of(&gpu::device::target(&options.caps))?;
-            let title = format!("tinygpt: {}", if args.graph.is_some() { &forward.name } else { &args.preset });
+            let title =
+                format!("tinygpt: {}", if args.model.graph.is_some() { &forward.name } else { &args.model.preset });
             viz::page(&title, &cpu, &gpu, &options, profile(args)?.as_ref())?
         }
     };

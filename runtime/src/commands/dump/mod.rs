@@ -34,7 +34,7 @@ use tinygpt_ir::program::{KernelId, Program, TargetModel};
 use tinygpt_ir::text::Ir;
 
 pub fn run(args: &DumpArgs) -> Result<Ending> {
-    let config = RunConfig::preset(&args.preset)?;
+    let config = RunConfig::preset(&args.model.preset)?;
     let options = Options {
         cpu: cpu_options(args.isa, args.no_templates)?,
         caps: args.adapter.as_deref().map_or(Ok(Caps::webgpu()), |name| Ok(gpu::device::adapter(name)?.caps))?,
@@ -42,7 +42,7 @@ pub fn run(args: &DumpArgs) -> Result<Ending> {
         lines: !args.no_lines,
         whole: args.out.is_some(),
     };
-    let (forward, goal) = declared(&config, args.graph.as_deref())?;
+    let (forward, goal) = declared(&config, args.model.graph.as_deref())?;
     let model = Model { forward, goal, options, kernels: args.kernel.as_deref().map(pattern).transpose()? };
     match (args.stage, args.after.as_deref(), args.diff.as_deref()) {
         (Some(stage), ..) => {
@@ -79,7 +79,7 @@ pub fn run(args: &DumpArgs) -> Result<Ending> {
             // The command line asks for one of the four, and --all for a directory.
             let out =
                 args.out.as_deref().ok_or_else(|| Error::input("--all writes files: name their directory with -o"))?;
-            all::write(&model, &config, &args.preset, out)?;
+            all::write(&model, &config, &args.model.preset, out)?;
         }
     }
     Ok(Ending::Done)

@@ -1,0 +1,99 @@
+//! Commands that use a model or time one: `sample`, `eval`, `bench`, `profile`, `parity`.
+
+use super::{ExecArgs, usage};
+use clap::Args;
+use std::path::PathBuf;
+
+const SAMPLE_EXAMPLES: &str = "\
+Examples:
+  tinygpt sample --checkpoint run --prompt \"Once upon a time\"
+  tinygpt sample --checkpoint run --tokens 1000 --top-k 40 --seed 7
+  tinygpt sample --checkpoint run --temperature 0";
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = SAMPLE_EXAMPLES)]
+pub struct SampleArgs {
+    /// Run directory, checkpoint directory or model file
+    #[arg(long, value_name = "PATH")]
+    pub checkpoint: PathBuf,
+    /// Text to continue [default: a newline]
+    #[arg(long, value_name = "S", default_value = crate::generate::DEFAULT_PROMPT, hide_default_value = true)]
+    pub prompt: String,
+    /// Bytes to add
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    pub tokens: usize,
+    /// How freely bytes are drawn, 0 or more: 0 always takes the likeliest, 1 draws by the model's own probabilities
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    pub temperature: f64,
+    /// Draw from the K likeliest bytes only, 1 or more [default: all]
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Seed of the draws: the same seed gives the same text
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub exec: ExecArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct EvalArgs {
+    /// Run directory, checkpoint directory or model file
+    #[arg(long, value_name = "PATH")]
+    pub checkpoint: PathBuf,
+    /// File of bytes, 2 or more, all of which but the first are predicted
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Print one JSON object instead of `val_loss X bits_per_byte Y perplexity Z`
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub exec: ExecArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct BenchArgs {
+    /// Presets, separated by commas
+    #[arg(long, value_name = "P[,P..]", value_delimiter = ',', default_value = crate::config::DEFAULT_PRESET)]
+    pub preset: Vec<String>,
+    /// Steps timed, after the first ones, 1 or more
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = usage::whole::<u64>(1..=u64::MAX))]
+    pub steps: u64,
+    /// Print one JSON object a line instead of a table
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub exec: ExecArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ProfileArgs {
+    /// Preset whose training step is profiled
+    #[arg(long, value_name = "P", default_value = crate::config::DEFAULT_PRESET)]
+    pub preset: String,
+    /// Steps that the figures are medians of, 1 or more
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = usage::whole::<u64>(1..=u64::MAX))]
+    pub steps: u64,
+    /// What a row stands for
+    #[arg(long, value_enum, default_value = "kernel")]
+    pub by: crate::profile::GroupBy,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Write the last step's timeline, for ui.perfetto.dev, to a file
+    #[arg(long, value_name = "F.json")]
+    pub trace: Option<PathBuf>,
+    #[command(flatten)]
+    pub exec: ExecArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ParityArgs {
+    /// Recorded configuration, weights, gradients and tokens
+    #[arg(value_name = "FIXTURE.safetensors")]
+    pub fixture: PathBuf,
+    /// Write the table to a file in DIR instead of standard output
+    #[arg(short, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub exec: ExecArgs,
+}
