@@ -341,7 +341,8 @@ export interface TrainerRequests {
   gradcheck: { args: { count?: number; seed?: number }; result: GradCheck };
   /** Opens nothing: times some steps of a configuration beside what is open, and closes again. Not while running. */
   probe: { args: { config: Config; backend: Backend; threads?: number; relaxed?: boolean }; result: Probe };
-  profile: { args: { repeats?: number }; result: Profile };
+  /** With `fusion` false: of the same model's program with one kernel a node, made and measured beside what is open. */
+  profile: { args: { repeats?: number; fusion?: boolean }; result: Profile };
   benchmark: { args: { config: Config; threads?: number; relaxed?: boolean; notes?: string }; result: Benchmark };
   export: { args: { format: ExportFormat }; result: { files: ExportedFile[] } };
   /** Opens the model of a file (safetensors, .tinygpt), at the steps that it states, with the options given. */

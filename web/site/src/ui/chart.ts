@@ -110,7 +110,7 @@ export class Chart {
       cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
       scales: { x: { time: false, range: (_, min, max) => (min === max ? [min, min + 1] : [min, max]) }, y: { distr: logarithmic ? 3 : 1 } },
       axes: [
-        { ...axis, space: 64, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? count(tick) : '')) },
+        { ...axis, space: 64, size: 32, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? count(tick) : '')) },
         { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => (tick === null ? '' : format(tick))) },
       ],
       series: [

@@ -32,6 +32,18 @@ export class History {
     if (this.points.length === 0) this.#stride = 1;
   }
 
+  /** The latest step taken in. */
+  get last(): number {
+    return (this.#pending.at(-1) ?? this.points.at(-1))?.step ?? 0;
+  }
+
+  /** Takes up what was kept of another page's history. */
+  restore(points: Point[], validations: Validation[]): void {
+    [this.points, this.validations, this.#pending] = [points, validations, []];
+    const [first, second] = points;
+    this.#stride = first === undefined || second === undefined ? 1 : Math.max(1, second.step - first.step);
+  }
+
   add(point: Point): void {
     this.#pending.push(point);
     if (this.#pending.length < this.#stride) return;

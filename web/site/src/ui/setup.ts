@@ -11,10 +11,11 @@ export type Section = 'model' | 'train';
 export interface Key {
   section: Section;
   key: string;
-  type: 'integer' | 'number' | 'boolean' | 'choice' | 'numbers';
-  min?: number;
-  max?: number;
+  type: 'integer' | 'number' | 'pair' | 'flag' | 'text' | 'choice';
   choices?: string[];
+  /** Of the command line alone. */
+  native: boolean;
+  /** One sentence, in Markdown. */
   help: string;
 }
 
@@ -54,11 +55,13 @@ export function setupOf(config: ResolvedConfig, presets: ResolvedConfig[], keys:
 export function parseValue({ type, choices }: Key, text: string): Value | undefined {
   const numbers = text.split(',').map((part) => (part.trim() === '' ? NaN : Number(part)));
   switch (type) {
-    case 'boolean':
+    case 'flag':
       return text === 'true' ? true : text === 'false' ? false : undefined;
     case 'choice':
       return choices?.includes(text) ? text : undefined;
-    case 'numbers':
+    case 'text':
+      return text;
+    case 'pair':
       return numbers.every(Number.isFinite) ? numbers : undefined;
     default:
       return numbers.length === 1 && Number.isFinite(numbers[0]) ? numbers[0] : undefined;
