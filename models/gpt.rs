@@ -2,7 +2,7 @@
 //! and output projections, and an output head tied to the token embedding.
 //!
 //! Two graphs share every weight by name: [`gpt`] sees whole sequences, [`gpt_decode`] one token at a time, with the keys and values of
-//! the tokens before it in a cache. They differ in the tokens' positions and in the core of attention, and in nothing else.
+//! the tokens before it in a cache. They differ in the tokens' positions and in the core of attention, as [`crate::look`] does, and in nothing else.
 //!
 //! Shapes: B batch, T context, C d_model, H heads, D = C / H, M d_mlp, V vocabulary.
 
@@ -133,7 +133,7 @@ pub fn gpt_decode(cfg: &GptConfig) -> Result<Graph, Box<GraphError>> {
 
 /// Logits [B,T,V] of `ids` [B,T]. `at_positions` takes from the position embedding [T,C] what is added to the tokens [B,T,C]; `core` maps
 /// a layer's number and its q, k, v [B,H,T,D] to the weighted values [B,H,T,D].
-fn transformer<'g>(
+pub(crate) fn transformer<'g>(
     b: &'g Builder,
     cfg: &GptConfig,
     ids: T<'g>,
@@ -168,7 +168,7 @@ fn head_dim(cfg: &GptConfig) -> Option<usize> {
 }
 
 /// What the scores of q [B,H,T,D] are multiplied by: one over the root of D.
-fn score_scale(q: T<'_>) -> f64 {
+pub(crate) fn score_scale(q: T<'_>) -> f64 {
     1.0 / (q.dim(3) as f64).sqrt()
 }
 

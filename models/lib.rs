@@ -5,7 +5,9 @@
 //! `loss` (f32 scalar: mean cross-entropy in nats), so that the trainer, the sampler and the tests serve them all.
 
 pub mod gpt;
+pub mod look;
 pub mod recurrent;
 
 pub use gpt::{GptConfig, PRESETS, Preset, gpt, gpt_decode, preset};
+pub use look::gpt_look;
 pub use recurrent::{RecurrentConfig, recurrent};

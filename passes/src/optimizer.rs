@@ -13,7 +13,7 @@
 
 use tinygpt_ir::error::GraphError;
 use tinygpt_ir::op::AdamWPart;
-use tinygpt_ir::{Arena, Builder, Graph, Init, Op, ParamId, ParamKind, StateRole, T, TensorType};
+use tinygpt_ir::{Arena, Builder, Graph, Init, NodeId, Op, ParamId, ParamKind, StateRole, T, TensorType};
 
 use crate::autodiff::{Gradients, gradients, scalar_output};
 use crate::rebuild::param_nodes;
@@ -51,7 +51,21 @@ pub fn training_step_with_gradients(forward: &Graph, adamw: &AdamWConfig) -> Res
     step(forward, adamw, true)
 }
 
-fn step(forward: &Graph, adamw: &AdamWConfig, output_gradients: bool) -> Result<Graph, Box<GraphError>> {
+/// The loss and the gradients as outputs `grad.NAME`, in the order of the weights, without an update: for comparisons.
+///
+/// Errors: as of [`training_step`].
+pub fn loss_and_gradients(forward: &Graph) -> Result<Graph, Box<GraphError>> {
+    let (mut graph, weights, grads) = differentiated(forward)?;
+    for (weight, grad) in weights.iter().zip(grads) {
+        let name = format!("grad.{}", graph.params[*weight].name);
+        graph.outputs.push((name, grad));
+    }
+    graph.name = format!("{}.gradient", forward.name);
+    Ok(graph)
+}
+
+/// The forward graph with the output `loss` alone and its gradients, the weights, and the gradient of each.
+fn differentiated(forward: &Graph) -> Result<(Graph, Vec<ParamId>, Vec<NodeId>), Box<GraphError>> {
     let loss = scalar_output(forward, "loss")?;
     let weights: Vec<ParamId> = forward.params.iter().filter(|(_, p)| p.is_weight()).map(|(id, _)| id).collect();
     if weights.is_empty() {
@@ -59,6 +73,11 @@ fn step(forward: &Graph, adamw: &AdamWConfig, output_gradients: bool) -> Result<
     }
     let only_loss = Graph { outputs: vec![("loss".to_string(), loss)], ..forward.clone() };
     let Gradients { graph, grads } = gradients(&only_loss, "loss", &weights)?;
+    Ok((graph, weights, grads))
+}
+
+fn step(forward: &Graph, adamw: &AdamWConfig, output_gradients: bool) -> Result<Graph, Box<GraphError>> {
+    let (graph, weights, grads) = differentiated(forward)?;
     let names: Vec<String> = weights.iter().map(|w| graph.params[*w].name.clone()).collect();
 
     let read = param_nodes(&graph);

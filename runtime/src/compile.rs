@@ -41,6 +41,8 @@ use tinygpt_passes::pass::{self, Pass, Pipeline};
 pub enum Goal {
     /// One training step: outputs `loss` and `grad_norm`, and the gradients `grad.NAME` on request.
     Train { adamw: AdamWConfig, gradients: bool },
+    /// The outputs `loss` and, for each weight, `grad.NAME`; nothing is updated.
+    Gradients,
     /// These outputs of the forward graph.
     Infer(&'static [&'static str]),
     /// The graph as it is: all its outputs and updates.
@@ -75,10 +77,16 @@ struct Times {
 /// Compiles `forward` for `goal` on `target`. Errors: the goal asks for outputs that the graph lacks. A graph or program that a
 /// verifier refuses is a fault of a pass, and an error too.
 pub fn compile(forward: Graph, goal: &Goal, target: &TargetModel) -> Result<Compiled> {
+    compile_with(forward, goal, target, true)
+}
+
+/// [`compile`], where without `fusion` each node has a kernel of its own. Errors: as of [`compile`].
+pub fn compile_with(forward: Graph, goal: &Goal, target: &TargetModel, fusion: bool) -> Result<Compiled> {
     let (step, goal_time) = timed(|| {
         let step = match goal {
             Goal::Train { adamw, gradients: false } => optimizer::training_step(&forward, adamw),
             Goal::Train { adamw, gradients: true } => optimizer::training_step_with_gradients(&forward, adamw),
+            Goal::Gradients => optimizer::loss_and_gradients(&forward),
             Goal::Infer(outputs) => optimizer::inference(&forward, outputs),
             Goal::Whole => Ok(forward.clone()),
         };
@@ -87,7 +95,7 @@ pub fn compile(forward: Graph, goal: &Goal, target: &TargetModel) -> Result<Comp
     tracing::debug!(graph = step.name, nodes = step.nodes.len(), ?goal_time, "differentiated");
     let passes = Pipeline::new(PASSES).run(step.clone()).map_err(|e| Error::failed(one_line(e)))?;
     let lowering::Lowered { program, steps: lowering } =
-        lowering::lower(&passes.graph, target, true, false).map_err(Error::failed)?;
+        lowering::lower(&passes.graph, target, fusion, false).map_err(Error::failed)?;
     for step in &lowering {
         tracing::debug!(pass = step.name, time = ?step.time, "{}", step.did);
     }

@@ -11,12 +11,15 @@
 //! is at most a tenth of `steps` where a layer sets `steps`.
 
 use crate::architecture::{Architecture, GraphModel};
+use crate::config::keys::Key;
 use crate::error::{did_you_mean, one_line};
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tinygpt_ir::op::GeluForm;
+
+pub mod keys;
 
 /// The word that names the corpus compiled into the binary.
 pub const BUILTIN: &str = "builtin";
@@ -86,22 +89,37 @@ pub enum Gelu {
     Tanh,
 }
 
-/// Declares a section of the configuration: its struct, its override (every key optional) and the list of its keys.
+/// The text of an attribute that is documentation.
+macro_rules! help {
+    (doc = $text:literal) => {
+        $text
+    };
+    ($($other:tt)*) => {
+        ""
+    };
+}
+
+/// Declares a section of the configuration: its struct, its override (every key optional), the list of its keys and what is to know of each.
 macro_rules! section {
-    ($(#[$doc:meta])* $name:ident, $override:ident { $($(#[$field_doc:meta])* $field:ident: $ty:ty,)+ }) => {
+    ($(#[$doc:meta])* $name:ident, $override:ident, $section:literal { $($(#[$($field_doc:tt)*])* $field:ident: $ty:ty,)+ }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
-        pub struct $name { $($(#[$field_doc])* pub $field: $ty,)+ }
+        pub struct $name { $($(#[$($field_doc)*])* pub $field: $ty,)+ }
 
         /// The same section where each key may be left unset.
         #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
         #[serde(deny_unknown_fields, default)]
-        pub struct $override { $($(#[$field_doc])* pub $field: Option<$ty>,)+ }
+        pub struct $override { $($(#[$($field_doc)*])* pub $field: Option<$ty>,)+ }
 
         impl $name {
             /// Keys in the order of declaration.
             pub const KEYS: &[&str] = &[$(stringify!($field)),+];
+
+            /// The keys with type, range and help.
+            pub fn described() -> Vec<Key> {
+                vec![$(Key::new::<$ty>($section, stringify!($field), concat!($(help!($($field_doc)*)),*))),+]
+            }
 
             fn apply(&mut self, over: &$override) {
                 $(if let Some(value) = &over.$field { self.$field = value.clone(); })+
@@ -112,40 +130,46 @@ macro_rules! section {
 
 section! {
     /// The model's architecture: `[model]`.
-    ModelConfig, ModelOverride {
+    ModelConfig, ModelOverride, "model" {
         /// Tokens known; 256 for bytes.
         vocab: usize,
         /// Longest context, in tokens.
         ctx: usize,
+        /// Transformer blocks.
         layers: usize,
         /// Attention heads; divides `d_model`.
         heads: usize,
+        /// Width of the residual stream.
         d_model: usize,
         /// Width of the MLP's hidden layer.
         d_mlp: usize,
+        /// Form of the GELU in the MLP.
         gelu: Gelu,
     }
 }
 
 section! {
     /// Training, and what runs it: `[train]`.
-    TrainConfig, TrainOverride {
+    TrainConfig, TrainOverride, "train" {
         /// Rows of ctx tokens a step.
         batch: usize,
         /// Planned total of steps, which the schedule spans.
         steps: u64,
         /// Peak learning rate.
         lr: f64,
+        /// How the learning rate goes on after the warm-up.
         schedule: ScheduleKind,
         /// Steps of linear warm-up.
         warmup: u64,
         /// Adam's beta1 and beta2.
         betas: [f64; 2],
+        /// What Adam adds to the root that it divides by.
         eps: f64,
         /// Decoupled decay, on tensors of two or more dimensions.
         weight_decay: f64,
         /// Largest global gradient norm; 0 for no clipping.
         grad_clip: f64,
+        /// Decides starting weights, batches and samples.
         seed: u64,
         /// Steps between validations; 0 for the end only.
         eval_every: u64,
@@ -157,6 +181,7 @@ section! {
         sample_bytes: usize,
         /// Newest checkpoints kept; 0 keeps all.
         keep: usize,
+        /// What runs the program.
         backend: Backend,
         /// Threads of the CPU and WebAssembly backends; unset for one a core.
         threads: Option<usize>,
@@ -177,7 +202,7 @@ section! {
 
 section! {
     /// Text to train on: `[data]`.
-    DataConfig, DataOverride {
+    DataConfig, DataOverride, "data" {
         /// `builtin` or a file of bytes.
         data: String,
         /// A separate validation file; unset for the last tenth of `data`.
@@ -293,17 +318,16 @@ impl ModelConfig {
 
     /// Checks sizes, as one sentence an error.
     pub fn validate(&self) -> Result<()> {
+        let Self { vocab, ctx, layers, heads, d_model, d_mlp, .. } = *self;
         let sizes = [
-            ("vocab", self.vocab, 1 << 20),
-            ("ctx", self.ctx, 1 << 20),
-            ("layers", self.layers, 1 << 12),
-            ("heads", self.heads, 1 << 12),
-            ("d_model", self.d_model, 1 << 20),
-            ("d_mlp", self.d_mlp, 1 << 20),
+            ("vocab", vocab),
+            ("ctx", ctx),
+            ("layers", layers),
+            ("heads", heads),
+            ("d_model", d_model),
+            ("d_mlp", d_mlp),
         ];
-        for (key, value, most) in sizes {
-            require((1..=most).contains(&value), || format!("{key} must be from 1 to {most}, and is {value}"))?;
-        }
+        sizes.into_iter().try_for_each(|(key, value)| keys::check_whole(key, value as u64))?;
         require(self.d_model.is_multiple_of(self.heads), || {
             format!("d_model must be a multiple of heads, and {} is not one of {}", self.d_model, self.heads)
         })
@@ -328,38 +352,27 @@ impl TrainConfig {
 
     /// Checks ranges, as one sentence an error.
     pub fn validate(&self) -> Result<()> {
-        let positive = |x: f64| x.is_finite() && x > 0.0;
-        let not_negative = |x: f64| x.is_finite() && x >= 0.0;
-        require((1..=MAX_BATCH).contains(&self.batch), || {
-            format!("batch must be from 1 to {MAX_BATCH}, and is {}", self.batch)
-        })?;
-        require((1..=MAX_STEPS).contains(&self.steps), || {
-            format!("steps must be from 1 to {MAX_STEPS}, and is {}", self.steps)
-        })?;
+        let whole = [
+            ("batch", self.batch as u64),
+            ("steps", self.steps),
+            ("seed", self.seed),
+            ("eval_batches", self.eval_batches as u64),
+            ("sample_bytes", self.sample_bytes as u64),
+        ];
+        let threads = self.threads.map(|n| ("threads", n as u64));
+        whole.into_iter().chain(threads).try_for_each(|(key, value)| keys::check_whole(key, value))?;
         require(self.warmup <= self.steps, || {
             format!("warmup must be at most steps, and {} is more than {}", self.warmup, self.steps)
         })?;
-        require(positive(self.lr), || format!("lr must be a positive number, and is {}", self.lr))?;
-        for beta in self.betas {
-            require((0.0..1.0).contains(&beta), || format!("betas must be from 0 to below 1, and one is {beta}"))?;
-        }
-        require(positive(self.eps), || format!("eps must be a positive number, and is {}", self.eps))?;
-        require(not_negative(self.weight_decay), || {
-            format!("weight_decay must be 0 or more, and is {}", self.weight_decay)
-        })?;
-        require(not_negative(self.grad_clip), || {
-            format!("grad_clip must be 0 (none) or more, and is {}", self.grad_clip)
-        })?;
-        require(self.seed <= i64::MAX as u64, || format!("seed must be at most {}, and is {}", i64::MAX, self.seed))?;
-        require((1..=1 << 20).contains(&self.eval_batches), || {
-            format!("eval_batches must be from 1 to {}, and is {}", 1 << 20, self.eval_batches)
-        })?;
-        require(self.sample_bytes <= 1 << 20, || {
-            format!("sample_bytes must be at most {}, and is {}", 1 << 20, self.sample_bytes)
-        })?;
-        require(self.threads.is_none_or(|n| (1..=1024).contains(&n)), || {
-            format!("threads must be from 1 to 1024, and is {}", self.threads.unwrap_or_default())
-        })
+        let real = [
+            ("lr", self.lr),
+            ("betas", self.betas[0]),
+            ("betas", self.betas[1]),
+            ("eps", self.eps),
+            ("weight_decay", self.weight_decay),
+            ("grad_clip", self.grad_clip),
+        ];
+        real.into_iter().try_for_each(|(key, value)| keys::check_real(key, value))
     }
 }
 
@@ -421,27 +434,39 @@ impl RunConfig {
     pub fn resolve(preset: Option<&str>, file: Option<&Path>, flags: &RunOverride) -> Result<Self> {
         let folder = file.and_then(Path::parent).unwrap_or(Path::new(""));
         let file = file.map(RunOverride::read).transpose()?.unwrap_or_default();
-        let name = preset.or(flags.preset.as_deref()).or(file.preset.as_deref()).unwrap_or(DEFAULT_PRESET);
-        let mut config = Self::preset(name)?;
-        config.graph = match (&flags.graph, &file.graph) {
+        let path = match (&flags.graph, &file.graph) {
             (Some(graph), _) => Some(absolute(Path::new(graph))?),
             (None, Some(graph)) => Some(absolute(&folder.join(graph))?),
             (None, None) => None,
         };
-        let graph = config.graph.as_ref().map(|path| GraphModel::read(Path::new(path))).transpose()?;
-        if let Some(graph) = &graph {
-            require([&file, flags].iter().all(|layer| layer.model == ModelOverride::default()), || {
+        let graph = path.as_ref().map(|path| GraphModel::read(Path::new(path))).transpose()?;
+        Self::layered(preset, &file, flags, path.zip(graph.as_ref()))
+    }
+
+    /// The same where the graph, if there is one, is at hand with the name that the configuration has for it.
+    pub fn layered(
+        preset: Option<&str>,
+        file: &RunOverride,
+        flags: &RunOverride,
+        graph: Option<(String, &GraphModel)>,
+    ) -> Result<Self> {
+        let name = preset.or(flags.preset.as_deref()).or(file.preset.as_deref()).unwrap_or(DEFAULT_PRESET);
+        let mut config = Self::preset(name)?;
+        let (path, graph) = graph.unzip();
+        config.graph = path;
+        if let Some(graph) = graph {
+            require([file, flags].iter().all(|layer| layer.model == ModelOverride::default()), || {
                 "there is a graph and a [model], of which a run has one: leave one of them out".to_owned()
             })?;
             config.train.batch = graph.batch();
             config.train.sample_bytes = if graph.has_logits() { config.train.sample_bytes } else { 0 };
         }
-        for layer in [&file, flags] {
+        let layers = [file, flags];
+        for layer in layers {
             config.model.apply(&layer.model);
             config.train.apply(&layer.train);
             config.data.apply(&layer.data);
         }
-        let layers = [&file, flags];
         let set = |is_set: fn(&RunOverride) -> bool| layers.iter().any(|layer| is_set(layer));
         if set(|layer| layer.model.d_model.is_some()) && !set(|layer| layer.model.d_mlp.is_some()) {
             config.model.d_mlp = config.model.d_model.saturating_mul(4);
@@ -461,7 +486,7 @@ impl RunConfig {
                 )
             })?;
             if config.train.sample_bytes > 0 {
-                Architecture::from(graph).check_logits()?;
+                Architecture::from(graph.clone()).check_logits()?;
             }
         }
         Ok(config)

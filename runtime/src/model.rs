@@ -25,7 +25,7 @@ use crate::tensor_file::Tensors;
 use crate::{Error, Result};
 use tinygpt_ir::op::GeluForm;
 use tinygpt_ir::{Graph, Init, ParamKind};
-use tinygpt_models::{GptConfig, gpt, gpt_decode};
+use tinygpt_models::{GptConfig, gpt, gpt_decode, gpt_look};
 use tinygpt_passes::optimizer::AdamWConfig;
 
 /// The moments' states are these prefixes and a weight's name.
@@ -39,6 +39,11 @@ pub fn forward(model: &ModelConfig, batch: usize) -> Result<Graph> {
 /// The graph that decodes one token with the keys and values of those before it cached.
 pub fn decode(model: &ModelConfig) -> Result<Graph> {
     gpt_decode(&gpt_config(model, 1)).map_err(|e| Error::input(one_line(e)))
+}
+
+/// The graph that gives the logits and attention weights of one row.
+pub fn look(model: &ModelConfig) -> Result<Graph> {
+    gpt_look(&gpt_config(model, 1)).map_err(|e| Error::input(one_line(e)))
 }
 
 fn gpt_config(model: &ModelConfig, batch: usize) -> GptConfig {

@@ -161,7 +161,7 @@ fn wide_addresses_change_no_bit() {
     let expected = drive(&cli.path("ex"), 1, &text, commands.clone());
     let file = cli.path("ex/manifest.json");
     let mut manifest: bundle::Manifest = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    let programs = bundle::programs(&manifest.config).unwrap();
+    let programs = bundle::programs(&bundle::Contents::gpt(&manifest.config)).unwrap();
     let entries: Vec<_> =
         programs.iter().map(|(name, compiled)| wasm::Entry { name, program: &compiled.program }).collect();
     for variant in bundle::Variant::ALL.into_iter().filter(|variant| !variant.relaxed) {
@@ -452,12 +452,12 @@ fn program_json_reads_back() {
     let mut config = RunConfig::preset("tiny").unwrap();
     config.model = Model::load(&cli.path("ex")).unwrap().config;
     (config.train.batch, config.train.warmup) = (2, 4);
-    let compiled = bundle::programs(&config).unwrap();
+    let compiled = bundle::programs(&bundle::Contents::gpt(&config)).unwrap();
     assert_eq!(compiled.len(), 4);
     for (name, compiled) in compiled {
         let mut expected = (*compiled.program).clone();
         expected.kernels.values_mut().for_each(|kernel| kernel.provenance.locs.clear());
-        let found: tinygpt::ir::program::Program = serde_json::from_value(json["programs"][name].clone()).unwrap();
+        let found: tinygpt::ir::program::Program = serde_json::from_value(json["programs"][&name].clone()).unwrap();
         assert_eq!(found, expected, "{name}");
     }
 }

@@ -30,10 +30,20 @@
 
 /** A request that was refused, or a fault of the compiler: one sentence. */
 export class CompileError extends Error {
-  /** @param {string} message */
-  constructor(message) {
+  /** @type {number | undefined} where in a graph's text, from 1 */
+  line;
+  /** @type {number | undefined} in characters, from 1 */
+  column;
+
+  /**
+   * @param {string} message
+   * @param {{ line?: number, column?: number }} [place]
+   */
+  constructor(message, { line, column } = {}) {
     super(message);
     this.name = 'CompileError';
+    this.line = line;
+    this.column = column;
   }
 }
 
@@ -58,10 +68,11 @@ export class Compiler {
 
   /**
    * @param {object} request see src/lib.rs
+   * @param {Iterable<[name: string, bytes: Uint8Array]>} [blobs] that go with it
    * @returns {Answer}
    */
-  request(request) {
-    return decode(this.call(new TextEncoder().encode(JSON.stringify(request))));
+  request(request, blobs = []) {
+    return decode(this.call(encode(request, [...blobs])));
   }
 
   /**
@@ -101,13 +112,39 @@ function block(memory, pointer) {
 }
 
 /**
+ * The bytes of a request: JSON, or with blobs a block as a response is.
+ * @param {object} request
+ * @param {[name: string, bytes: Uint8Array][]} blobs
+ */
+function encode(request, blobs) {
+  const text = (/** @type {object} */ value) => new TextEncoder().encode(JSON.stringify(value));
+  if (blobs.length === 0) return text(request);
+  const list = (/** @type {number} */ from) =>
+    blobs.map(([name, { length }]) => {
+      const entry = { name, offset: from, bytes: length };
+      from += length;
+      return entry;
+    });
+  // Offsets depend on the header's length and it on their digits: room is made for the largest ones, and filled with spaces.
+  const start = 8 + text({ ...request, blobs: list(0) }).length + 10 * blobs.length;
+  const places = list(start);
+  const total = places.reduce((sum, { bytes }) => sum + bytes, start);
+  const block = new Uint8Array(total).fill(32, 8, start);
+  new DataView(block.buffer).setUint32(0, total, true);
+  new DataView(block.buffer).setUint32(4, start - 8, true);
+  block.set(text({ ...request, blobs: places }), 8);
+  places.forEach(({ offset }, at) => block.set(blobs[at][1], offset));
+  return block;
+}
+
+/**
  * @param {Uint8Array<ArrayBuffer>} response
  * @returns {Answer}
  */
 function decode(response) {
   const headerLength = new DataView(response.buffer).getUint32(4, true);
   const header = JSON.parse(new TextDecoder().decode(response.subarray(8, 8 + headerLength)));
-  if (!header.ok) throw new CompileError(header.error);
+  if (!header.ok) throw new CompileError(header.error, header);
   const blobs = new Map();
   for (const { name, offset, bytes } of header.blobs) blobs.set(name, response.slice(offset, offset + bytes));
   return { result: header.result, blobs };

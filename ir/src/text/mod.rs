@@ -40,7 +40,7 @@
 //! - `parse(&print(g)) == g` for every well-formed graph (module `verify`) of ranks up to 26 whose real attributes are no NaN
 //!   with a payload (every NaN prints as `nan`). What `parse` returns is well-formed.
 //! - The text is a pure function of the graph: no addresses, times, source files or line numbers. Of where a node comes from it holds the
-//!   scope path, not the DSL line; a graph that was read has no source locations.
+//!   scope path, not the DSL line; a graph that was read has no source locations, or with [`parse_located`] those of the text itself.
 //! - A value prints as its [`NodeId`](crate::NodeId) and may be read under any unique word. A value is defined above
 //!   its uses.
 //! - Attributes that the result type already says (the shape of `reshape`, the dtype of `cast`, the sizes of
@@ -64,7 +64,7 @@ pub(crate) use error::Fault;
 pub use error::ParseError;
 pub(crate) use lexer::{Token, quoted};
 pub(crate) use ops::{Attrs, literal};
-pub use parser::parse;
+pub use parser::{parse, parse_located};
 pub(crate) use print::declaration;
 pub use print::print;
 

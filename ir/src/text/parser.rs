@@ -10,14 +10,26 @@ use super::error::Fault;
 use super::lexer::Token;
 use super::ops::build;
 use super::{MAGIC, ParseError, VERSION, suggest};
-use crate::graph::{Graph, Node, NodeId, Param, ParamId, ScopeId};
+use crate::graph::{Graph, Loc, Node, NodeId, Param, ParamId, ScopeId};
 use crate::op::Op;
 use crate::types::TensorType;
 use crate::verify::verify;
 
-/// Reads the text of a graph; see the module comment of [`text`](super) for its grammar.
+/// Reads the text of a graph; see the module comment of [`text`](super) for its grammar. Its nodes have no source locations.
 pub fn parse(text: &str) -> Result<Graph, ParseError> {
+    read(text, None)
+}
+
+/// [`parse`], where each node's source location is its place in the text, as a file of this name.
+pub fn parse_located(text: &str, file: &'static str) -> Result<Graph, ParseError> {
+    read(text, Some(file))
+}
+
+fn read(text: &str, file: Option<&'static str>) -> Result<Graph, ParseError> {
     let mut p = Parser {
+        text,
+        file,
+        line: (0, 1),
         t: Cursor::new(text),
         graph: Graph::new(""),
         values: HashMap::new(),
@@ -33,6 +45,11 @@ pub fn parse(text: &str) -> Result<Graph, ParseError> {
 }
 
 struct Parser<'s> {
+    text: &'s str,
+    /// The file that source locations name, if nodes have them.
+    file: Option<&'static str>,
+    /// A line of the text: where it starts, and its number. Lines are looked for from here on.
+    line: (usize, u32),
     t: Cursor<'s>,
     graph: Graph,
     values: HashMap<&'s str, NodeId>,
@@ -181,6 +198,7 @@ impl<'s> Parser<'s> {
     }
 
     fn node(&mut self, scope: ScopeId) -> Read<()> {
+        let loc = self.loc(self.t.span().start);
         self.t.expect('%')?;
         let (name, span) = self.t.word("the name of a value after `%`")?;
         if self.values.contains_key(name) {
@@ -215,10 +233,22 @@ impl<'s> Parser<'s> {
             }
         }
         self.check_type(&op, op_name, op_span, &inputs, &ty, type_span)?;
-        let id = self.graph.nodes.push(Node { op, inputs, ty, scope, loc: None });
+        let id = self.graph.nodes.push(Node { op, inputs, ty, scope, loc });
         self.values.insert(name, id);
         self.defined.push(span);
         Ok(())
+    }
+
+    /// The source location of a byte of the text, which lies behind those asked for before.
+    fn loc(&mut self, at: usize) -> Option<Loc> {
+        let file = self.file?;
+        let (mut start, mut number) = self.line;
+        while let Some(length) = self.text.get(start..at).and_then(|passed| passed.find('\n')) {
+            (start, number) = (start + length + 1, number + 1);
+        }
+        self.line = (start, number);
+        let column = self.text.get(start..at).map_or(0, |before| before.chars().count()) as u32 + 1;
+        Some(Loc { file, line: number, column })
     }
 
     /// Refuses a node whose declared type is not the inferred one.

@@ -123,7 +123,7 @@ fn bad_values_are_one_sentence() {
     assert_eq!(error(|c| c.train.warmup = 1501), "warmup must be at most steps, and 1501 is more than 1500");
     assert_eq!(error(|c| c.train.lr = f64::NAN), "lr must be a positive number, and is NaN");
     assert_eq!(error(|c| c.train.lr = 0.0), "lr must be a positive number, and is 0");
-    assert_eq!(error(|c| c.train.betas[1] = 1.0), "betas must be from 0 to below 1, and one is 1");
+    assert_eq!(error(|c| c.train.betas[1] = 1.0), "betas must be from 0 to below 1, and is 1");
     assert_eq!(error(|c| c.train.grad_clip = -1.0), "grad_clip must be 0 (none) or more, and is -1");
     assert_eq!(error(|c| c.train.threads = Some(0)), "threads must be from 1 to 1024, and is 0");
     assert_eq!(error(|c| c.train.batch = 0), "batch must be from 1 to 1048576, and is 0");

@@ -1,7 +1,7 @@
 //! A model as WebAssembly: the programs that a page needs, the module that holds them, and the manifest that says where everything lies.
 //!
 //! Invariants
-//! - A bundle is a pure function of the configuration, the starting state's description and the variants asked for; equal inputs give equal bytes.
+//! - A bundle is a pure function of its [`Contents`]; equal inputs give equal bytes.
 //! - Slots have the same offsets in all variants, so that one manifest describes them all.
 //! - docs/WASM.md specifies the manifest; [`VERSION`] changes whenever an older runner would misread it.
 //!
@@ -11,11 +11,17 @@
 //! | `evaluate` | the loss of a batch | `ids`, `targets` | `loss` |
 //! | `decode` | one token with cached keys and values | `token`, `position` | `logits` of the next token |
 //! | `logits` | one row of ctx tokens | `ids` | `logits` of every position |
+//! | `gradient` | the gradients of the loss of a batch | `ids`, `targets` | `loss`, and `grad.NAME` for each weight |
+//! | `look` | one row of ctx tokens | `ids` | `logits` and `attention`, f32 [layers, heads, ctx, ctx] |
+//!
+//! The last two are made only where they are asked for. A model that is a graph has no `decode` and no `look`, and its `logits` take its own number of
+//! rows; one without the output `logits` lacks that entry, too.
 
+use crate::architecture::Architecture;
 use crate::compile::{self, Compiled, Goal};
-use crate::config::RunConfig;
+use crate::config::{ModelConfig, RunConfig};
 use crate::error::{did_you_mean, one_line};
-use crate::model::{adamw, decode, forward, weight_shapes};
+use crate::model::{adamw, decode, look, weight_shapes};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -169,28 +175,94 @@ pub struct Bundle {
     pub files: BTreeMap<String, Vec<u8>>,
 }
 
-/// Names of the entries, in the order of the module.
-pub const ENTRIES: [&str; 4] = ["train", "evaluate", "decode", "logits"];
+/// Names of the entries.
+pub const ENTRIES: [&str; 6] = ["train", "evaluate", "decode", "logits", "gradient", "look"];
 
-/// The program of the entry `name` of a model, compiled for `target`. Errors: there is no such entry.
-pub fn program(config: &RunConfig, name: &str, target: &TargetModel) -> Result<Compiled> {
-    let (model, batch) = (&config.model, config.train.batch);
+/// File of a bundle's model where that is a graph.
+pub const GRAPH_FILE: &str = "model.gir";
+
+/// What a bundle is made from.
+#[derive(Debug, Clone)]
+pub struct Contents {
+    pub config: RunConfig,
+    /// The model that `config` describes or names.
+    pub model: Architecture,
+    pub state: StartingState,
+    /// Names of entries, in the order of the module.
+    pub entries: Vec<String>,
+    /// At least one.
+    pub variants: Vec<Variant>,
+    /// Without it each node of the graph has a kernel of its own.
+    pub fusion: bool,
+}
+
+impl Contents {
+    /// An untrained model in all variants, with the entries that training and sampling need.
+    pub fn new(config: RunConfig, model: Architecture) -> Contents {
+        let entries = usual_entries(&model).into_iter().map(str::to_owned).collect();
+        let state = StartingState::fresh();
+        Contents { config, model, state, entries, variants: Variant::ALL.to_vec(), fusion: true }
+    }
+
+    /// The same of a GPT.
+    pub fn gpt(config: &RunConfig) -> Contents {
+        Contents::new(config.clone(), Architecture::from(&config.model))
+    }
+}
+
+/// The entries that training and sampling a model need.
+pub fn usual_entries(model: &Architecture) -> Vec<&'static str> {
+    match model {
+        Architecture::Gpt(_) => vec!["train", "evaluate", "decode", "logits"],
+        Architecture::Graph(graph) if graph.has_logits() => vec!["train", "evaluate", "logits"],
+        Architecture::Graph(_) => vec!["train", "evaluate"],
+    }
+}
+
+/// The program of the entry `name` of a model, compiled for `target`. Errors: there is no such entry, or the model has none.
+pub fn program(
+    config: &RunConfig,
+    model: &Architecture,
+    name: &str,
+    target: &TargetModel,
+    fusion: bool,
+) -> Result<Compiled> {
+    let batch = || model.forward(model.rows(config.train.batch));
     let (graph, goal) = match name {
-        "train" => (forward(model, batch)?, Goal::Train { adamw: adamw(&config.train), gradients: false }),
-        "evaluate" => (forward(model, batch)?, Goal::Infer(&["loss"])),
-        "decode" => (decode(model)?, Goal::Infer(&["logits"])),
-        "logits" => (forward(model, 1)?, Goal::Infer(&["logits"])),
+        "train" => (batch()?, Goal::Train { adamw: adamw(&config.train), gradients: false }),
+        "evaluate" => (batch()?, Goal::Infer(&["loss"])),
+        "decode" => (decode(gpt(model, name)?)?, Goal::Infer(&["logits"])),
+        "logits" => {
+            model.check_logits()?;
+            (model.forward(model.rows(1))?, Goal::Infer(&["logits"]))
+        }
+        "gradient" => (batch()?, Goal::Gradients),
+        "look" => (look(gpt(model, name)?)?, Goal::Infer(&["logits", "attention"])),
         _ => {
             let (near, list) = (did_you_mean(name, ENTRIES), ENTRIES.join(", "));
             return Err(Error::input(format!("there is no entry \"{name}\"{near}: choose one of {list}")));
         }
     };
-    compile::compile(graph, &goal, target)
+    compile::compile_with(graph, &goal, target, fusion)
 }
 
-/// The programs of a model's entries, by name, compiled from `config`.
-pub fn programs(config: &RunConfig) -> Result<Vec<(&'static str, Compiled)>> {
-    ENTRIES.into_iter().map(|name| Ok((name, program(config, name, &TargetModel::cpu())?))).collect()
+/// The GPT that an entry is made from. Errors: the model is a graph.
+fn gpt<'a>(model: &'a Architecture, entry: &str) -> Result<&'a ModelConfig> {
+    match model {
+        Architecture::Gpt(config) => Ok(config),
+        Architecture::Graph(graph) => Err(Error::input(format!(
+            "the model is the graph {}, and the entry {entry} is made for a GPT: choose one of {}, gradient, or describe a GPT by its sizes",
+            graph.graph().name,
+            usual_entries(model).join(", ")
+        ))),
+    }
+}
+
+/// The programs of a bundle's entries, by name.
+pub fn programs(contents: &Contents) -> Result<Vec<(String, Compiled)>> {
+    let Contents { config, model, entries, fusion, .. } = contents;
+    let of = |name: &String| Ok((name.clone(), program(config, model, name, &TargetModel::cpu(), *fusion)?));
+    entries.iter().map(of).collect()
 }
 
 /// program.json
@@ -201,21 +273,22 @@ struct Programs<'a> {
     programs: BTreeMap<&'a str, &'a Program>,
 }
 
-/// The bundle of a model in these variants, at least one. Errors: a configuration that no module can hold.
-pub fn bundle(config: &RunConfig, state: StartingState, variants: &[Variant]) -> Result<Bundle> {
+/// The bundle of a model. Errors: a configuration that no module can hold, no variant, no entry or one that the model lacks.
+pub fn bundle(contents: &Contents) -> Result<Bundle> {
+    let Contents { config, model, state, variants, .. } = contents;
     config.validate()?;
-    if let Some(graph) = &config.graph {
-        return Err(Error::input(format!("the model is the graph {graph}, and an export holds a GPT: name a preset")));
-    }
     if config.train.seed > MAX_SEED {
         return Err(Error::input(format!(
             "the seed {} is above {MAX_SEED}, the largest that JavaScript reads exactly: choose a smaller --seed",
             config.train.seed
         )));
     }
-    let compiled = programs(config)?;
+    let compiled = programs(contents)?;
     let entries: Vec<wasm::Entry<'_>> =
         compiled.iter().map(|(name, compiled)| wasm::Entry { name, program: &compiled.program }).collect();
+    let Some((_, first)) = compiled.first() else {
+        return Err(Error::input("a bundle needs at least one entry, and none was asked for"));
+    };
     let mut files = BTreeMap::new();
     let mut layout = None;
     let mut variant_files = Vec::new();
@@ -237,7 +310,7 @@ pub fn bundle(config: &RunConfig, state: StartingState, variants: &[Variant]) ->
     let programs = Programs {
         format: "tinygpt-program",
         version: json::VERSION,
-        programs: compiled.iter().map(|(name, compiled)| (*name, &*compiled.program)).collect(),
+        programs: compiled.iter().map(|(name, compiled)| (name.as_str(), &*compiled.program)).collect(),
     };
     files.insert(PROGRAM_FILE.to_owned(), to_json(&programs)?);
     let mut peak = Vec::new();
@@ -245,15 +318,18 @@ pub fn bundle(config: &RunConfig, state: StartingState, variants: &[Variant]) ->
         files.insert(file.to_owned(), wasm::peak_module(relaxed));
         peak.push(PeakFile { file: file.to_owned(), relaxed, flop_per_iteration: wasm::PEAK_FLOP });
     }
-    let weights = weight_shapes(&compiled[0].1.forward).into_iter().map(|(name, _)| name).collect();
+    if let Architecture::Graph(graph) = model {
+        files.insert(GRAPH_FILE.to_owned(), graph.graph().to_string().into_bytes());
+    }
+    let weights = weight_shapes(&first.forward).into_iter().map(|(name, _)| name).collect();
     let manifest = Manifest {
         format: FORMAT.to_owned(),
         version: VERSION,
         tinygpt: env!("CARGO_PKG_VERSION").to_owned(),
         config: config.clone(),
-        params: config.model.params(),
+        params: model.params(),
         weights,
-        state,
+        state: state.clone(),
         program: ProgramFile { file: PROGRAM_FILE.to_owned(), version: json::VERSION },
         layout,
         variants: variant_files,

@@ -13,7 +13,7 @@
 //! Invariants: the folder is written aside and renamed, so it is whole or not there; nothing but an earlier export or an empty folder is
 //! ever replaced. The starting state has the names and layout of a checkpoint, so `--checkpoint` takes an export too.
 
-use super::bundle::{Bundle, MANIFEST_FILE, StartingState, Variant, bundle};
+use super::bundle::{Bundle, Contents, MANIFEST_FILE, StartingState, bundle};
 use super::runner::SCRIPTS;
 use crate::checkpoint::{self, Checkpoint, Model};
 use crate::config::{ModelConfig, RunConfig};
@@ -97,7 +97,10 @@ pub fn export(source: &Source, out: &Path) -> Result<Bundle> {
     let mut config = source.config().clone();
     // The text comes from the page. Where it lay on this machine is nobody's business there.
     config.data = RunConfig::preset(crate::config::DEFAULT_PRESET)?.data;
-    let bundle = bundle(&config, source.starting_state(), &Variant::ALL)?;
+    if let Some(graph) = &config.graph {
+        return Err(Error::input(format!("the model is the graph {graph}, and an export holds a GPT: name a preset")));
+    }
+    let bundle = bundle(&Contents { state: source.starting_state(), ..Contents::gpt(&config) })?;
     let name = out.file_name().ok_or_else(|| Error::input(format!("{} names no folder to make", out.display())))?;
     let beside = |suffix: &str| -> PathBuf {
         out.with_file_name(format!(".{}.{}.{suffix}", name.display(), std::process::id()))

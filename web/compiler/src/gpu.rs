@@ -7,12 +7,13 @@
 //!   "slots":       [{"name", "role", "dtype", "shape", "allocation", "offset", "bytes"}],
 //!   "tables":      [[u32, ..]],
 //!   "modules":     [{"name", "hash", "source", "f16", "subgroups"}],
-//!   "launches":    [{"kernel", "module", "entry", "workgroups": [x, y, z], "bindings": [{"allocation" | "table", "offset", "bytes", "write"}]}]
+//!   "launches":    [{"kernel", "piece", "module", "entry", "workgroups": [x, y, z], "bindings": [{"allocation" | "table", "offset", "bytes", "write"}]}]
 //! }
 //! ```
 //! - Allocations start as zeros; the last one, named `scratch`, holds nothing between launches and is there only if a launch binds it.
 //! - Launches run in order, each seeing what those before it wrote. Binding i of group 0 is the i-th of the list; `write` tells `read_write`
 //!   from `read` storage, tables are `read`.
+//! - `kernel` is the program's name of it, `piece` that of the part of it that a launch runs: most kernels have one.
 //! - Every module has naga's approval. Equal code is one module, however many kernels use it.
 //! - A slot is an input, state or output in row-major order; truth values take four bytes, and bytes are rounded up to four.
 
@@ -138,7 +139,8 @@ pub fn dispatch_list(program: &Program, caps: &Caps) -> Result<Value> {
             let bindings: Vec<Value> = bindings.collect();
             launches.extend(module.dispatches.iter().map(|d| {
                 json!({
-                    "kernel": module.name,
+                    "kernel": kernel.name,
+                    "piece": module.name,
                     "module": number,
                     "entry": d.entry,
                     "workgroups": d.workgroups,

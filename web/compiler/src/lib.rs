@@ -17,22 +17,27 @@
 //!
 //! # Requests
 //!
-//! JSON, UTF-8: an object with the key `request` and the keys of that request. `config` is what a configuration file says (`preset`, `[model]`,
-//! `[train]`, `[data]`), as JSON; what it leaves out comes from the preset.
+//! JSON, UTF-8: an object with the key `request` and the keys of that request; with blobs, a block as a response is, whose header is that object.
+//!
+//! `config` is what a configuration file says (`preset`, `[model]`, `[train]`, `[data]`), as JSON; what it leaves out comes from the preset. Instead of
+//! `model` it may have `graph`: the model as the text of a forward graph (`tinygpt_runtime::architecture` says what it must have).
 //!
 //! | request | keys | result | blobs |
 //! |---|---|---|---|
 //! | `presets` | | `default`, and of each of `presets` what `resolve` says | |
-//! | `resolve` | `config` | `config` (complete), `params`, `memory` (an estimate, in bytes), `flop_per_step` | |
-//! | `compile` | `config`, `variants` (list of `{relaxed, threads}`, else all four) | the manifest | the files of `tinygpt export --format web` but for state and runner, `manifest.json` among them |
-//! | `graph` | `config`, `stage` (`graph`, `grad`, `fused`, `program`), `entry` | `text` | |
-//! | `wgsl` | `config`, `entry`, `caps` (what the adapter has beyond every WebGPU adapter) | allocations, slots, modules, launches: see [`gpu`] | |
-//! | `wat` | `config`, `entry`, `variant` (else plain, one thread) | `kernels`: `name`, `archetype` and `text` of each | |
+//! | `keys` | | `keys` of a configuration: `section`, `key`, `type` (`integer`, `number`, `pair`, `flag`, `text`, `choice`), `choices`, `min`, `max`, `without` (the bound that is not in the range), `optional`, `native` (of the command line alone), `help` | |
+//! | `resolve` | `config` | `config` (complete), `params`, `memory` (in bytes; an estimate, for a graph exact), `flop_per_step`, `batch`, `ctx`, `vocab`, `entries` (those that `compile` makes unasked) | |
+//! | `compile` | `config`, `variants` (list of `{relaxed, threads}`, else all four), `entries`, `fusion` | the manifest | the files of `tinygpt export --format web` but for state and runner, `manifest.json` among them; of a graph also `model.gir` |
+//! | `graph` | `config`, `stage` (`graph`, `grad`, `fused`, `program`), `entry`, `fusion` | `text` | |
+//! | `wgsl` | `config`, `entry`, `fusion`, `caps` (what the adapter has beyond every WebGPU adapter) | allocations, slots, modules, launches: see [`gpu`] | |
+//! | `wat` | `config`, `entry`, `fusion`, `variant` (else plain, one thread) | `kernels`: `name`, `archetype` and `text` of each | |
 //! | `init` | `config`, `seed` (else the configuration's) | | `model.safetensors`, as in a checkpoint |
+//! | `differences` | `config`, `seed`, `count` (12) | central differences of the loss in f64: `coordinates` (`weight`, `index`, `difference`), the `loss`, and the `config` that they are of, with one short row of a GPT | the `model.safetensors` that they are taken at, and its batch, `ids` and `targets` as i32 |
 //! | `corpus` | | | `corpus.txt` |
 //!
-//! `entry` is the program meant: `train` (also where it is left out), `evaluate` (loss of a batch), `decode` (one token with cached keys and
-//! values) or `logits` (of one row).
+//! `entry` is the program meant: `train` (also where it is left out), `evaluate` (loss of a batch), `decode` (one token with cached keys and values),
+//! `logits` (of one row), `gradient` (loss and `grad.NAME` for each weight, of a batch) or `look` (logits and attention weights of one row). A graph has
+//! no `decode` and no `look`; its `logits` take its own rows. With `fusion` false each node of the graph has a kernel of its own.
 //!
 //! # Responses
 //!
@@ -45,21 +50,24 @@
 //! | 8.. | the header, JSON, UTF-8, padded with spaces |
 //! | .. | the blobs, each from a multiple of 8 |
 //!
-//! The header is `{"ok": true, "result": {..}, "blobs": [{"name", "offset", "bytes"}, ..]}`, or `{"ok": false, "error": "one sentence"}`.
+//! The header is `{"ok": true, "result": {..}, "blobs": [{"name", "offset", "bytes"}, ..]}`, or
+//! `{"ok": false, "error": "one sentence"}`, with `line` and `column` (from 1) where the sentence is about a place in a graph's text.
 //!
 //! # Invariants
 //!
 //! - Equal requests give equal bytes, here and natively: no clock, no randomness, no threads, no order that depends on addresses.
 //! - No request traps, but for faults of the compiler: every other failure is a response with one sentence.
 
+mod differences;
 pub mod gpu;
 mod memory;
 mod request;
 mod response;
+mod subject;
 
 #[cfg(any(target_arch = "wasm32", test))]
 mod exports;
 
 pub use memory::estimate;
 pub use request::answer;
-pub use response::{Response, read};
+pub use response::{Response, read, write_request};

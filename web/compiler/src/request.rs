@@ -1,26 +1,30 @@
 //! Requests, and what each comes to.
 
+use crate::differences::{COUNT, differences, reduced};
 use crate::gpu::{AdapterCaps, dispatch_list};
-use crate::memory::estimate;
-use crate::response::{Response, encode};
+use crate::response::{Blobs, Refusal, Response, encode, read_request};
+use crate::subject::{Config, Subject};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tinygpt_codegen_cpu::wasm::{self, WasmOptions};
 use tinygpt_ir::program::TargetModel;
 use tinygpt_runtime::compile::Compiled;
-use tinygpt_runtime::config::{BUILTIN, DEFAULT_PRESET, PRESETS, RunConfig, RunOverride};
-use tinygpt_runtime::model::{forward, initial_weights};
-use tinygpt_runtime::wasm::bundle::{Bundle, MANIFEST_FILE, StartingState, Variant, bundle, program};
+use tinygpt_runtime::config::keys::keys;
+use tinygpt_runtime::config::{DEFAULT_PRESET, PRESETS, RunConfig};
+use tinygpt_runtime::model::initial_weights;
+use tinygpt_runtime::wasm::bundle::{Bundle, Contents, MANIFEST_FILE, Variant, bundle};
 use tinygpt_runtime::{Error, Result, checkpoint, corpus};
 
-/// Bytes that a page's 32-bit memory has, which is also what the compiler in a page can count to.
-const PAGE_BYTES: u64 = 1 << 32;
+/// Keys that mean something on the command line only: a page brings its own backend, text and files.
+const NATIVE_KEYS: &[&str] =
+    &["backend", "threads", "isa", "no_templates", "adapter", "checked", "no_tune", "keep", "data", "val_data"];
 
 /// A request, as the crate's comment describes it.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "request", rename_all = "lowercase", deny_unknown_fields)]
 enum Request {
     Presets {},
+    Keys {},
     Resolve {
         #[serde(default)]
         config: Config,
@@ -29,6 +33,9 @@ enum Request {
         #[serde(default)]
         config: Config,
         variants: Option<Vec<VariantKeys>>,
+        entries: Option<Vec<String>>,
+        #[serde(default = "yes")]
+        fusion: bool,
     },
     Graph {
         #[serde(default)]
@@ -36,6 +43,8 @@ enum Request {
         stage: Stage,
         #[serde(default = "train")]
         entry: String,
+        #[serde(default = "yes")]
+        fusion: bool,
     },
     Wgsl {
         #[serde(default)]
@@ -44,6 +53,8 @@ enum Request {
         entry: String,
         #[serde(default)]
         caps: AdapterCaps,
+        #[serde(default = "yes")]
+        fusion: bool,
     },
     Wat {
         #[serde(default)]
@@ -52,11 +63,19 @@ enum Request {
         entry: String,
         #[serde(default)]
         variant: VariantKeys,
+        #[serde(default = "yes")]
+        fusion: bool,
     },
     Init {
         #[serde(default)]
         config: Config,
         seed: Option<u64>,
+    },
+    Differences {
+        #[serde(default)]
+        config: Config,
+        seed: Option<u64>,
+        count: Option<usize>,
     },
     Corpus {},
 }
@@ -65,8 +84,9 @@ fn train() -> String {
     "train".to_owned()
 }
 
-/// A configuration file's keys, as JSON.
-type Config = serde_json::Map<String, Value>;
+fn yes() -> bool {
+    true
+}
 
 /// Stages that are text.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -94,50 +114,70 @@ impl From<VariantKeys> for Variant {
 
 /// The response to a request; both as the crate's comment lays them out.
 pub fn answer(request: &[u8]) -> Vec<u8> {
-    let parsed = serde_json::from_slice(request)
-        .map_err(|e| Error::input(format!("the request is not understood: {e}")))
-        .and_then(respond);
-    encode(parsed)
+    let response = read_request(request).map_err(Refusal::from).and_then(|(request, blobs)| {
+        let request = serde_json::from_value(request);
+        respond(request.map_err(|e| Error::input(format!("the request is not understood: {e}")))?, &blobs)
+    });
+    encode(response)
 }
 
-fn respond(request: Request) -> Result<Response> {
+fn respond(request: Request, blobs: &Blobs) -> Result<Response, Refusal> {
+    if let Some((name, _)) = blobs.first() {
+        return Err(Error::input(format!("the request brings the blob {name}, which it has no use for")).into());
+    }
     match request {
         Request::Presets {} => {
-            let each = PRESETS.iter().map(|preset| describe(&RunConfig::preset(preset.name)?));
-            Ok(json!({"default": DEFAULT_PRESET, "presets": each.collect::<Result<Vec<_>>>()?}).into())
+            let preset = |name: &str| Subject::new(Config::from_iter([("preset".to_owned(), name.into())]));
+            let each = PRESETS.iter().map(|p| Ok(preset(p.name)?.describe()?));
+            Ok(json!({"default": DEFAULT_PRESET, "presets": each.collect::<Result<Vec<_>, Refusal>>()?}).into())
         }
-        Request::Resolve { config } => Ok(describe(&resolve(config)?)?.into()),
-        Request::Compile { config, variants } => {
-            let config = resolve(config)?;
-            check_size(&config)?;
-            let variants = match variants {
-                Some(keys) => keys.into_iter().map(Variant::from).collect(),
-                None => Variant::ALL.to_vec(),
-            };
-            let Bundle { manifest, files } = bundle(&config, StartingState::fresh(), &variants)?;
+        Request::Keys {} => Ok(json!({"keys": described_keys()?}).into()),
+        Request::Resolve { config } => Ok(Subject::new(config)?.describe()?.into()),
+        Request::Compile { config, variants, entries, fusion } => {
+            let subject = Subject::new(config)?;
+            subject.check_size()?;
+            let mut contents = Contents { fusion, ..Contents::new(subject.config, subject.model) };
+            if let Some(keys) = variants {
+                contents.variants = keys.into_iter().map(Variant::from).collect();
+            }
+            contents.entries = entries.unwrap_or(contents.entries);
+            let Bundle { manifest, files } = bundle(&contents)?;
             let result = serde_json::to_value(&manifest).map_err(|e| Error::failed(e.to_string()))?;
             let blobs = [(MANIFEST_FILE.to_owned(), manifest.to_json()?)].into_iter().chain(files).collect();
             Ok(Response { result, blobs })
         }
-        Request::Graph { config, stage, entry } => {
-            let compiled = entry_program(config, &entry, &TargetModel::cpu())?;
+        Request::Graph { config, stage, entry, fusion } => {
+            let compiled = Subject::new(config)?.program(&entry, &TargetModel::cpu(), fusion)?;
             Ok(json!({"text": text(&compiled, stage)?}).into())
         }
-        Request::Wgsl { config, entry, caps } => {
+        Request::Wgsl { config, entry, caps, fusion } => {
             let caps = caps.resolve()?;
-            let compiled = entry_program(config, &entry, &caps.target())?;
+            let compiled = Subject::new(config)?.program(&entry, &caps.target(), fusion)?;
             Ok(dispatch_list(&compiled.program, &caps)?.into())
         }
-        Request::Wat { config, entry, variant } => {
-            let compiled = entry_program(config, &entry, &TargetModel::cpu())?;
+        Request::Wat { config, entry, variant, fusion } => {
+            let compiled = Subject::new(config)?.program(&entry, &TargetModel::cpu(), fusion)?;
             Ok(json!({"kernels": wat(&compiled, variant)?}).into())
         }
         Request::Init { config, seed } => {
-            let config = resolve(config)?;
-            check_size(&config)?;
-            let weights = initial_weights(&forward(&config.model, 1)?, seed.unwrap_or(config.train.seed))?;
-            let bytes = checkpoint::model_bytes(&config.model, &weights)?;
+            let subject = Subject::new(config)?;
+            subject.check_size()?;
+            let RunConfig { train, .. } = &subject.config;
+            let forward = subject.model.forward(subject.model.rows(1))?;
+            let weights = initial_weights(&forward, seed.unwrap_or(train.seed))?;
+            let bytes = checkpoint::model_bytes(&subject.model, &weights)?;
             Ok(Response { result: json!({}), blobs: vec![(checkpoint::MODEL_FILE.into(), bytes)] })
+        }
+        Request::Differences { config, seed, count } => {
+            let subject = reduced(Subject::new(config)?);
+            let made = differences(&subject, seed.unwrap_or(subject.config.train.seed), count.unwrap_or(COUNT))?;
+            let result = json!({"config": subject.config_json()?, "loss": made.loss, "coordinates": made.coordinates});
+            let blobs = vec![
+                (checkpoint::MODEL_FILE.to_owned(), checkpoint::model_bytes(&subject.model, &made.weights)?),
+                ("ids".to_owned(), made.batch.ids.bytes().to_vec()),
+                ("targets".to_owned(), made.batch.targets.bytes().to_vec()),
+            ];
+            Ok(Response { result, blobs })
         }
         Request::Corpus {} => {
             Ok(Response { result: json!({}), blobs: vec![("corpus.txt".into(), corpus::text().as_bytes().to_vec())] })
@@ -145,67 +185,14 @@ fn respond(request: Request) -> Result<Response> {
     }
 }
 
-/// The configuration that `config` and its preset make.
-fn resolve(config: Config) -> Result<RunConfig> {
-    let origin = "the configuration";
-    let table = toml::Table::try_from(without_nulls(Value::Object(config)))
-        .map_err(|e| Error::input(format!("{origin} is not understood: {e}")))?;
-    let layer = RunOverride::from_table(table, origin)?;
-    if let Some(graph) = &layer.graph {
-        return Err(Error::input(format!(
-            "{origin} names the graph \"{graph}\", and there are no files in a page: leave it out and describe a GPT"
-        )));
-    }
-    let named = [layer.data.data.as_ref(), layer.data.val_data.as_ref().and_then(Option::as_ref)];
-    if let Some(data) = named.into_iter().flatten().find(|data| *data != BUILTIN) {
-        return Err(Error::input(format!(
-            "{origin} names the data \"{data}\", and there are no files in a page: leave it out and give the bytes to the runner"
-        )));
-    }
-    RunConfig::resolve(None, None, &layer)
-}
-
-/// TOML has no null: a key that is null is one that is left out.
-fn without_nulls(value: Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            map.into_iter().filter(|(_, v)| !v.is_null()).map(|(key, v)| (key, without_nulls(v))).collect()
-        }
-        other => other,
-    }
-}
-
-/// What a page shows of a configuration before it is compiled.
-fn describe(config: &RunConfig) -> Result<Value> {
-    let (model, params) = (&config.model, config.model.params() as f64);
-    let tokens = config.train.batch as f64 * model.ctx as f64;
-    // 6 a parameter and token, and the two products of attention, forward and backward, over the full square.
-    let attention = 12.0 * model.layers as f64 * model.d_model as f64 * model.ctx as f64;
-    let config_json = serde_json::to_value(config).map_err(|e| Error::failed(e.to_string()))?;
-    Ok(json!({
-        "config": config_json,
-        "params": config.model.params(),
-        "memory": estimate(config),
-        "flop_per_step": (6.0 * params + attention) * tokens,
-    }))
-}
-
-/// Refuses what cannot be trained in a page: the compiler's own sizes would not fit its words.
-fn check_size(config: &RunConfig) -> Result<()> {
-    let needs = estimate(config).total;
-    if needs < PAGE_BYTES {
-        return Ok(());
-    }
-    Err(Error::input(format!(
-        "training this configuration takes about {:.1} GiB, and a page has 4: choose fewer layers, a smaller d_model, ctx or batch",
-        needs as f64 / f64::from(1u32 << 30)
-    )))
-}
-
-fn entry_program(config: Config, entry: &str, target: &TargetModel) -> Result<Compiled> {
-    let config = resolve(config)?;
-    check_size(&config)?;
-    program(&config, entry, target)
+/// The configuration's keys, each with whether it is of the command line alone.
+fn described_keys() -> Result<Vec<Value>> {
+    let describe = |key| {
+        let mut value = serde_json::to_value(&key).map_err(|e| Error::failed(e.to_string()))?;
+        value["native"] = NATIVE_KEYS.contains(&value["key"].as_str().unwrap_or_default()).into();
+        Ok(value)
+    };
+    keys().into_iter().map(describe).collect()
 }
 
 /// The WebAssembly text of each kernel of a program, as `tinygpt dump --stage wat` prints it.

@@ -65,6 +65,10 @@ fn a_page_gets_the_bytes_of_the_native_compiler() {
         json!({"request": "wgsl", "config": tiny, "entry": "evaluate", "caps": {"subgroups": [4, 4], "max_storage_buffers": 10}}),
         json!({"request": "wgsl", "config": {"preset": "large"}, "caps": {"subgroups": [32, 32]}}),
         json!({"request": "graph", "config": {"preset": "massive"}, "stage": "program"}),
+        json!({"request": "keys"}),
+        json!({"request": "differences", "config": tiny, "seed": 1, "count": 3}),
+        json!({"request": "compile", "config": tiny, "variants": [{"threads": true}], "entries": ["gradient", "look"], "fusion": false}),
+        json!({"request": "wgsl", "config": tiny, "entry": "look", "fusion": false}),
         json!({"request": "resolve", "config": {"preset": "tny"}}),
         json!({"request": "init", "config": {"preset": "behemoth"}}),
     ];
@@ -73,6 +77,14 @@ fn a_page_gets_the_bytes_of_the_native_compiler() {
             requests.push(json!({"request": "graph", "config": tiny, "stage": stage, "entry": entry}));
         }
     }
+    // A model in text form, and one whose text has a mistake.
+    let text = read(&answer(
+        requests.last().unwrap().to_string().replace("program", "graph").replace("logits", "train").as_bytes(),
+    ));
+    let text = text.unwrap().result["text"].as_str().unwrap().to_owned();
+    requests.push(json!({"request": "resolve", "config": {"graph": text}}));
+    requests.push(json!({"request": "compile", "config": {"graph": text}, "variants": [{}]}));
+    requests.push(json!({"request": "resolve", "config": {"graph": text.replace("layer_norm", "layer_nrm")}}));
     let Some(responses) = in_node(&requests) else { return };
     assert_eq!(responses.len(), requests.len());
     for (request, response) in requests.iter().zip(&responses) {

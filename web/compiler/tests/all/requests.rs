@@ -8,11 +8,11 @@ use tinygpt_runtime::wasm::export::{Source, export};
 use tinygpt_runtime::{corpus, model};
 use tinygpt_web::{Response, answer, read};
 
-fn ask(request: &Value) -> Response {
+pub fn ask(request: &Value) -> Response {
     read(&answer(request.to_string().as_bytes())).unwrap_or_else(|e| panic!("{request}: {e}"))
 }
 
-fn refusal(request: &str) -> String {
+pub fn refusal(request: &str) -> String {
     match read(&answer(request.as_bytes())) {
         Ok(response) => panic!("{request} was answered: {}", response.result),
         Err(error) => error.to_string(),
@@ -180,7 +180,7 @@ fn what_cannot_be_answered_is_one_sentence() {
             r#"{"request":"resolve","config":{"model":{"heads":5}}}"#,
             "d_model must be a multiple of heads, and 96 is not one of 5",
         ),
-        (r#"{"request":"resolve","config":{"graph":"a.gir"}}"#, r#"the configuration names the graph "a.gir""#),
+        (r#"{"request":"resolve","config":{"graph":"a.gir"}}"#, r#"the graph is not understood, line 1, column 1: found `a.gir`, expected `tinygpt-graph`"#),
         (r#"{"request":"resolve","config":{"data":{"data":"a.txt"}}}"#, r#"the configuration names the data "a.txt""#),
         (
             r#"{"request":"graph","stage":"program","config":{"preset":"behemoth"}}"#,
