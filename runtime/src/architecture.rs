@@ -12,15 +12,21 @@
 
 use crate::config::ModelConfig;
 use crate::error::one_line;
-use crate::model::forward;
+use crate::model::{forward, weight_shapes};
 use crate::{Error, Result};
 use std::path::Path;
 use std::sync::Arc;
 use tinygpt_ir::random::index_extents;
 use tinygpt_ir::{DType, Graph, ParamKind, StateRole, TensorType};
 
+/// What a run's directory and configuration call its graph, where its model is one.
+pub const GRAPH_FILE: &str = "model.gir";
+
 /// Values that a token can have.
 const BYTES: usize = 256;
+
+/// Differences that a message lists of each side.
+const SHOWN: usize = 4;
 
 /// A model, as everything that compiles one takes it.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,6 +103,43 @@ impl Architecture {
         match self {
             Self::Gpt(config) => config.check_bytes(),
             Self::Graph(_) => Ok(()),
+        }
+    }
+
+    /// Checks that it is the `expected` one; the error lists what differs and begins with `origin`, which names where this one was found.
+    pub fn check_is(&self, expected: &Architecture, origin: &str) -> Result<()> {
+        let kind = |of: &Architecture| match of {
+            Self::Gpt(_) => "a GPT".to_owned(),
+            Self::Graph(model) => format!("the graph {}", model.graph.name),
+        };
+        match (self, expected) {
+            (Self::Gpt(found), Self::Gpt(expected)) => {
+                let differences = found.differences(expected);
+                if differences.is_empty() {
+                    return Ok(());
+                }
+                Err(Error::input(format!("{origin} is another model: {}", differences.join("; "))))
+            }
+            (Self::Graph(found), Self::Graph(expected)) => {
+                let [found, expected] = [found, expected].map(|model| weight_shapes(&model.graph));
+                let show = |list: &[(String, Vec<usize>)]| -> Vec<String> {
+                    list.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect()
+                };
+                let (found, expected) = (show(&found), show(&expected));
+                let without = |a: &[String], b: &[String]| -> Vec<String> {
+                    a.iter().filter(|w| !b.contains(w)).take(SHOWN).cloned().collect()
+                };
+                let (extra, missing) = (without(&found, &expected), without(&expected, &found));
+                if extra.is_empty() && missing.is_empty() {
+                    return Ok(());
+                }
+                Err(Error::input(format!(
+                    "{origin} is another model: it has the weights {}, and {} were expected",
+                    or_none(&extra),
+                    or_none(&missing)
+                )))
+            }
+            _ => Err(Error::input(format!("{origin} is {}, and {} was expected", kind(self), kind(expected)))),
         }
     }
 

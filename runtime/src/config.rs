@@ -333,6 +333,13 @@ impl ModelConfig {
         })
     }
 
+    /// The keys in which it differs from `expected`, each as `d_model is 48, expected 96`.
+    pub fn differences(&self, expected: &Self) -> Vec<String> {
+        let [found, expected] = [self, expected].map(|config| toml::Table::try_from(config).unwrap_or_default());
+        let differ = Self::KEYS.iter().filter(|key| found.get(**key) != expected.get(**key));
+        differ.map(|key| format!("{key} is {}, expected {}", found[*key], expected[*key])).collect()
+    }
+
     /// Checks that bytes can be its tokens, which training, sampling and evaluating need.
     pub fn check_bytes(&self) -> Result<()> {
         require(self.vocab == 256, || {

@@ -28,6 +28,7 @@ pub mod error;
 pub mod evaluate;
 pub mod executor;
 pub mod fixture;
+pub mod formats;
 pub mod generate;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod gpu;

@@ -4,6 +4,7 @@
 //! object a line, by rising step, and no step twice: resuming cuts it back to the checkpoint's step; what was logged is
 //! on file when the call returns.
 
+pub use crate::architecture::GRAPH_FILE;
 use crate::config::RunConfig;
 use crate::{Error, Result, checkpoint};
 use serde::{Deserialize, Serialize};
@@ -19,8 +20,6 @@ const CONFIG_FILE: &str = "config.toml";
 const METRICS_FILE: &str = "metrics.jsonl";
 const SAMPLES_FILE: &str = "samples.txt";
 const PLAN_FILE: &str = "plan";
-/// The graph that a run trains, where its model is one; what its config.toml calls it.
-pub const GRAPH_FILE: &str = "model.gir";
 
 /// One line of metrics.jsonl. A number that is not finite is written as null.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

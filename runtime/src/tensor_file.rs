@@ -4,13 +4,15 @@
 //! all tensors without gaps. Invariants:
 //! - **Equal content gives equal bytes.** Keys are sorted. That is why the header is written here: the crate keeps the
 //!   string map in a `HashMap`, whose order differs from run to run as soon as it has two entries.
-//! - **No file can panic the reader.** The crate checks the header; every range is checked again when it is cut, and
-//!   sizes are compared with the bytes there before memory is asked for.
+//! - **No file can panic the reader.** [`header`] checks all that a file says against the bytes there, before memory is asked for.
+
+mod header;
 
 use crate::error::one_line;
 use crate::tensor::{DType, HostTensor};
 use crate::{Error, Result};
-use safetensors::{Dtype, SafeTensors};
+use header::Header;
+use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -79,8 +81,7 @@ fn encode<'a, E>(
 pub struct TensorFile {
     name: String,
     bytes: Vec<u8>,
-    data_at: usize,
-    header: safetensors::tensor::Metadata,
+    header: Header,
 }
 
 impl TensorFile {
@@ -92,31 +93,35 @@ impl TensorFile {
 
     /// Parses a file's bytes; `name` is for messages.
     pub fn parse(bytes: Vec<u8>, name: &str) -> Result<Self> {
-        let (header_len, header) = SafeTensors::read_metadata(&bytes).map_err(|cause| {
+        let header = Header::parse(&bytes).map_err(|cause| {
             Error::input(format!(
                 "{name} is truncated or not a safetensors file ({}): use another copy of it",
                 one_line(cause)
             ))
         })?;
-        Ok(Self { name: name.to_owned(), data_at: 8 + header_len, bytes, header })
+        Ok(Self { name: name.to_owned(), bytes, header })
     }
 
     /// The value of a metadata key.
     pub fn metadata(&self, key: &str) -> Option<&str> {
-        self.header.metadata().as_ref()?.get(key).map(String::as_str)
+        self.header.metadata.get(key).map(String::as_str)
     }
 
-    /// Tensor names, in the order of the file.
+    /// Tensor names, in the order of names.
     pub fn names(&self) -> Vec<String> {
-        self.header.offset_keys()
+        self.header.tensors.keys().cloned().collect()
     }
 
     /// Element type, shape and bytes of a tensor; an error when the file has none of this name.
     pub fn raw(&self, name: &str) -> Result<(Dtype, &[usize], &[u8])> {
-        let info =
-            self.header.info(name).ok_or_else(|| Error::input(format!("{} has no tensor named {name}", self.name)))?;
+        let info = self
+            .header
+            .tensors
+            .get(name)
+            .ok_or_else(|| Error::input(format!("{} has no tensor named {name}", self.name)))?;
         let (from, to) = info.data_offsets;
-        let bytes = self.bytes[self.data_at..].get(from..to).ok_or_else(|| {
+        let data = self.bytes.get(self.header.data_at..);
+        let bytes = data.and_then(|data| data.get(from..to)).ok_or_else(|| {
             Error::input(format!("{} is damaged: the bytes of {name} lie outside the file", self.name))
         })?;
         Ok((info.dtype, &info.shape, bytes))
@@ -141,6 +146,17 @@ impl TensorFile {
         HostTensor::from_bytes(dtype, shape, bytes)
     }
 
+    /// Checks that every tensor is f32, which weights are.
+    pub fn only_f32(&self) -> Result<()> {
+        match self.header.tensors.iter().find(|(_, info)| info.dtype != Dtype::F32) {
+            None => Ok(()),
+            Some((name, info)) => Err(Error::input(format!(
+                "{name} in {} holds {}, and weights are F32: convert it (in PyTorch: model.float())",
+                self.name, info.dtype
+            ))),
+        }
+    }
+
     /// Every tensor.
     pub fn tensors(&self) -> Result<Tensors> {
         self.names().into_iter().map(|name| Ok((name.clone(), self.tensor(&name)?))).collect()
@@ -161,6 +177,7 @@ fn file_type(dtype: DType) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use safetensors::SafeTensors;
 
     fn sample() -> (Tensors, BTreeMap<String, String>) {
         let tensors = Tensors::from([
@@ -224,6 +241,114 @@ mod tests {
             }
         }
         assert!(refused > 300, "only {refused} damaged files were refused");
+    }
+
+    /// A file with this header and `data` bytes of zeros.
+    fn with_header(header: &str, data: usize) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.resize(bytes.len() + data, 0);
+        bytes
+    }
+
+    fn refusal(bytes: Vec<u8>) -> String {
+        let error = TensorFile::parse(bytes, "t").err().expect("a bad file was read").to_string();
+        let cause = error.strip_prefix("t is truncated or not a safetensors file (").expect(&error);
+        cause.strip_suffix("): use another copy of it").expect(&error).to_owned()
+    }
+
+    #[test]
+    fn hostile_headers_are_one_sentence_each() {
+        for length in [u64::MAX, 1 << 40, 100_000_001] {
+            let mut bytes = length.to_le_bytes().to_vec();
+            bytes.extend(b"{}");
+            assert_eq!(refusal(bytes), format!("its header is said to have {length} bytes, and 100000000 are allowed"));
+        }
+        let mut long = 99_999_999u64.to_le_bytes().to_vec();
+        long.extend(b"{}");
+        assert_eq!(refusal(long), "its header is said to have 99999999 bytes, and 2 follow");
+        let two = |a: &str, b: &str| {
+            format!(
+                r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":{a}}},"b":{{"dtype":"F32","shape":[2],"data_offsets":{b}}}}}"#
+            )
+        };
+        TensorFile::parse(with_header(&two("[8,16]", "[0,8]"), 16), "t").unwrap();
+        for (header, data, cause) in [
+            (
+                two("[0,8]", "[4,12]"),
+                12,
+                "\"b\" overlaps the tensor before it: it begins at byte 4, and that ends at 8",
+            ),
+            (two("[0,8]", "[0,8]"), 8, "\"b\" overlaps the tensor before it: it begins at byte 0, and that ends at 8"),
+            (two("[0,8]", "[12,20]"), 20, "bytes 8 to 12 before \"b\" belong to no tensor"),
+            (two("[4,12]", "[12,20]"), 20, "bytes 0 to 4 before \"a\" belong to no tensor"),
+            (two("[0,8]", "[8,16]"), 20, "its tensors end at byte 16 of 20"),
+            (two("[0,8]", "[8,16]"), 12, "\"b\" lies at bytes 8 to 16 of 12"),
+            (two("[0,8]", "[16,8]"), 16, "\"b\" lies at bytes 16 to 8 of 16"),
+            (two("[0,8]", "[8,20]"), 20, "\"b\" is F32[2] and has 12 bytes"),
+            (two("[0,8]", "[8,18446744073709551615]"), 16, "\"b\" lies at bytes 8 to 18446744073709551615 of 16"),
+            (two("[0,8]", "[8,16]").replace("\"b\"", "\"a\""), 16, "its header cannot be read: \"a\" is there twice"),
+            (two("[0,8]", "[8,-1]"), 16, "its header cannot be read: invalid value: integer `-1`, expected usize"),
+            (two("[0,8]", "[8,16,24]"), 16, "its header cannot be read: trailing characters"),
+            (two("[0,8]", "[8,16]").replace("F32", "F31"), 16, "its header cannot be read: unknown variant `F31`"),
+            (
+                two("[0,8]", "[8,16]").replace("[2]", "[9223372036854775807,4]"),
+                16,
+                "\"a\" is F32[9223372036854775807, 4] and has 8 bytes",
+            ),
+            (r#"{"__metadata__":{"k":"1","k":"2"}}"#.into(), 0, "its header cannot be read: \"k\" is there twice"),
+            (
+                r#"{"__metadata__":{},"__metadata__":{}}"#.into(),
+                0,
+                "its header cannot be read: __metadata__ is there twice",
+            ),
+            (r#"{"__metadata__":{"k":1}}"#.into(), 0, "its header cannot be read: invalid type: integer `1`"),
+            (r#"[]"#.into(), 0, "its header cannot be read: invalid type: sequence, expected an object of tensors"),
+            (r#"{"a":"#.repeat(100_000), 0, "its header cannot be read: "),
+            (format!(r#"{{"a":{}"#, "[".repeat(100_000)), 0, "its header cannot be read: "),
+            (
+                format!(r#"{{"a":{{"dtype":"F32","shape":[],"data_offsets":[0,4],"more":{}"#, "[".repeat(100_000)),
+                4,
+                "its header cannot be read: ",
+            ),
+        ] {
+            let found = refusal(with_header(&header, data));
+            assert!(found.starts_with(cause), "{found:?}, and {cause:?} was expected");
+            assert!(found.len() < 300, "{found}");
+        }
+    }
+
+    /// Headers of random parts: what the safetensors crate refuses, we refuse; and what we refuse beyond it has a name twice.
+    #[test]
+    fn the_safetensors_crate_agrees() {
+        let mut stream = 1u32;
+        let mut draw = |n: usize| {
+            stream = stream.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (stream >> 16) as usize % n
+        };
+        let (mut read, mut refused) = (0, 0);
+        for _ in 0..20_000 {
+            let mut at = 0;
+            let parts: Vec<String> = (0..draw(4))
+                .map(|_| {
+                    let (name, dtype, size) = (draw(4), draw(2), draw(3));
+                    let bytes = size * [4, 2][dtype];
+                    let from = at + [0, 0, 0, 0, 0, 0, 0, 4][draw(8)];
+                    at = from + bytes + [0, 0, 0, 0, 0, 0, 0, 1][draw(8)];
+                    let dtype = ["F32", "BF16"][dtype];
+                    format!(r#""{name}":{{"dtype":"{dtype}","shape":[1,{size}],"data_offsets":[{from},{at}]}}"#)
+                })
+                .collect();
+            let bytes = with_header(&format!("{{{}}}", parts.join(",")), at + [0, 0, 0, 0, 0, 1][draw(6)]);
+            let ours = TensorFile::parse(bytes.clone(), "t").map(|_| ());
+            match (&ours, SafeTensors::deserialize(&bytes)) {
+                (Ok(()), Ok(_)) => read += 1,
+                (Err(_), Err(_)) => refused += 1,
+                (Err(e), Ok(_)) => assert!(e.to_string().contains("is there twice"), "{e}"),
+                (Ok(()), Err(e)) => panic!("the crate refuses what we read: {e}"),
+            }
+        }
+        assert!(read > 2000 && refused > 2000, "{read} files were read and {refused} refused");
     }
 
     #[test]

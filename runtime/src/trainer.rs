@@ -231,7 +231,7 @@ impl Trainer {
             Architecture::Graph(graph) => Some(Arc::clone(graph)),
         };
         let (step, elapsed_s, config) = (self.step, self.elapsed_s(), self.config.clone());
-        Ok(Checkpoint { step, elapsed_s, config, graph, weights, m, v })
+        Ok(Checkpoint { step, elapsed_s, val_loss: None, config, graph, weights, m, v })
     }
 
     fn tokens_per_step(&self) -> usize {

@@ -13,7 +13,7 @@ mod train;
 pub mod usage;
 
 pub use compiler::{CheckArgs, DumpArgs, GraphArgs, OptArgs, Reference, RunArgs, Stage, Target, VizArgs};
-pub use model::{BenchArgs, EvalArgs, ParityArgs, ProfileArgs, SampleArgs};
+pub use model::{BenchArgs, CheckpointArgs, EvalArgs, ParityArgs, ProfileArgs, SampleArgs};
 pub use train::{ConfigArgs, ExportArgs, ExportFormat, TrainArgs};
 
 use crate::config::{Backend, Isa};

@@ -4,6 +4,17 @@ use super::{ExecArgs, usage};
 use clap::Args;
 use std::path::PathBuf;
 
+/// A model to load.
+#[derive(Debug, Clone, Args)]
+pub struct CheckpointArgs {
+    /// Run directory (its latest checkpoint), checkpoint directory, or model file (.safetensors or .tinygpt)
+    #[arg(long, value_name = "PATH")]
+    pub checkpoint: PathBuf,
+    /// Attention heads of a model file that does not state them
+    #[arg(long, value_name = "N", value_parser = usage::whole::<usize>(1..=4096))]
+    pub heads: Option<usize>,
+}
+
 const SAMPLE_EXAMPLES: &str = "\
 Examples:
   tinygpt sample --checkpoint run --prompt \"Once upon a time\"
@@ -13,9 +24,8 @@ Examples:
 #[derive(Debug, Clone, Args)]
 #[command(after_help = SAMPLE_EXAMPLES)]
 pub struct SampleArgs {
-    /// Run directory, checkpoint directory or model file
-    #[arg(long, value_name = "PATH")]
-    pub checkpoint: PathBuf,
+    #[command(flatten)]
+    pub checkpoint: CheckpointArgs,
     /// Text to continue [default: a newline]
     #[arg(long, value_name = "S", default_value = crate::generate::DEFAULT_PROMPT, hide_default_value = true)]
     pub prompt: String,
@@ -37,9 +47,8 @@ pub struct SampleArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct EvalArgs {
-    /// Run directory, checkpoint directory or model file
-    #[arg(long, value_name = "PATH")]
-    pub checkpoint: PathBuf,
+    #[command(flatten)]
+    pub checkpoint: CheckpointArgs,
     /// File of bytes, 2 or more, all of which but the first are predicted
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,

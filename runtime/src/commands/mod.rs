@@ -17,10 +17,12 @@ pub mod sample;
 pub mod train;
 pub mod viz;
 
-use crate::cli::ExecArgs;
+use crate::architecture::Architecture;
+use crate::cli::{CheckpointArgs, ExecArgs};
 use crate::compile::ExecOptions;
 use crate::config::TrainConfig;
-use crate::{Error, Result};
+use crate::tensor_file::Tensors;
+use crate::{Error, Result, checkpoint};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use tinygpt_ir::text::Ir;
@@ -66,6 +68,11 @@ pub(crate) fn exec_options(flags: &ExecArgs, config: Option<&TrainConfig>) -> Re
         say(&gpu.notice());
     }
     Ok(options)
+}
+
+/// The architecture and weights that a command is given.
+pub(crate) fn load_model(args: &CheckpointArgs) -> Result<(Architecture, Tensors)> {
+    checkpoint::load_model(&args.checkpoint, args.heads)
 }
 
 /// What preparing programs on a GPU has to say.

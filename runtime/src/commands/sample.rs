@@ -1,8 +1,7 @@
 //! `sample`: a checkpoint continues a prompt.
 
-use super::{Ending, exec_options, print, say, say_notes};
+use super::{Ending, exec_options, load_model, print, say, say_notes};
 use crate::Result;
-use crate::checkpoint;
 use crate::cli::SampleArgs;
 use crate::generate::Generator;
 use crate::sampling::Sampler;
@@ -10,13 +9,13 @@ use std::time::{Duration, Instant};
 
 /// Prints the prompt and its continuation, byte by byte as they come, and then says how fast they came.
 pub fn run(args: &SampleArgs) -> Result<Ending> {
-    let (model, weights) = checkpoint::load_model(&args.checkpoint)?;
+    let (model, weights) = load_model(&args.checkpoint)?;
     model.check_bytes()?;
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.seed)?;
     let options = exec_options(&args.exec, None)?;
     let mut generator = Generator::new(&model, &options)?;
     say_notes(&options);
-    generator.load(&weights, &args.checkpoint.display().to_string())?;
+    generator.load(&weights, &args.checkpoint.checkpoint.display().to_string())?;
     print(args.prompt.as_bytes())?;
     let mut tokens: Vec<i32> = args.prompt.bytes().map(i32::from).collect();
     let mut speed = Speed::new(model.ctx(), tokens.len());

@@ -16,8 +16,9 @@
 use super::bundle::{Bundle, Contents, MANIFEST_FILE, StartingState, bundle};
 use super::runner::SCRIPTS;
 use crate::checkpoint::{self, Checkpoint, Model};
-use crate::config::{ModelConfig, RunConfig};
+use crate::config::RunConfig;
 use crate::error::one_line;
+use crate::formats::config_for;
 use crate::model::{forward, initial_weights};
 use crate::tensor_file::Tensors;
 use crate::{Error, Result};
@@ -46,7 +47,7 @@ impl Source {
         {
             return Ok(Source::Checkpoint(Box::new(Checkpoint::load(path)?)));
         }
-        Ok(Source::Weights(config_of(&model)?, weights))
+        Ok(Source::Weights(config_for(&model)?, weights))
     }
 
     fn config(&self) -> &RunConfig {
@@ -76,19 +77,6 @@ impl Source {
             Source::Checkpoint(checkpoint) => checkpoint.write_files(dir),
         }
     }
-}
-
-/// A configuration that trains a model of this architecture.
-fn config_of(model: &ModelConfig) -> Result<RunConfig> {
-    for preset in crate::config::PRESETS {
-        let config = RunConfig::preset(preset.name)?;
-        if config.model == *model {
-            return Ok(config);
-        }
-    }
-    let mut config = RunConfig::preset(crate::config::DEFAULT_PRESET)?;
-    config.model = model.clone();
-    Ok(config)
 }
 
 /// Writes the export of `source` as the folder `out`. Errors: `out` holds something else; the model fits no module.
