@@ -8,7 +8,7 @@ macro_rules! files {
 
 /// Scripts of an export, by file name; `index.js` is what a page imports.
 pub const SCRIPTS: &[(&str, &str)] = files! {
-    "data.js" "engine.js" "features.js" "index.js" "load.js" "manifest.js" "rng.js" "runner.js" "safetensors.js" "sampling.js" "schedule.js"
+    "data.js" "engine.js" "features.js" "index.js" "load.js" "manifest.js" "rng.js" "runner.js" "safetensors.js" "sampling.js" "schedule.js" "state.js"
     "worker.js"
 };
 

@@ -10,13 +10,9 @@ import { compileModule, cores, Engine } from './engine.js';
 import { onWindow, probe, whyNothing, whyOneThread } from './features.js';
 import { loaderOf } from './load.js';
 import { parseManifest } from './manifest.js';
-import { readTensors, writeTensors } from './safetensors.js';
 import { crossEntropy, Sampler } from './sampling.js';
 import { learningRate } from './schedule.js';
-/** State prefixes of the first and second moments, and their prefixes in optim.safetensors. */
-const MOMENTS = [['adam.m.', 'm.'], ['adam.v.', 'v.']];
-/** Version of state.json. */
-const STATE_VERSION = 1;
+import { formatState, readState } from './state.js';
 /** See the module's invariants. */
 export class Runner {
     manifest;
@@ -57,6 +53,11 @@ export class Runner {
     /** Steps done. */
     get step() {
         return this.#step;
+    }
+    /** Rows and tokens of a batch. */
+    get shape() {
+        const [batch, ctx] = this.#slot(this.#entry('train'), 'ids').shape;
+        return [batch, ctx];
     }
     /** The text to train on: its last tenth validates, or all of `validation`. */
     setData(text, validation) {
@@ -100,7 +101,7 @@ export class Runner {
         let total = 0;
         for (let from = 0; from < bytes; from += ctx) {
             const to = Math.min(from + ctx, bytes);
-            const logits = this.#logits(text.subarray(from, to));
+            const logits = this.logits(text.subarray(from, to));
             for (let at = from; at < to; at++) {
                 total += crossEntropy(logits.subarray((at - from) * vocab, (at - from + 1) * vocab), text[at + 1]);
             }
@@ -135,7 +136,7 @@ export class Runner {
         for (let index = 0; index < tokens; index++) {
             let logits;
             if (text.length > ctx) {
-                logits = this.#logits(Uint8Array.from(text.slice(-ctx))).subarray((ctx - 1) * vocab);
+                logits = this.logits(Uint8Array.from(text.slice(-ctx))).subarray((ctx - 1) * vocab);
             }
             else {
                 for (; cached < text.length - 1; cached++)
@@ -150,46 +151,21 @@ export class Runner {
     }
     /** The state as the files of a native checkpoint, which `tinygpt` reads. */
     exportState() {
-        const read = (prefix, name) => {
-            const slot = this.#slot(this.#entry('train'), prefix + name);
-            // Copied, since the slot changes with the next step.
-            return { shape: slot.shape, data: this.#engine.f32(slot).slice() };
-        };
         const { weights, config } = this.manifest;
-        const model = new Map(weights.map((name) => [name, read('', name)]));
-        const moments = MOMENTS.flatMap(([state, file]) => weights.map((name) => [file + name, read(state, name)]));
-        const state = { version: STATE_VERSION, step: this.#step, seed: config.train.seed, elapsed_s: this.#elapsed, config };
-        return {
-            model: writeTensors({ tensors: model, metadata: { format: 'pt', 'tinygpt.model': JSON.stringify(config.model) } }),
-            optim: writeTensors({ tensors: new Map(moments), metadata: { format: 'pt' } }),
-            state: new TextEncoder().encode(JSON.stringify(state, null, 2)),
-        };
+        const entry = this.#entry('train');
+        return formatState({ config, weights, step: this.#step, elapsed: this.#elapsed }, (name) => {
+            const slot = this.#slot(entry, name);
+            return { shape: slot.shape, data: this.#engine.f32(slot) };
+        });
     }
     /** Takes the state of a checkpoint of the same architecture. */
-    importState({ model, optim, state }) {
-        const weights = readTensors(model, 'model.safetensors').tensors;
-        const moments = optim && readTensors(optim, 'optim.safetensors').tensors;
-        const [step, elapsed] = state ? parseState(state) : [0, 0];
+    importState(files) {
         const entry = this.#entry('train');
-        // Everything is checked before anything is written.
-        const writes = this.manifest.weights.flatMap((name) => [
-            [this.#slot(entry, name), fitting(weights, name, this.#slot(entry, name), 'model.safetensors')],
-            ...MOMENTS.map(([prefix, file]) => {
-                const slot = this.#slot(entry, prefix + name);
-                return [slot, moments && fitting(moments, file + name, slot, 'optim.safetensors')];
-            }),
-        ]);
-        for (const [file, found, expected] of [
-            ['model.safetensors', weights.size, this.manifest.weights.length],
-            ['optim.safetensors', moments?.size ?? 0, moments ? 2 * this.manifest.weights.length : 0],
-        ]) {
-            if (found !== expected)
-                throw new Error(`${file} holds ${found} tensors, and the model has ${expected}: use a checkpoint of this model`);
-        }
-        for (const [slot, tensor] of writes) {
-            const to = this.#engine.f32(slot);
-            if (tensor)
-                to.set(tensor.data);
+        const { step, elapsed, values } = readState(files, this.manifest.weights, (name) => this.#slot(entry, name).shape);
+        for (const [name, value] of values) {
+            const to = this.#f32(entry, name);
+            if (value)
+                to.set(value);
             else
                 to.fill(0);
         }
@@ -199,8 +175,8 @@ export class Runner {
     async close() {
         await this.#engine.close();
     }
-    /** The logits (rows of vocab) of up to ctx bytes; only the rows of `text` mean something. */
-    #logits(text) {
+    /** The logits (rows of vocab) of up to ctx bytes, in place; only the rows of `text` mean something. */
+    logits(text) {
         const entry = this.#entry('logits');
         const ids = this.#i32(entry, 'ids');
         ids.fill(0);
@@ -272,30 +248,4 @@ function checkBytes(vocab) {
     if (vocab !== 256) {
         throw new Error(`text is read as bytes, which need vocab 256, and vocab is ${vocab}: such a model can only be benchmarked`);
     }
-}
-/** The tensor of this name, which must have the slot's shape. */
-function fitting(tensors, name, slot, file) {
-    const tensor = tensors.get(name);
-    if (tensor === undefined)
-        throw new Error(`${file} does not fit the model: ${name} is missing`);
-    if (tensor.shape.join() !== slot.shape.join()) {
-        throw new Error(`${file} does not fit the model: ${name} is [${tensor.shape}] instead of [${slot.shape}]`);
-    }
-    return tensor;
-}
-/** Steps done and seconds of training of a state.json. */
-function parseState(file) {
-    let state;
-    try {
-        state = JSON.parse(new TextDecoder().decode(file));
-    }
-    catch (error) {
-        throw new Error(`state.json is truncated or damaged (${error.message}): use another checkpoint`);
-    }
-    if (state.version !== STATE_VERSION) {
-        throw new Error(`state.json has format version ${state.version}, and this runner reads version ${STATE_VERSION}: use the runner of that tinygpt`);
-    }
-    if (!Number.isSafeInteger(state.step))
-        throw new Error(`state.json states ${state.step} steps, and a number of steps was expected`);
-    return [state.step, Number(state.elapsed_s) || 0];
 }

@@ -16,4 +16,5 @@ export type { Loader } from './load.js';
 export { parseManifest } from './manifest.js';
 export type { Entry, Layout, Manifest, Slot, Variant } from './manifest.js';
 export { Runner } from './runner.js';
-export type { Evaluation, RunnerOptions, SampleOptions, StateFiles, StepResult } from './runner.js';
+export type { Evaluation, RunnerOptions, SampleOptions, StepResult } from './runner.js';
+export type { StateFiles } from './state.js';

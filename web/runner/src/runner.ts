@@ -14,16 +14,10 @@ import { loaderOf } from './load.js';
 import type { Loader } from './load.js';
 import { parseManifest } from './manifest.js';
 import type { Entry, Manifest, Slot, Variant } from './manifest.js';
-import { readTensors, writeTensors } from './safetensors.js';
-import type { Tensor } from './safetensors.js';
 import { crossEntropy, Sampler } from './sampling.js';
 import { learningRate } from './schedule.js';
-
-/** State prefixes of the first and second moments, and their prefixes in optim.safetensors. */
-const MOMENTS = [['adam.m.', 'm.'], ['adam.v.', 'v.']] as const;
-
-/** Version of state.json. */
-const STATE_VERSION = 1;
+import { formatState, readState } from './state.js';
+import type { StateFiles } from './state.js';
 
 export interface RunnerOptions {
   /** Threads that run a step, this one included. Default: one a core where threads work, otherwise 1. */
@@ -66,16 +60,6 @@ export interface SampleOptions {
   topK?: number;
   /** The same seed gives the same text. Default: 42. */
   seed?: number;
-}
-
-/** The files of a native checkpoint. */
-export interface StateFiles {
-  /** model.safetensors: the weights. */
-  model: Uint8Array;
-  /** optim.safetensors: Adam's moments; without it they are zeros. */
-  optim?: Uint8Array | undefined;
-  /** state.json: steps done and the configuration; without it no step is done. */
-  state?: Uint8Array | undefined;
 }
 
 /** See the module's invariants. */
@@ -124,6 +108,12 @@ export class Runner {
     return this.#step;
   }
 
+  /** Rows and tokens of a batch. */
+  get shape(): [batch: number, ctx: number] {
+    const [batch, ctx] = this.#slot(this.#entry('train'), 'ids').shape;
+    return [batch as number, ctx as number];
+  }
+
   /** The text to train on: its last tenth validates, or all of `validation`. */
   setData(text: Uint8Array, validation?: Uint8Array): void {
     const { model, train } = this.manifest.config;
@@ -168,7 +158,7 @@ export class Runner {
     let total = 0;
     for (let from = 0; from < bytes; from += ctx) {
       const to = Math.min(from + ctx, bytes);
-      const logits = this.#logits(text.subarray(from, to));
+      const logits = this.logits(text.subarray(from, to));
       for (let at = from; at < to; at++) {
         total += crossEntropy(logits.subarray((at - from) * vocab, (at - from + 1) * vocab), text[at + 1] as number);
       }
@@ -203,7 +193,7 @@ export class Runner {
     for (let index = 0; index < tokens; index++) {
       let logits: Float32Array;
       if (text.length > ctx) {
-        logits = this.#logits(Uint8Array.from(text.slice(-ctx))).subarray((ctx - 1) * vocab);
+        logits = this.logits(Uint8Array.from(text.slice(-ctx))).subarray((ctx - 1) * vocab);
       } else {
         for (; cached < text.length - 1; cached++) this.#decode(text[cached] as number, cached);
         logits = this.#decode(text[cached] as number, cached);
@@ -217,45 +207,21 @@ export class Runner {
 
   /** The state as the files of a native checkpoint, which `tinygpt` reads. */
   exportState(): Required<StateFiles> {
-    const read = (prefix: string, name: string): Tensor => {
-      const slot = this.#slot(this.#entry('train'), prefix + name);
-      // Copied, since the slot changes with the next step.
-      return { shape: slot.shape, data: this.#engine.f32(slot).slice() };
-    };
     const { weights, config } = this.manifest;
-    const model = new Map(weights.map((name) => [name, read('', name)]));
-    const moments = MOMENTS.flatMap(([state, file]) => weights.map((name) => [file + name, read(state, name)] as const));
-    const state = { version: STATE_VERSION, step: this.#step, seed: config.train.seed, elapsed_s: this.#elapsed, config };
-    return {
-      model: writeTensors({ tensors: model, metadata: { format: 'pt', 'tinygpt.model': JSON.stringify(config.model) } }),
-      optim: writeTensors({ tensors: new Map(moments), metadata: { format: 'pt' } }),
-      state: new TextEncoder().encode(JSON.stringify(state, null, 2)),
-    };
+    const entry = this.#entry('train');
+    return formatState({ config, weights, step: this.#step, elapsed: this.#elapsed }, (name) => {
+      const slot = this.#slot(entry, name);
+      return { shape: slot.shape, data: this.#engine.f32(slot) };
+    });
   }
 
   /** Takes the state of a checkpoint of the same architecture. */
-  importState({ model, optim, state }: StateFiles): void {
-    const weights = readTensors(model, 'model.safetensors').tensors;
-    const moments = optim && readTensors(optim, 'optim.safetensors').tensors;
-    const [step, elapsed] = state ? parseState(state) : [0, 0];
+  importState(files: StateFiles): void {
     const entry = this.#entry('train');
-    // Everything is checked before anything is written.
-    const writes = this.manifest.weights.flatMap((name) => [
-      [this.#slot(entry, name), fitting(weights, name, this.#slot(entry, name), 'model.safetensors')] as const,
-      ...MOMENTS.map(([prefix, file]) => {
-        const slot = this.#slot(entry, prefix + name);
-        return [slot, moments && fitting(moments, file + name, slot, 'optim.safetensors')] as const;
-      }),
-    ]);
-    for (const [file, found, expected] of [
-      ['model.safetensors', weights.size, this.manifest.weights.length],
-      ['optim.safetensors', moments?.size ?? 0, moments ? 2 * this.manifest.weights.length : 0],
-    ] as const) {
-      if (found !== expected) throw new Error(`${file} holds ${found} tensors, and the model has ${expected}: use a checkpoint of this model`);
-    }
-    for (const [slot, tensor] of writes) {
-      const to = this.#engine.f32(slot);
-      if (tensor) to.set(tensor.data);
+    const { step, elapsed, values } = readState(files, this.manifest.weights, (name) => this.#slot(entry, name).shape);
+    for (const [name, value] of values) {
+      const to = this.#f32(entry, name);
+      if (value) to.set(value);
       else to.fill(0);
     }
     [this.#step, this.#elapsed] = [step, elapsed];
@@ -266,8 +232,8 @@ export class Runner {
     await this.#engine.close();
   }
 
-  /** The logits (rows of vocab) of up to ctx bytes; only the rows of `text` mean something. */
-  #logits(text: Uint8Array): Float32Array {
+  /** The logits (rows of vocab) of up to ctx bytes, in place; only the rows of `text` mean something. */
+  logits(text: Uint8Array): Float32Array {
     const entry = this.#entry('logits');
     const ids = this.#i32(entry, 'ids');
     ids.fill(0);
@@ -348,29 +314,4 @@ function checkBytes(vocab: number): void {
   if (vocab !== 256) {
     throw new Error(`text is read as bytes, which need vocab 256, and vocab is ${vocab}: such a model can only be benchmarked`);
   }
-}
-
-/** The tensor of this name, which must have the slot's shape. */
-function fitting(tensors: Map<string, Tensor>, name: string, slot: Slot, file: string): Tensor {
-  const tensor = tensors.get(name);
-  if (tensor === undefined) throw new Error(`${file} does not fit the model: ${name} is missing`);
-  if (tensor.shape.join() !== slot.shape.join()) {
-    throw new Error(`${file} does not fit the model: ${name} is [${tensor.shape}] instead of [${slot.shape}]`);
-  }
-  return tensor;
-}
-
-/** Steps done and seconds of training of a state.json. */
-function parseState(file: Uint8Array): [number, number] {
-  let state: { version?: unknown; step?: unknown; elapsed_s?: unknown };
-  try {
-    state = JSON.parse(new TextDecoder().decode(file));
-  } catch (error) {
-    throw new Error(`state.json is truncated or damaged (${(error as Error).message}): use another checkpoint`);
-  }
-  if (state.version !== STATE_VERSION) {
-    throw new Error(`state.json has format version ${state.version}, and this runner reads version ${STATE_VERSION}: use the runner of that tinygpt`);
-  }
-  if (!Number.isSafeInteger(state.step)) throw new Error(`state.json states ${state.step} steps, and a number of steps was expected`);
-  return [state.step as number, Number(state.elapsed_s) || 0];
 }
