@@ -1,19 +1,28 @@
 //! The training step: gradients, clipping by the global norm and AdamW (Loshchilov and Hutter 2019) as part of the graph.
 //!
-//! Interface of the graph it makes
-//! - Inputs: those of the forward graph, and two f32 scalars: `lr`, the learning rate of this step, and `step`, which counts
-//!   from 1.
-//! - States: the weights, and for each weight NAME the moments `adam.m.NAME` and `adam.v.NAME`, which start as zeros.
-//! - Outputs: `loss` and `grad_norm` (before clipping), both before the update; on request the gradients `grad.NAME`, before
-//!   clipping, too.
+//! One batch a step is one graph ([`training_step`]); several micro-batches a step are two, of which the first runs once a micro-batch and
+//! the second once a step ([`accumulate_step`], [`update_step`]).
+//!
+//! | graph | inputs besides the forward graph's | states | outputs |
+//! |---|---|---|---|
+//! | training step | `lr`, `step` | weights, moments | `loss`, `grad_norm`; on request the gradients `grad.NAME`, before clipping |
+//! | accumulate | `micro` | weights, which it only reads, and sums `grad.NAME` | `loss` |
+//! | update | `lr`, `step`, `loss`, sums `grad.NAME`; none of the forward graph's | weights, moments | `grad_norm` |
+//!
+//! - Inputs, f32 scalars: `lr`, the learning rate of this step; `step`, which counts from 1; `micro`, which counts the micro-batches of a step
+//!   from 0, and with 0 begins new sums; `loss` of the update, the mean over the micro-batches.
+//! - States: each weight NAME has the moments `adam.m.NAME` and `adam.v.NAME`, which start as zeros.
+//! - Outputs: `loss` and `grad_norm` (of the mean gradient, before clipping), both before the update.
 //!
 //! Invariants
-//! - When the gradient norm is not finite, every weight and moment keeps its value: the update is predicated in the graph.
+//! - When the loss or the gradient norm is not finite, every weight and moment keeps its value: the update is predicated in the graph.
 //! - Weight decay applies to weights of two or more dimensions only.
+//! - N micro-batches make the step of one batch of all their rows, to rounding, where the loss is a mean over rows: the mean of N gradients
+//!   is the gradient of the mean.
 
 use tinygpt_ir::error::GraphError;
 use tinygpt_ir::op::AdamWPart;
-use tinygpt_ir::{Arena, Builder, Graph, Init, NodeId, Op, ParamId, ParamKind, StateRole, T, TensorType};
+use tinygpt_ir::{Arena, Builder, DType, Graph, Init, NodeId, Op, ParamId, ParamKind, StateRole, T, TensorType};
 
 use crate::autodiff::{Gradients, gradients, scalar_output};
 use crate::rebuild::param_nodes;
@@ -55,7 +64,7 @@ pub fn training_step_with_gradients(forward: &Graph, adamw: &AdamWConfig) -> Res
 ///
 /// Errors: as of [`training_step`].
 pub fn loss_and_gradients(forward: &Graph) -> Result<Graph, Box<GraphError>> {
-    let (mut graph, weights, grads) = differentiated(forward)?;
+    let Differentiated { mut graph, loss: _, grads, weights } = differentiate(forward)?;
     for (weight, grad) in weights.iter().zip(grads) {
         let name = format!("grad.{}", graph.params[*weight].name);
         graph.outputs.push((name, grad));
@@ -64,51 +73,110 @@ pub fn loss_and_gradients(forward: &Graph) -> Result<Graph, Box<GraphError>> {
     Ok(graph)
 }
 
-/// The forward graph with the output `loss` alone and its gradients, the weights, and the gradient of each.
-fn differentiated(forward: &Graph) -> Result<(Graph, Vec<ParamId>, Vec<NodeId>), Box<GraphError>> {
-    let loss = scalar_output(forward, "loss")?;
-    let weights: Vec<ParamId> = forward.params.iter().filter(|(_, p)| p.is_weight()).map(|(id, _)| id).collect();
-    if weights.is_empty() {
-        return Err(crate::error("training_step", "the graph has no weight to train; declare one".to_string()));
+/// Adds the gradient of one micro-batch to the sums of those before it: see the module comment.
+///
+/// Errors: as [`training_step`], with the names `micro` and `grad.NAME`.
+pub fn accumulate_step(forward: &Graph) -> Result<Graph, Box<GraphError>> {
+    let Differentiated { graph, loss: _, grads, weights } = differentiate(forward)?;
+    let names: Vec<String> = weights.iter().map(|w| graph.params[*w].name.clone()).collect();
+    let b = Builder::on(graph);
+    let started = b.input("micro", TensorType::f32([])).gt(0.0);
+    for (name, grad) in names.iter().zip(grads) {
+        let grad = b.handle(grad);
+        let sum = b.state(&format!("grad.{name}"), grad.ty(), Init::Zeros, StateRole::Optimizer);
+        let _scope = b.scope(format!("accumulate/{name}"));
+        b.update(sum, started.select(sum, 0.0) + grad);
     }
-    let only_loss = Graph { outputs: vec![("loss".to_string(), loss)], ..forward.clone() };
-    let Gradients { graph, grads } = gradients(&only_loss, "loss", &weights)?;
-    Ok((graph, weights, grads))
+    let mut graph = b.finish()?;
+    graph.name = format!("{}.accumulate", forward.name);
+    Ok(graph)
+}
+
+/// Ends a step of `micro_batches` micro-batches, whose gradients have been summed: see the module comment.
+///
+/// Errors: the graph has no weight, or a name that this pass needs is taken.
+pub fn update_step(forward: &Graph, adamw: &AdamWConfig, micro_batches: u64) -> Result<Graph, Box<GraphError>> {
+    let b = Builder::new(format!("{}.update", forward.name));
+    let mut weights = Vec::new();
+    for p in forward.params.values() {
+        if let ParamKind::State { init, role: StateRole::Weight } = p.kind {
+            weights.push((p.name.clone(), b.state(&p.name, p.ty.clone(), init, StateRole::Weight)));
+        }
+    }
+    some_weight(weights.len())?;
+    let share = 1.0 / micro_batches as f64;
+    let grads: Vec<T<'_>> = weights.iter().map(|(name, p)| b.input(format!("grad.{name}"), p.ty()) * share).collect();
+    let loss = b.input("loss", TensorType::f32([]));
+    apply(&b, adamw, loss, &weights, &grads);
+    b.finish()
 }
 
 fn step(forward: &Graph, adamw: &AdamWConfig, output_gradients: bool) -> Result<Graph, Box<GraphError>> {
-    let (graph, weights, grads) = differentiated(forward)?;
-    let names: Vec<String> = weights.iter().map(|w| graph.params[*w].name.clone()).collect();
-
+    let Differentiated { graph, loss, grads, weights } = differentiate(forward)?;
     let read = param_nodes(&graph);
+    let names: Vec<String> = weights.iter().map(|w| graph.params[*w].name.clone()).collect();
     let b = Builder::on(graph);
     let grads: Vec<T<'_>> = grads.into_iter().map(|g| b.handle(g)).collect();
+    // A weight that nothing reads has no node yet.
+    let node = |w: ParamId| read[w].map_or_else(|| b.node(Op::Param(w), &[]), |id| b.handle(id));
+    let weights: Vec<(String, T<'_>)> = names.into_iter().zip(weights.into_iter().map(node)).collect();
+    apply(&b, adamw, b.handle(loss), &weights, &grads);
+    if output_gradients {
+        weights.iter().zip(&grads).for_each(|((name, _), grad)| b.output(format!("grad.{name}"), *grad));
+    }
+    let mut graph = b.finish()?;
+    graph.name = format!("{}.train", forward.name);
+    Ok(graph)
+}
+
+/// A forward graph with its output `loss` alone, and the gradients of that.
+struct Differentiated {
+    graph: Graph,
+    loss: NodeId,
+    /// Of the weights, in their order.
+    grads: Vec<NodeId>,
+    weights: Vec<ParamId>,
+}
+
+fn differentiate(forward: &Graph) -> Result<Differentiated, Box<GraphError>> {
+    let loss = scalar_output(forward, "loss")?;
+    let weights: Vec<ParamId> = forward.params.iter().filter(|(_, p)| p.is_weight()).map(|(id, _)| id).collect();
+    some_weight(weights.len())?;
+    let only_loss = Graph { outputs: vec![("loss".to_string(), loss)], ..forward.clone() };
+    let Gradients { graph, grads } = gradients(&only_loss, "loss", &weights)?;
+    let loss = scalar_output(&graph, "loss")?;
+    Ok(Differentiated { graph, loss, grads, weights })
+}
+
+fn some_weight(count: usize) -> Result<(), Box<GraphError>> {
+    match count {
+        0 => Err(crate::error("training_step", "the graph has no weight to train; declare one".to_string())),
+        _ => Ok(()),
+    }
+}
+
+/// Clips `grads` and updates `weights`, named as given: inputs `lr` and `step`, the moments, the output `grad_norm`.
+fn apply<'g>(b: &'g Builder, adamw: &AdamWConfig, loss: T<'g>, weights: &[(String, T<'g>)], grads: &[T<'g>]) {
     let lr = b.input("lr", TensorType::f32([]));
     let step = b.input("step", TensorType::f32([]));
     let scope = b.scope("optimizer");
-    let norm = b.global_norm(&grads);
-    let finite = norm.lt(f64::INFINITY);
+    let norm = b.global_norm(grads);
+    let loss = if loss.dtype() == DType::F32 { loss } else { loss.cast(DType::F32) };
+    // A NaN is not less than anything. A loss whose square is beyond f32 is as good as infinite.
+    let finite = (loss * loss).lt(f64::INFINITY).select(norm, f64::INFINITY).lt(f64::INFINITY);
     drop(scope);
     b.output("grad_norm", norm);
-    for ((weight, name), grad) in weights.iter().zip(&names).zip(&grads) {
-        if output_gradients {
-            b.output(format!("grad.{name}"), *grad);
-        }
-        // A weight that nothing reads has no node yet.
-        let p = read[*weight].map_or_else(|| b.node(Op::Param(*weight), &[]), |id| b.handle(id));
+    for ((name, p), grad) in weights.iter().zip(grads) {
         let moment = |kind: &str| b.state(&format!("{kind}.{name}"), p.ty(), Init::Zeros, StateRole::Optimizer);
         let (m, v) = (moment("adam.m"), moment("adam.v"));
         let _scope = b.scope(format!("optimizer/{name}"));
         let g = adamw.grad_clip.map_or(*grad, |max| grad.clip_by_global_norm(norm, max));
         let decay = if p.rank() >= 2 { adamw.weight_decay } else { 0.0 };
-        for (part, old) in [(AdamWPart::Param, p), (AdamWPart::Moment1, m), (AdamWPart::Moment2, v)] {
+        for (part, old) in [(AdamWPart::Param, *p), (AdamWPart::Moment1, m), (AdamWPart::Moment2, v)] {
             let new = p.adamw(part, [g, m, v, lr, step], adamw.beta1, adamw.beta2, adamw.eps, decay);
             b.update(old, finite.select(new, old));
         }
     }
-    let mut graph = b.finish()?;
-    graph.name = format!("{}.train", forward.name);
-    Ok(graph)
 }
 
 /// The forward graph with only the named outputs, in the order given, what they and the states' updates need, and the inputs that

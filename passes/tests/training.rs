@@ -11,7 +11,9 @@ use tinygpt_ir::op::{GeluForm, Op, Reduce};
 use tinygpt_ir::{Builder, DType, Graph, Init, StateRole, Tensor, TensorType};
 use tinygpt_models::{GptConfig, RecurrentConfig, gpt, recurrent};
 use tinygpt_passes::expand::expand;
-use tinygpt_passes::optimizer::{AdamWConfig, inference, training_step, training_step_with_gradients};
+use tinygpt_passes::optimizer::{
+    AdamWConfig, accumulate_step, inference, training_step, training_step_with_gradients, update_step,
+};
 use tinygpt_passes::pass::{Pass, Pipeline, Stats};
 use tinygpt_passes::simplify::simplify;
 use tinygpt_passes::split_reduce::{SplitReduce, split_reduce};
@@ -243,6 +245,82 @@ fn a_norm_that_is_not_finite_changes_nothing() {
             assert_eq!(trainer.get(&p.name), old, "{} changed on a norm of {bad}", p.name);
         }
     }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_changes_nothing() {
+    let b = Builder::new("offset");
+    let offset = b.input("offset", TensorType::f32([]));
+    let w = b.weight("w", [3], Init::Ones);
+    b.output("loss", (w * w).sum(&[0]).reshape([]) + offset);
+    let graph = training_step(&b.finish().unwrap(), &AdamWConfig::default()).unwrap();
+    let mut trainer = Trainer::new(graph, |name| (name == "w").then(|| Tensor::splat(TensorType::f32([3]), 1.0)));
+    for (offset, changes) in [(f64::NAN, false), (f64::INFINITY, false), (f64::NEG_INFINITY, false), (-7.0, true)] {
+        trainer.set("offset", offset);
+        let before = trainer.get("w").clone();
+        let out = trainer.step(0.1, 1);
+        assert!(out["grad_norm"].item().unwrap().is_finite());
+        assert_eq!(trainer.get("w") != &before, changes, "with an offset of {offset}");
+    }
+}
+
+/// Three micro-batches of two rows against one batch of six, over three steps: the same numbers, to the rounding of f64.
+#[test]
+fn micro_batches_make_the_step_of_one_batch() {
+    let model = |batch| RecurrentConfig { vocab: 6, ctx: 5, d_embed: 8, d_state: 12, batch };
+    let (whole, part) = (recurrent(&model(6)).unwrap(), recurrent(&model(2)).unwrap());
+    let adamw = AdamWConfig { grad_clip: Some(0.05), ..AdamWConfig::default() };
+    let drawn = values(&whole, 5);
+    let weight = |name: &str| {
+        let p = whole.param_named(name).filter(|p| whole.params[*p].is_weight())?;
+        Some(drawn[p.index()].clone())
+    };
+    let mut one = Trainer::new(training_step(&whole, &adamw).unwrap(), weight);
+    let mut sums = Trainer::new(accumulate_step(&part).unwrap(), weight);
+    let mut update = Trainer::new(update_step(&part, &adamw, 3).unwrap(), weight);
+    let names = weight_names(&whole);
+    assert_eq!(sums.graph.updates.len(), names.len());
+    let mut previous = 0.0;
+    for step in 1..=3 {
+        // Tokens differ from row to row and from step to step.
+        let tokens: Vec<f64> = (0..31).map(|i| ((i * i + step * 5) % 6) as f64).collect();
+        let mut total = 0.0;
+        for micro in 0..3 {
+            for (name, shift) in [("ids", 0), ("targets", 1)] {
+                let rows = |g: &Trainer| g.params[g.graph.param_named(name).unwrap().index()].ty.clone();
+                let ty = rows(&one);
+                let at = one.graph.param_named(name).unwrap().index();
+                one.params[at] = Tensor::new(ty, tokens[shift..][..30].to_vec()).unwrap();
+                let ty = rows(&sums);
+                let at = sums.graph.param_named(name).unwrap().index();
+                sums.params[at] = Tensor::new(ty, tokens[shift + 10 * micro..][..10].to_vec()).unwrap();
+            }
+            sums.set("micro", micro as f64);
+            let result = run(&sums.graph, &sums.params);
+            total += result.output("loss").unwrap().item().unwrap();
+            for (p, value) in result.updates {
+                sums.params[p.index()] = value;
+            }
+        }
+        for name in &names {
+            let at = update.graph.param_named(&format!("grad.{name}")).unwrap().index();
+            update.params[at] = sums.get(&format!("grad.{name}")).clone();
+        }
+        update.set("loss", total / 3.0);
+        let (got, want) = (update.step(0.02, step), one.step(0.02, step));
+        assert!((total / 3.0 - want["loss"].item().unwrap()).abs() < 1e-12);
+        let norm = want["grad_norm"].item().unwrap();
+        assert!((got["grad_norm"].item().unwrap() - norm).abs() <= 1e-12 * norm && norm > 0.05 && norm != previous);
+        previous = norm;
+        for name in &names {
+            for state in [name.clone(), format!("adam.m.{name}"), format!("adam.v.{name}")] {
+                assert!(apart(update.get(&state), one.get(&state)) < 1e-12, "{state} after step {step}");
+            }
+            let at = sums.graph.param_named(name).unwrap().index();
+            sums.params[at] = update.get(name).clone();
+        }
+    }
+    assert!(sums.graph.param_named("lr").is_none() && update.graph.param_named("ids").is_none());
 }
 
 #[test]

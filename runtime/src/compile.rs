@@ -43,6 +43,10 @@ pub enum Goal {
     Train { adamw: AdamWConfig, gradients: bool },
     /// The outputs `loss` and, for each weight, `grad.NAME`; nothing is updated.
     Gradients,
+    /// The first half of a training step over several micro-batches: it adds the gradients of one to the states `grad.NAME`; output `loss`.
+    Accumulate,
+    /// The second half: it updates by the mean of the summed gradients, inputs `grad.NAME`; output `grad_norm`.
+    Update { adamw: AdamWConfig, micro_batches: u64 },
     /// These outputs of the forward graph.
     Infer(&'static [&'static str]),
     /// The graph as it is: all its outputs and updates.
@@ -57,7 +61,7 @@ pub const PASSES: [Pass; 4] = [Pass::Expand, Pass::Simplify, Pass::SplitReduce, 
 pub struct Compiled {
     /// As the model declares it.
     pub forward: Graph,
-    /// What the program computes: the training step with loss, gradients, clip and optimizer, or the outputs asked for.
+    /// What the program computes: the training step with loss, gradients, clip and optimizer, a half of it, or the outputs asked for.
     pub step: Graph,
     /// The passes' record; its graph is the one that was fused.
     pub passes: pass::Run,
@@ -87,6 +91,8 @@ pub fn compile_with(forward: Graph, goal: &Goal, target: &TargetModel, fusion: b
             Goal::Train { adamw, gradients: false } => optimizer::training_step(&forward, adamw),
             Goal::Train { adamw, gradients: true } => optimizer::training_step_with_gradients(&forward, adamw),
             Goal::Gradients => optimizer::loss_and_gradients(&forward),
+            Goal::Accumulate => optimizer::accumulate_step(&forward),
+            Goal::Update { adamw, micro_batches } => optimizer::update_step(&forward, adamw, *micro_batches),
             Goal::Infer(outputs) => optimizer::inference(&forward, outputs),
             Goal::Whole => Ok(forward.clone()),
         };

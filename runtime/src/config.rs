@@ -100,12 +100,13 @@ macro_rules! help {
 }
 
 /// Declares a section of the configuration: its struct, its override (every key optional), the list of its keys and what is to know of each.
+/// Behind `|` stands the function that gives the value of a key which a stored configuration lacks.
 macro_rules! section {
-    ($(#[$doc:meta])* $name:ident, $override:ident, $section:literal { $($(#[$($field_doc:tt)*])* $field:ident: $ty:ty,)+ }) => {
+    ($(#[$doc:meta])* $name:ident, $override:ident, $section:literal { $($(#[$($field_doc:tt)*])* $field:ident: $ty:ty $(| $default:literal)?,)+ }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
-        pub struct $name { $($(#[$($field_doc)*])* pub $field: $ty,)+ }
+        pub struct $name { $($(#[$($field_doc)*])* $(#[serde(default = $default)])? pub $field: $ty,)+ }
 
         /// The same section where each key may be left unset.
         #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -151,8 +152,10 @@ section! {
 section! {
     /// Training, and what runs it: `[train]`.
     TrainConfig, TrainOverride, "train" {
-        /// Rows of ctx tokens a step.
+        /// Rows of ctx tokens a micro-batch.
         batch: usize,
+        /// Micro-batches a step, whose gradients are averaged.
+        accumulate: u64 | "one",
         /// Planned total of steps, which the schedule spans.
         steps: u64,
         /// Peak learning rate.
@@ -351,6 +354,10 @@ impl ModelConfig {
     }
 }
 
+fn one() -> u64 {
+    1
+}
+
 impl TrainConfig {
     /// The learning-rate schedule.
     pub fn lr_schedule(&self) -> Schedule {
@@ -361,6 +368,7 @@ impl TrainConfig {
     pub fn validate(&self) -> Result<()> {
         let whole = [
             ("batch", self.batch as u64),
+            ("accumulate", self.accumulate),
             ("steps", self.steps),
             ("seed", self.seed),
             ("eval_batches", self.eval_batches as u64),
@@ -368,6 +376,12 @@ impl TrainConfig {
         ];
         let threads = self.threads.map(|n| ("threads", n as u64));
         whole.into_iter().chain(threads).try_for_each(|(key, value)| keys::check_whole(key, value))?;
+        require(self.accumulate <= (MAX_BATCH / self.batch) as u64, || {
+            format!(
+                "batch times accumulate, the rows of a step, must be at most {MAX_BATCH}, and they are {} and {}",
+                self.batch, self.accumulate
+            )
+        })?;
         require(self.warmup <= self.steps, || {
             format!("warmup must be at most steps, and {} is more than {}", self.warmup, self.steps)
         })?;
@@ -410,6 +424,7 @@ impl RunConfig {
             },
             train: TrainConfig {
                 batch,
+                accumulate: 1,
                 steps: model.steps.unwrap_or(DEFAULT_STEPS).into(),
                 lr: preset.lr,
                 schedule: ScheduleKind::Cosine,

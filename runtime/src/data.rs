@@ -94,11 +94,21 @@ impl Corpus {
     /// # Panics
     /// When the two slices are not equally long whole rows, or are more than 2^20 rows.
     pub fn fill_train(&self, seed: u64, step: u64, ids: &mut [i32], targets: &mut [i32]) {
+        self.fill_micro(seed, step, 0, ids, targets);
+    }
+
+    /// Fills micro-batch `micro` of `step`: of the one batch that all micro-batches of the step would be together, the rows from
+    /// `micro` times the batch on.
+    ///
+    /// # Panics
+    /// When the two slices are not equally long whole rows, or reach beyond 2^20 rows.
+    pub fn fill_micro(&self, seed: u64, step: u64, micro: u64, ids: &mut [i32], targets: &mut [i32]) {
+        let first = micro as usize * (ids.len() / self.ctx);
         let stream = Stream::new(seed, "data/train");
         let starts = (self.train.len() - self.ctx) as u64;
         self.fill(&self.train, ids, targets, |row| {
-            assert!(row < MAX_BATCH, "a batch has at most 2^20 rows");
-            stream.below(step << 20 | row as u64, starts) as usize
+            assert!(first + row < MAX_BATCH, "the batches of a step have at most 2^20 rows");
+            stream.below(step << 20 | (first + row) as u64, starts) as usize
         });
     }
 
@@ -223,6 +233,9 @@ mod tests {
         }
         assert_eq!(train_batch(&corpus, 1, 3, 2).0, ids[..32]);
         assert_ne!(train_batch(&corpus, 1, 4, 4).0, ids);
+        let (mut second, mut of_second) = (vec![0; 32], vec![0; 32]);
+        corpus.fill_micro(1, 3, 1, &mut second, &mut of_second);
+        assert_eq!((&second[..], &of_second[..]), (&ids[32..], &targets[32..]), "micro-batches are rows of one batch");
         assert_ne!(train_batch(&corpus, 2, 3, 4).0, ids);
     }
 

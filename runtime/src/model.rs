@@ -2,7 +2,7 @@
 //!
 //! | type | graph | used by |
 //! |---|---|---|
-//! | [`TrainStep`] | loss, gradients, clip, AdamW | `train`, `bench`, `parity` |
+//! | [`TrainStep`] | loss, gradients, clip, AdamW; two graphs where a step has several micro-batches | `train`, `bench`, `parity` |
 //! | [`EvalLoss`] | loss of one batch | validation |
 //! | [`Logits`] | logits of one batch | `sample`, `eval`, `parity` |
 //! | [`Decode`] | logits after one more token | `sample` |
@@ -13,12 +13,16 @@
 //! - starting weights are a pure function of (seed, name, shape); everything else starts as zeros;
 //! - a token that the vocabulary lacks is refused before it reaches a program.
 
+mod train_step;
+
+pub use train_step::{StepResult, TrainStep};
+
 use crate::architecture::Architecture;
 use crate::checkpoint::check_architecture;
-use crate::compile::{self, Compiled, ExecOptions, Goal};
+use crate::compile::{self, ExecOptions, Goal};
 use crate::config::{Gelu, ModelConfig, TrainConfig};
 use crate::error::one_line;
-use crate::executor::{Executor, Timeline};
+use crate::executor::Executor;
 use crate::rng;
 use crate::tensor::{DType, HostTensor};
 use crate::tensor_file::Tensors;
@@ -27,9 +31,6 @@ use tinygpt_ir::op::GeluForm;
 use tinygpt_ir::{Graph, Init, ParamKind};
 use tinygpt_models::{GptConfig, gpt, gpt_decode, gpt_look};
 use tinygpt_passes::optimizer::AdamWConfig;
-
-/// The moments' states are these prefixes and a weight's name.
-const MOMENTS: [&str; 2] = ["adam.m.", "adam.v."];
 
 /// The forward graph of a GPT that sees `batch` rows of `ctx` tokens.
 pub fn forward(model: &ModelConfig, batch: usize) -> Result<Graph> {
@@ -139,142 +140,6 @@ fn check_tokens(tokens: &[i32], vocab: usize) -> Result<()> {
     }
 }
 
-/// What a training step says of itself: both before the update.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepResult {
-    /// Mean cross-entropy in nats.
-    pub loss: f64,
-    /// Global norm of the gradients before clipping. Where it is not finite, the step has changed nothing.
-    pub grad_norm: f64,
-}
-
-impl StepResult {
-    /// Whether the step has changed anything.
-    pub fn is_finite(&self) -> bool {
-        self.loss.is_finite() && self.grad_norm.is_finite()
-    }
-}
-
-/// A training step with its weights and moments.
-pub struct TrainStep {
-    exec: Box<dyn Executor>,
-    compiled: Compiled,
-    vocab: usize,
-    lr: HostTensor,
-    step: HostTensor,
-    loss: HostTensor,
-    grad_norm: HostTensor,
-}
-
-impl TrainStep {
-    /// Compiles and prepares the step; weights and moments are zeros. With `gradients` they are outputs `grad.NAME`.
-    pub fn new(
-        model: impl Into<Architecture>,
-        batch: usize,
-        adamw: AdamWConfig,
-        gradients: bool,
-        options: &ExecOptions,
-    ) -> Result<Self> {
-        let model = model.into();
-        let goal = Goal::Train { adamw, gradients };
-        let compiled = compile::compile(model.forward(batch)?, &goal, &options.target())?;
-        let exec = compile::prepare(&compiled, options)?;
-        let [lr, step, loss, grad_norm] = [0.0; 4].map(HostTensor::scalar_f32);
-        Ok(Self { exec, compiled, vocab: model.vocab(), lr, step, loss, grad_norm })
-    }
-
-    /// What the step was compiled from and to.
-    pub fn compiled(&self) -> &Compiled {
-        &self.compiled
-    }
-
-    pub fn executor(&mut self) -> &mut dyn Executor {
-        &mut *self.exec
-    }
-
-    /// Starts from the weights of `seed`, moments zero.
-    pub fn start(&mut self, seed: u64) -> Result<()> {
-        let weights = initial_weights(&self.compiled.forward, seed)?;
-        self.load(&weights, None, "the starting weights")
-    }
-
-    /// Goes on from `weights` and moments, or with moments zero. The error names `origin`.
-    pub fn load(&mut self, weights: &Tensors, moments: Option<[&Tensors; 2]>, origin: &str) -> Result<()> {
-        load_weights(&mut *self.exec, &self.compiled.forward, weights, origin)?;
-        let Some(moments) = moments else {
-            for prefix in MOMENTS {
-                for (name, shape) in weight_shapes(&self.compiled.forward) {
-                    self.exec.write(&format!("{prefix}{name}"), &HostTensor::zeros(DType::F32, &shape)?)?;
-                }
-            }
-            return Ok(());
-        };
-        MOMENTS.iter().zip(moments).try_for_each(|(prefix, tensors)| {
-            check_architecture(tensors, &weight_shapes(&self.compiled.forward), origin)?;
-            write_states(&mut *self.exec, prefix, tensors)
-        })
-    }
-
-    /// One step on `batch` at learning rate `lr`; `number` counts from 1. No submitted step may be under way.
-    pub fn run(&mut self, batch: &Batch, lr: f64, number: u64) -> Result<StepResult> {
-        self.submit(batch, lr, number)?;
-        self.take()
-    }
-
-    /// One step with clocks; its results are left. Errors: the backend keeps none.
-    pub fn run_clocked(&mut self, batch: &Batch, lr: f64, number: u64) -> Result<Timeline> {
-        self.write_inputs(batch, lr, number)?;
-        self.exec.step_clocked()
-    }
-
-    /// Steps that may be submitted before the results of the oldest are taken.
-    pub fn depth(&self) -> usize {
-        self.exec.depth()
-    }
-
-    /// Begins a step; see [`TrainStep::run`].
-    pub fn submit(&mut self, batch: &Batch, lr: f64, number: u64) -> Result<()> {
-        self.write_inputs(batch, lr, number)?;
-        self.exec.submit()
-    }
-
-    fn write_inputs(&mut self, batch: &Batch, lr: f64, number: u64) -> Result<()> {
-        check_tokens(batch.ids.as_i32()?, self.vocab)?;
-        check_tokens(batch.targets.as_i32()?, self.vocab)?;
-        self.lr.as_f32_mut()?[0] = lr as f32;
-        self.step.as_f32_mut()?[0] = number as f32;
-        self.exec.write("ids", &batch.ids)?;
-        self.exec.write("targets", &batch.targets)?;
-        self.exec.write("lr", &self.lr)?;
-        self.exec.write("step", &self.step)
-    }
-
-    /// Waits for the oldest submitted step.
-    pub fn take(&mut self) -> Result<StepResult> {
-        self.exec.take(&mut [("loss", &mut self.loss), ("grad_norm", &mut self.grad_norm)])?;
-        Ok(StepResult { loss: self.loss.as_f32()?[0].into(), grad_norm: self.grad_norm.as_f32()?[0].into() })
-    }
-
-    /// The weights as they are now.
-    pub fn weights(&mut self) -> Result<Tensors> {
-        let names = weight_shapes(&self.compiled.forward);
-        read_states(&mut *self.exec, "", names.iter().map(|(name, _)| name))
-    }
-
-    /// First and second moments as they are now, by the weights' names.
-    pub fn moments(&mut self) -> Result<[Tensors; 2]> {
-        let names = weight_shapes(&self.compiled.forward);
-        let mut read = |prefix| read_states(&mut *self.exec, prefix, names.iter().map(|(name, _)| name));
-        Ok([read(MOMENTS[0])?, read(MOMENTS[1])?])
-    }
-
-    /// The gradients of the last step, before clipping; only where they were asked for.
-    pub fn gradients(&mut self) -> Result<Tensors> {
-        let names = weight_shapes(&self.compiled.forward);
-        read_states(&mut *self.exec, "grad.", names.iter().map(|(name, _)| name))
-    }
-}
-
 /// The mean loss of one batch.
 pub struct EvalLoss {
     exec: Box<dyn Executor>,
@@ -292,7 +157,7 @@ impl EvalLoss {
 
     /// Takes over the weights of a training step.
     pub fn follow(&mut self, train: &mut TrainStep) -> Result<()> {
-        copy_weights(&mut *train.exec, &mut *self.exec, &train.compiled.forward)
+        train.copy_weights_to(&mut *self.exec)
     }
 
     /// Mean cross-entropy of `batch` in nats.
@@ -338,7 +203,7 @@ impl Logits {
 
     /// Takes over the weights of a training step.
     pub fn follow(&mut self, train: &mut TrainStep) -> Result<()> {
-        copy_weights(&mut *train.exec, &mut *self.exec, &train.compiled.forward)
+        train.copy_weights_to(&mut *self.exec)
     }
 
     /// Takes over the weights of a decoding program.
@@ -387,7 +252,7 @@ impl Decode {
     /// Takes over the weights of a training step, and empties the cache.
     pub fn follow(&mut self, train: &mut TrainStep) -> Result<()> {
         self.clear()?;
-        copy_weights(&mut *train.exec, &mut *self.exec, &self.graph)
+        train.copy_weights_to(&mut *self.exec)
     }
 
     /// Makes the cache zeros: numbers of other weights that are not finite would reach every sum of values, though with weight zero.

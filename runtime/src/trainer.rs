@@ -25,6 +25,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compile::{Compiled, ExecOptions};
 use crate::config::RunConfig;
 use crate::data::Corpus;
+use crate::executor::Executor;
 use crate::generate::{DEFAULT_PROMPT, Generator};
 use crate::model::{Batch, EvalLoss, StepResult, TrainStep, adamw};
 use crate::rundir::GRAPH_FILE;
@@ -111,7 +112,13 @@ impl Trainer {
             model.check_logits()?;
         }
         let started = Instant::now();
-        let mut train = TrainStep::new(&model, config.train.batch, adamw(&config.train), false, &options)?;
+        let mut train = TrainStep::accumulating(
+            &model,
+            config.train.batch,
+            adamw(&config.train),
+            config.train.accumulate,
+            &options,
+        )?;
         train.start(config.train.seed)?;
         let batch = Batch::zeros(config.train.batch, model.ctx())?;
         Ok(Self {
@@ -138,14 +145,9 @@ impl Trainer {
         Ok(())
     }
 
-    /// What the training step was compiled from and to.
-    pub fn compiled(&self) -> &Compiled {
-        self.train.compiled()
-    }
-
-    /// What generating code for the step took; None on backends that generate none here.
-    pub fn code_report(&mut self) -> Option<String> {
-        self.train.executor().code_report()
+    /// The programs of a step, in the order in which they run, with what runs them: one, or accumulate and update.
+    pub fn programs(&self) -> impl Iterator<Item = (&Compiled, &dyn Executor)> {
+        self.train.programs()
     }
 
     /// What the run depends on.
@@ -163,19 +165,22 @@ impl Trainer {
         self.train.weights()
     }
 
-    /// One step on the next batch. A loss that is not finite is the caller's to judge.
+    /// One step on the next batches. A loss that is not finite is the caller's to judge.
     pub fn step(&mut self) -> Result<StepResult> {
         self.submit()?;
         self.take()
     }
 
-    /// Begins a step on the next batch.
+    /// Begins a step on the next batches.
     fn submit(&mut self) -> Result<()> {
         let train = &self.config.train;
         let index = self.step + self.ahead;
-        let (ids, targets) = self.batch.slices()?;
-        self.corpus.fill_train(train.seed, index, ids, targets);
-        self.train.submit(&self.batch, train.lr_schedule().lr_at(index), index + 1)?;
+        for micro in 0..train.accumulate {
+            let (ids, targets) = self.batch.slices()?;
+            self.corpus.fill_micro(train.seed, index, micro, ids, targets);
+            self.train.feed(&self.batch)?;
+        }
+        self.train.submit_fed(train.lr_schedule().lr_at(index), index + 1)?;
         self.ahead += 1;
         Ok(())
     }
@@ -235,7 +240,7 @@ impl Trainer {
     }
 
     fn tokens_per_step(&self) -> usize {
-        self.batch.ids.len()
+        self.batch.ids.len() * self.config.train.accumulate as usize
     }
 
     fn elapsed_s(&self) -> f64 {

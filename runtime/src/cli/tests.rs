@@ -165,6 +165,7 @@ fn nonsense_is_told_in_one_sentence() {
 fn flags_reach_the_keys_of_their_names() {
     let changes = [
         ("batch", "3"),
+        ("accumulate", "5"),
         ("steps", "77"),
         ("lr", "0.5"),
         ("schedule", "constant"),

@@ -75,7 +75,7 @@ pub struct TrainArgs {
         help_heading = "Model",
         conflicts_with_all = ConfigArgs::FLAGS,
         conflicts_with_all = ["graph", "data", "val_data", "backend", "isa", "no_templates", "eval_every",
-            "save_every", "sample_bytes", "keep", "out"]
+            "save_every", "sample_bytes", "keep", "out", "accumulate"]
     )]
     pub resume: Option<String>,
     /// Text to train on: a file of bytes, or the word builtin [default: builtin]
@@ -84,6 +84,9 @@ pub struct TrainArgs {
     /// Text to validate on: a file of bytes [default: the last tenth of the data]
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub val_data: Option<String>,
+    /// Batches a step, 1 or more, whose gradients are averaged: a step as of a batch N times as large, in the memory of one [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub accumulate: Option<u64>,
     /// End after step N with a checkpoint, as an interruption would; N is from 1 to steps
     #[arg(long, value_name = "N", value_parser = usage::whole::<u64>(1..=u64::MAX), help_heading = "Training")]
     pub stop_at: Option<u64>,
@@ -119,6 +122,7 @@ impl TrainArgs {
         over.data.data = self.data.clone();
         over.data.val_data = self.val_data.clone().map(Some);
         let train = &mut over.train;
+        train.accumulate = self.accumulate;
         train.eval_every = self.eval_every;
         train.save_every = self.save_every;
         train.sample_bytes = self.sample_bytes;

@@ -38,11 +38,16 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
     let compile_s = start.elapsed().as_secs_f64();
     say_notes(&options);
     if args.time_passes {
-        say(trainer.compiled().time_table().trim_end());
-        if let Some(report) = trainer.code_report() {
-            say(&format!("code: {report}"));
+        for (compiled, exec) in trainer.programs() {
+            if config.train.accumulate > 1 {
+                say(&format!("program {}", compiled.step.name));
+            }
+            say(compiled.time_table().trim_end());
+            if let Some(report) = exec.code_report() {
+                say(&format!("code: {report}"));
+            }
+            say(compiled.fusion_report()?.to_string().trim_end());
         }
-        say(trainer.compiled().fusion_report()?.to_string().trim_end());
     }
     let dir = match &resumed {
         Some((dir, checkpoint)) => {
@@ -63,7 +68,7 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
         None => format!("{} on {} thread(s)", options.backend, options.threads),
     };
     say(&format!(
-        "{}: {} parameters, ctx {}, batch {}, {} steps; {place}, compiled in {compile_s:.2} s; {}{}",
+        "{}: {} parameters, ctx {}, batch {}{}, {} steps; {place}, compiled in {compile_s:.2} s; {}{}",
         match &model {
             Architecture::Gpt(_) => &config.preset,
             Architecture::Graph(model) => &model.graph().name,
@@ -71,6 +76,7 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
         model.params(),
         model.ctx(),
         config.train.batch,
+        if config.train.accumulate > 1 { format!(" x {}", config.train.accumulate) } else { String::new() },
         config.train.steps,
         dir.path().display(),
         resumed.as_ref().map_or(String::new(), |(_, checkpoint)| format!(", from step {}", checkpoint.step)),

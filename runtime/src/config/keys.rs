@@ -71,6 +71,7 @@ const RANGES: &[(&str, Range)] = &[
     ("d_model", Range::Whole(1, 1 << 20)),
     ("d_mlp", Range::Whole(1, 1 << 20)),
     ("batch", Range::Whole(1, MAX_BATCH as u64)),
+    ("accumulate", Range::Whole(1, MAX_BATCH as u64)),
     ("steps", Range::Whole(1, MAX_STEPS)),
     ("lr", Range::Positive),
     ("betas", Range::Share),

@@ -180,7 +180,10 @@ fn what_cannot_be_answered_is_one_sentence() {
             r#"{"request":"resolve","config":{"model":{"heads":5}}}"#,
             "d_model must be a multiple of heads, and 96 is not one of 5",
         ),
-        (r#"{"request":"resolve","config":{"graph":"a.gir"}}"#, r#"the graph is not understood, line 1, column 1: found `a.gir`, expected `tinygpt-graph`"#),
+        (
+            r#"{"request":"resolve","config":{"graph":"a.gir"}}"#,
+            r#"the graph is not understood, line 1, column 1: found `a.gir`, expected `tinygpt-graph`"#,
+        ),
         (r#"{"request":"resolve","config":{"data":{"data":"a.txt"}}}"#, r#"the configuration names the data "a.txt""#),
         (
             r#"{"request":"graph","stage":"program","config":{"preset":"behemoth"}}"#,
