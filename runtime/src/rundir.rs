@@ -296,6 +296,9 @@ mod tests {
         for (name, age) in [("a", 100), ("b", 0)] {
             let saved = dir.path().join(name).join("step-00000001");
             fs::create_dir(&saved).unwrap();
+            for file in [checkpoint::MODEL_FILE, checkpoint::OPTIM_FILE, checkpoint::STATE_FILE] {
+                fs::write(saved.join(file), "").unwrap();
+            }
             let time = SystemTime::now() - Duration::from_secs(age);
             fs::File::open(&saved).unwrap().set_modified(time).unwrap();
         }
