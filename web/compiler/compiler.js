@@ -133,7 +133,11 @@ function encode(request, blobs) {
   new DataView(block.buffer).setUint32(0, total, true);
   new DataView(block.buffer).setUint32(4, start - 8, true);
   block.set(text({ ...request, blobs: places }), 8);
-  places.forEach(({ offset }, at) => block.set(blobs[at][1], offset));
+  let at = start;
+  for (const [, bytes] of blobs) {
+    block.set(bytes, at);
+    at += bytes.length;
+  }
   return block;
 }
 

@@ -5,6 +5,8 @@
 // - every thread instantiates the same module on the same memory; thread 0 is the caller's, the others are Workers that sit inside
 //   the module until `close`; no JavaScript runs within a step;
 // - `run` blocks until the step is done.
+/** What modules with clocks import: seconds. */
+export const clock = () => performance.now() / 1e3;
 /** How often a waiting thread looks before it sleeps: some tens of microseconds. */
 const SPINS = 20_000;
 const PAGE = 65_536;
@@ -55,10 +57,12 @@ function createMemory(layout, { threads, shared }) {
 }
 /** Starts thread `start.thread` and resolves once it is inside the module. */
 async function startThread(start) {
-    const url = new URL('./worker.js', import.meta.url);
     const failed = (why) => new Error(`thread ${start.thread} could not start: ${why}`);
     if (isNode) {
         const { Worker } = await import('node:worker_threads');
+        // Bundlers for pages look for the expression below, and have no use for this one.
+        const here = import.meta.url;
+        const url = new URL('./worker.js', here);
         // Its streams stay its own: joining them to this process's makes those non-blocking, on which the host's writes would fail.
         const worker = new Worker(url, { workerData: start, stdout: true, stderr: true });
         await new Promise((resolve, reject) => {
@@ -67,7 +71,7 @@ async function startThread(start) {
         });
         return worker;
     }
-    const worker = new Worker(url, { type: 'module' });
+    const worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
     await new Promise((resolve, reject) => {
         worker.onmessage = ({ data }) => (data === 'ready' ? resolve() : reject(failed(String(data))));
         worker.onerror = (event) => reject(failed(event.message || 'its script could not be loaded'));
@@ -92,7 +96,7 @@ export class Engine {
             throw new Error(`threads must be from 1 to ${layout.max_threads}, and is ${threads}`);
         }
         const memory = createMemory(layout, options);
-        const instance = new WebAssembly.Instance(module, { env: { memory } });
+        const instance = new WebAssembly.Instance(module, { env: { memory, clock } });
         const spins = options.spins ?? (threads > (await cores()) ? 0 : SPINS);
         instance.exports.init(threads, spins);
         const others = Array.from({ length: threads - 1 }, (_, at) => ({ module, memory, thread: at + 1, fatal }));

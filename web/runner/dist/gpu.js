@@ -54,8 +54,8 @@ export class GpuRunner {
     get memoryBytes() {
         return this.engine.bytes;
     }
-    setData(text, validation) {
-        this.#corpus = new Corpus(text, validation, this.ctx, this.config.train.seed);
+    setData(text, validation, stride) {
+        this.#corpus = new Corpus(text, validation, this.ctx, this.config.train.seed, stride);
     }
     setSteps(total) {
         this.config.train.steps = total;
@@ -143,7 +143,7 @@ export class GpuRunner {
         const values = await this.engine.read('train', names);
         const byName = new Map(names.map((name, at) => [name, values[at]]));
         const { config, weights } = this;
-        return formatState({ config, weights, step: this.#step, elapsed: this.#elapsed }, (name) => ({
+        return formatState({ config, graph: config.graph, weights, step: this.#step, elapsed: this.#elapsed }, (name) => ({
             shape: this.#shapes.get(name) ?? [],
             data: byName.get(name),
         }));

@@ -21,10 +21,13 @@ export class Runner {
     /** Sentences on what this engine or page lacks and was done without. */
     notices;
     #engine;
+    /** The graph's text, of a model that is one. */
+    #graph;
     #step = 0;
     #elapsed = 0;
     #corpus;
-    constructor(manifest, engine, threads, variant, notices) {
+    constructor(manifest, engine, threads, variant, notices, graph) {
+        this.#graph = graph;
         this.manifest = manifest;
         this.threads = threads;
         this.variant = variant;
@@ -44,7 +47,9 @@ export class Runner {
         const { spins } = options;
         const settings = { threads, shared: variant.threads, ...(spins === undefined ? {} : { spins }) };
         const engine = await Engine.create(module, manifest.layout, settings);
-        const runner = new Runner(manifest, engine, threads, variant, notices);
+        const graph = manifest.config.graph;
+        const text = graph === undefined ? undefined : new TextDecoder().decode(await load(graph));
+        const runner = new Runner(manifest, engine, threads, variant, notices, text);
         const { model, optim, step, elapsed_s } = manifest.state;
         runner.importState({ model: await load(model), optim: optim === null ? undefined : await load(optim) });
         [runner.#step, runner.#elapsed] = [step, elapsed_s];
@@ -60,10 +65,12 @@ export class Runner {
         return [batch, ctx];
     }
     /** The text to train on: its last tenth validates, or all of `validation`. */
-    setData(text, validation) {
+    setData(text, validation, stride) {
         const { model, train } = this.manifest.config;
-        checkBytes(model.vocab);
-        this.#corpus = new Corpus(text, validation, model.ctx, train.seed);
+        // A graph's tokens are bytes always.
+        if (model !== undefined)
+            checkBytes(model.vocab);
+        this.#corpus = new Corpus(text, validation, this.shape[1], train.seed, stride);
     }
     /** One step on the next batch. A loss that is not finite is the caller's to judge. */
     trainStep() {
@@ -93,8 +100,7 @@ export class Runner {
     }
     /** The loss over all of `text`, as `tinygpt eval` states it: consecutive windows of ctx, each byte but the first predicted once. */
     evaluate(text) {
-        const { ctx, vocab } = this.manifest.config.model;
-        checkBytes(vocab);
+        const { ctx, vocab } = this.#sizes();
         const bytes = text.length - 1;
         if (bytes < 1)
             throw new Error(`the text has ${text.length} bytes, and evaluating needs at least 2`);
@@ -119,15 +125,16 @@ export class Runner {
      */
     *generate(options = {}) {
         const { prompt = '\n', tokens = 400, temperature = 0.8, topK, seed = 42 } = options;
-        const { ctx, vocab } = this.manifest.config.model;
-        checkBytes(vocab);
+        const { ctx, vocab } = this.#sizes();
         const sampler = new Sampler(temperature, topK, seed);
         const text = Array.from(typeof prompt === 'string' ? new TextEncoder().encode(prompt) : prompt);
         // An empty text gets the token 0 first.
         if (text.length === 0)
             text.push(0);
+        // A graph has no program for one token.
+        const decode = this.manifest.layout.entries.find(({ name }) => name === 'decode');
         // What stands behind a position is masked, but must be finite.
-        for (const slot of this.#entry('decode').params) {
+        for (const slot of decode?.params ?? []) {
             if (slot.name.startsWith('cache.'))
                 this.#engine.f32(slot).fill(0);
         }
@@ -135,8 +142,9 @@ export class Runner {
         let cached = 0;
         for (let index = 0; index < tokens; index++) {
             let logits;
-            if (text.length > ctx) {
-                logits = this.logits(Uint8Array.from(text.slice(-ctx))).subarray((ctx - 1) * vocab);
+            if (decode === undefined || text.length > ctx) {
+                const shown = Uint8Array.from(text.slice(-ctx));
+                logits = this.logits(shown).subarray((shown.length - 1) * vocab, shown.length * vocab);
             }
             else {
                 for (; cached < text.length - 1; cached++)
@@ -153,7 +161,7 @@ export class Runner {
     exportState() {
         const { weights, config } = this.manifest;
         const entry = this.#entry('train');
-        return formatState({ config, weights, step: this.#step, elapsed: this.#elapsed }, (name) => {
+        return formatState({ config, graph: this.#graph, weights, step: this.#step, elapsed: this.#elapsed }, (name) => {
             const slot = this.#slot(entry, name);
             return { shape: slot.shape, data: this.#engine.f32(slot) };
         });
@@ -191,6 +199,11 @@ export class Runner {
         this.#i32(entry, 'position')[0] = position;
         this.#engine.run('decode');
         return this.#f32(entry, 'logits');
+    }
+    #sizes() {
+        const vocab = this.#slot(this.#entry('logits'), 'logits').shape.at(-1);
+        checkBytes(vocab);
+        return { ctx: this.shape[1], vocab };
     }
     #data() {
         if (this.#corpus === undefined)

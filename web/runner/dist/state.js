@@ -6,6 +6,8 @@ import { readTensors, writeTensors } from './safetensors.js';
 const MOMENTS = [['adam.m.', 'm.'], ['adam.v.', 'v.']];
 /** Version of state.json. */
 const STATE_VERSION = 1;
+/** A model that is a graph, as a configuration names it. */
+export const GRAPH_FILE = 'model.gir';
 /** Names of all states of a run: the weights and both their moments. */
 export function stateNames(weights) {
     return ['', ...MOMENTS.map(([prefix]) => prefix)].flatMap((prefix) => weights.map((name) => prefix + name));
@@ -15,11 +17,12 @@ export function weightsOf(states) {
     return states.filter((name) => MOMENTS.every(([prefix]) => !name.startsWith(prefix)));
 }
 /** The files of a run whose states `read` gives by name; they are copied. */
-export function formatState({ config, weights, step, elapsed }, read) {
+export function formatState({ config, graph, weights, step, elapsed }, read) {
     const model = new Map(weights.map((name) => [name, read(name)]));
     const moments = MOMENTS.flatMap(([state, file]) => weights.map((name) => [file + name, read(state + name)]));
-    const state = { version: STATE_VERSION, step, seed: config.train.seed, elapsed_s: elapsed, config };
-    const architecture = config.graph === undefined ? { 'tinygpt.model': JSON.stringify(config.model) } : { 'tinygpt.graph': config.graph };
+    const named = graph === undefined ? config : { ...config, graph: GRAPH_FILE };
+    const state = { version: STATE_VERSION, step, seed: config.train.seed, elapsed_s: elapsed, config: named };
+    const architecture = graph === undefined ? { 'tinygpt.model': JSON.stringify(config.model) } : { 'tinygpt.graph': graph };
     return {
         model: writeTensors({ tensors: model, metadata: { format: 'pt', ...architecture } }),
         optim: writeTensors({ tensors: new Map(moments), metadata: { format: 'pt' } }),

@@ -30,8 +30,8 @@ export class WasmTrainable {
         const { fixed_bytes, thread_bytes } = this.runner.manifest.layout;
         return fixed_bytes + this.runner.threads * thread_bytes;
     }
-    setData(text, validation) {
-        this.runner.setData(text, validation);
+    setData(text, validation, stride) {
+        this.runner.setData(text, validation, stride);
     }
     setSteps(total) {
         this.runner.manifest.config.train.steps = total;

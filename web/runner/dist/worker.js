@@ -1,7 +1,7 @@
 // The script of threads 1 to N - 1: instantiates the module on the shared memory and stays inside it until thread 0 calls `stop`.
 /** Runs the thread; says 'ready' once before it enters the module, or what went wrong. */
 function enter({ module, memory, thread }, say) {
-    const instance = new WebAssembly.Instance(module, { env: { memory } });
+    const instance = new WebAssembly.Instance(module, { env: { memory, clock: () => performance.now() / 1e3 } });
     say('ready');
     instance.exports.worker(thread);
 }

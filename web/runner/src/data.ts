@@ -12,16 +12,21 @@ export class Corpus {
   readonly train: Uint8Array;
   readonly validation: Uint8Array;
   readonly #ctx: number;
+  readonly #stride: number;
   readonly #stream: Stream;
 
-  /** The last tenth of `text` validates, or all of `validation` where that is given. */
-  constructor(text: Uint8Array, validation: Uint8Array | undefined, ctx: number, seed: number) {
+  /**
+   * The last tenth of `text` validates, or all of `validation` where that is given. Windows start at multiples of `stride`, which is 1 but
+   * for texts of lines of one length.
+   */
+  constructor(text: Uint8Array, validation: Uint8Array | undefined, ctx: number, seed: number, stride = 1) {
     if (validation === undefined) {
       const needed = (ctx + 1) * 10;
       if (text.length < needed) {
         throw new Error(`the text has ${text.length} bytes, and ctx ${ctx} needs at least ${needed}, so that its last tenth holds one context and the byte after it: give more text, a separate validation text, or a smaller ctx`);
       }
-      const cut = text.length - Math.floor(text.length / 10);
+      const last = text.length - Math.floor(text.length / 10);
+      const cut = last - (last % stride);
       [this.train, this.validation] = [text.slice(0, cut), text.slice(cut)];
     } else {
       [this.train, this.validation] = [text.slice(), validation.slice()];
@@ -31,14 +36,15 @@ export class Corpus {
         throw new Error(`a text has ${bytes.length} bytes, and ctx ${ctx} needs at least ${ctx + 1}: give more text or a smaller ctx`);
       }
     }
-    this.#ctx = ctx;
+    [this.#ctx, this.#stride] = [ctx, stride];
     this.#stream = new Stream(seed, 'data/train');
   }
 
   /** Fills the training batch of `step`, from 0; ids and targets are whole rows of ctx. */
   fillTrain(step: number, ids: Int32Array, targets: Int32Array): void {
-    const starts = this.train.length - this.#ctx;
-    this.#fill(this.train, ids, targets, (row) => this.#stream.below((BigInt(step) << ROW_BITS) | BigInt(row), starts));
+    const starts = Math.ceil((this.train.length - this.#ctx) / this.#stride);
+    const draw = (row: number) => this.#stream.below((BigInt(step) << ROW_BITS) | BigInt(row), starts);
+    this.#fill(this.train, ids, targets, (row) => this.#stride * draw(row));
   }
 
   /** Fills validation batch `index` of `count`: windows evenly spread, the same every time. */
@@ -46,7 +52,10 @@ export class Corpus {
     const batch = ids.length / this.#ctx;
     const lastStart = BigInt(this.validation.length - this.#ctx - 1);
     const lastWindow = BigInt(Math.max(count * batch - 1, 1));
-    this.#fill(this.validation, ids, targets, (row) => Number((BigInt(index * batch + row) * lastStart) / lastWindow));
+    this.#fill(this.validation, ids, targets, (row) => {
+      const start = Number((BigInt(index * batch + row) * lastStart) / lastWindow);
+      return start - (start % this.#stride);
+    });
   }
 
   #fill(bytes: Uint8Array, ids: Int32Array, targets: Int32Array, start: (row: number) => number): void {

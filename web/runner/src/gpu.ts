@@ -79,8 +79,8 @@ export class GpuRunner implements Trainable {
     return this.engine.bytes;
   }
 
-  setData(text: Uint8Array, validation?: Uint8Array): void {
-    this.#corpus = new Corpus(text, validation, this.ctx, this.config.train.seed);
+  setData(text: Uint8Array, validation?: Uint8Array, stride?: number): void {
+    this.#corpus = new Corpus(text, validation, this.ctx, this.config.train.seed, stride);
   }
 
   setSteps(total: number): void {
@@ -170,7 +170,7 @@ export class GpuRunner implements Trainable {
     const values = await this.engine.read('train', names);
     const byName = new Map(names.map((name, at) => [name, values[at] as Float32Array]));
     const { config, weights } = this;
-    return formatState({ config, weights, step: this.#step, elapsed: this.#elapsed }, (name) => ({
+    return formatState({ config, graph: config.graph, weights, step: this.#step, elapsed: this.#elapsed }, (name) => ({
       shape: this.#shapes.get(name) ?? [],
       data: byName.get(name) as Float32Array,
     }));

@@ -19,6 +19,8 @@ export interface Entry {
   name: string;
   params: Slot[];
   outputs: Slot[];
+  /** Of a module with clocks: an f64 for each kernel at `offset`, its seconds in all steps since it was zero. */
+  clocks?: { offset: number; kernels: string[] };
 }
 
 /** How memory is divided: `fixed_bytes`, and `thread_bytes` for each thread. */
@@ -64,8 +66,8 @@ export interface Manifest {
   version: number;
   /** Version of the tinygpt that wrote it. */
   tinygpt: string;
-  /** The resolved configuration of the run. */
-  config: { preset: string; model: ModelConfig; train: TrainConfig; data: unknown };
+  /** The resolved configuration of the run: with a model of stated sizes, or the name of the file of a graph. */
+  config: { preset: string; model?: ModelConfig; graph?: string; train: TrainConfig; data: unknown };
   /** Number of weights, the tied head counted once. */
   params: number;
   /** Names of the weights, in the program's order; moments are states `adam.m.NAME` and `adam.v.NAME`. */

@@ -70,11 +70,14 @@ export class Runner {
   /** Sentences on what this engine or page lacks and was done without. */
   readonly notices: string[];
   readonly #engine: Engine;
+  /** The graph's text, of a model that is one. */
+  readonly #graph: string | undefined;
   #step = 0;
   #elapsed = 0;
   #corpus: Corpus | undefined;
 
-  private constructor(manifest: Manifest, engine: Engine, threads: number, variant: Variant, notices: string[]) {
+  private constructor(manifest: Manifest, engine: Engine, threads: number, variant: Variant, notices: string[], graph: string | undefined) {
+    this.#graph = graph;
     this.manifest = manifest;
     this.threads = threads;
     this.variant = variant;
@@ -96,7 +99,9 @@ export class Runner {
     const { spins } = options;
     const settings = { threads, shared: variant.threads, ...(spins === undefined ? {} : { spins }) };
     const engine = await Engine.create(module, manifest.layout, settings);
-    const runner = new Runner(manifest, engine, threads, variant, notices);
+    const graph = manifest.config.graph;
+    const text = graph === undefined ? undefined : new TextDecoder().decode(await load(graph));
+    const runner = new Runner(manifest, engine, threads, variant, notices, text);
     const { model, optim, step, elapsed_s } = manifest.state;
     runner.importState({ model: await load(model), optim: optim === null ? undefined : await load(optim) });
     [runner.#step, runner.#elapsed] = [step, elapsed_s];
@@ -115,10 +120,11 @@ export class Runner {
   }
 
   /** The text to train on: its last tenth validates, or all of `validation`. */
-  setData(text: Uint8Array, validation?: Uint8Array): void {
+  setData(text: Uint8Array, validation?: Uint8Array, stride?: number): void {
     const { model, train } = this.manifest.config;
-    checkBytes(model.vocab);
-    this.#corpus = new Corpus(text, validation, model.ctx, train.seed);
+    // A graph's tokens are bytes always.
+    if (model !== undefined) checkBytes(model.vocab);
+    this.#corpus = new Corpus(text, validation, this.shape[1], train.seed, stride);
   }
 
   /** One step on the next batch. A loss that is not finite is the caller's to judge. */
@@ -151,8 +157,7 @@ export class Runner {
 
   /** The loss over all of `text`, as `tinygpt eval` states it: consecutive windows of ctx, each byte but the first predicted once. */
   evaluate(text: Uint8Array): Evaluation {
-    const { ctx, vocab } = this.manifest.config.model;
-    checkBytes(vocab);
+    const { ctx, vocab } = this.#sizes();
     const bytes = text.length - 1;
     if (bytes < 1) throw new Error(`the text has ${text.length} bytes, and evaluating needs at least 2`);
     let total = 0;
@@ -178,22 +183,24 @@ export class Runner {
    */
   *generate(options: SampleOptions = {}): Generator<number, void, void> {
     const { prompt = '\n', tokens = 400, temperature = 0.8, topK, seed = 42 } = options;
-    const { ctx, vocab } = this.manifest.config.model;
-    checkBytes(vocab);
+    const { ctx, vocab } = this.#sizes();
     const sampler = new Sampler(temperature, topK, seed);
     const text = Array.from(typeof prompt === 'string' ? new TextEncoder().encode(prompt) : prompt);
     // An empty text gets the token 0 first.
     if (text.length === 0) text.push(0);
+    // A graph has no program for one token.
+    const decode = this.manifest.layout.entries.find(({ name }) => name === 'decode');
     // What stands behind a position is masked, but must be finite.
-    for (const slot of this.#entry('decode').params) {
+    for (const slot of decode?.params ?? []) {
       if (slot.name.startsWith('cache.')) this.#engine.f32(slot).fill(0);
     }
     // Bytes of the text whose keys and values the cache holds.
     let cached = 0;
     for (let index = 0; index < tokens; index++) {
       let logits: Float32Array;
-      if (text.length > ctx) {
-        logits = this.logits(Uint8Array.from(text.slice(-ctx))).subarray((ctx - 1) * vocab);
+      if (decode === undefined || text.length > ctx) {
+        const shown = Uint8Array.from(text.slice(-ctx));
+        logits = this.logits(shown).subarray((shown.length - 1) * vocab, shown.length * vocab);
       } else {
         for (; cached < text.length - 1; cached++) this.#decode(text[cached] as number, cached);
         logits = this.#decode(text[cached] as number, cached);
@@ -209,7 +216,7 @@ export class Runner {
   exportState(): Required<StateFiles> {
     const { weights, config } = this.manifest;
     const entry = this.#entry('train');
-    return formatState({ config, weights, step: this.#step, elapsed: this.#elapsed }, (name) => {
+    return formatState({ config, graph: this.#graph, weights, step: this.#step, elapsed: this.#elapsed }, (name) => {
       const slot = this.#slot(entry, name);
       return { shape: slot.shape, data: this.#engine.f32(slot) };
     });
@@ -249,6 +256,12 @@ export class Runner {
     this.#i32(entry, 'position')[0] = position;
     this.#engine.run('decode');
     return this.#f32(entry, 'logits');
+  }
+
+  #sizes(): { ctx: number; vocab: number } {
+    const vocab = this.#slot(this.#entry('logits'), 'logits').shape.at(-1) as number;
+    checkBytes(vocab);
+    return { ctx: this.shape[1], vocab };
   }
 
   #data(): Corpus {

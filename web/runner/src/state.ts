@@ -11,6 +11,9 @@ const MOMENTS = [['adam.m.', 'm.'], ['adam.v.', 'v.']] as const;
 /** Version of state.json. */
 const STATE_VERSION = 1;
 
+/** A model that is a graph, as a configuration names it. */
+export const GRAPH_FILE = 'model.gir';
+
 /** The files of a native checkpoint. */
 export interface StateFiles {
   /** model.safetensors: the weights. */
@@ -24,6 +27,8 @@ export interface StateFiles {
 /** What a checkpoint says besides its tensors. */
 export interface RunState {
   config: { graph?: string; model?: unknown; train: { seed: number } };
+  /** The graph's text, of a model that is one. */
+  graph: string | undefined;
   /** Names of the weights. */
   weights: string[];
   /** Steps done. */
@@ -43,12 +48,12 @@ export function weightsOf(states: string[]): string[] {
 }
 
 /** The files of a run whose states `read` gives by name; they are copied. */
-export function formatState({ config, weights, step, elapsed }: RunState, read: (name: string) => Tensor): Required<StateFiles> {
+export function formatState({ config, graph, weights, step, elapsed }: RunState, read: (name: string) => Tensor): Required<StateFiles> {
   const model = new Map(weights.map((name) => [name, read(name)]));
   const moments = MOMENTS.flatMap(([state, file]) => weights.map((name) => [file + name, read(state + name)] as const));
-  const state = { version: STATE_VERSION, step, seed: config.train.seed, elapsed_s: elapsed, config };
-  const architecture: Record<string, string> =
-    config.graph === undefined ? { 'tinygpt.model': JSON.stringify(config.model) } : { 'tinygpt.graph': config.graph };
+  const named = graph === undefined ? config : { ...config, graph: GRAPH_FILE };
+  const state = { version: STATE_VERSION, step, seed: config.train.seed, elapsed_s: elapsed, config: named };
+  const architecture: Record<string, string> = graph === undefined ? { 'tinygpt.model': JSON.stringify(config.model) } : { 'tinygpt.graph': graph };
   return {
     model: writeTensors({ tensors: model, metadata: { format: 'pt', ...architecture } }),
     optim: writeTensors({ tensors: new Map(moments), metadata: { format: 'pt' } }),

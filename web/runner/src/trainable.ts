@@ -22,8 +22,8 @@ export interface Trainable {
   readonly ctx: number;
   /** Bytes allocated. */
   readonly memoryBytes: number;
-  /** The text to train on: its last tenth validates, or all of `validation`. */
-  setData(text: Uint8Array, validation?: Uint8Array): void;
+  /** The text to train on: its last tenth validates, or all of `validation`. Windows start at multiples of `stride` (default 1). */
+  setData(text: Uint8Array, validation?: Uint8Array, stride?: number): void;
   /** Moves the planned end, which the schedule spans. */
   setSteps(total: number): void;
   /** Runs the next `count` steps. Calls keep their order; results that are not finite are the caller's to judge. */
@@ -73,8 +73,8 @@ export class WasmTrainable implements Trainable {
     return fixed_bytes + this.runner.threads * thread_bytes;
   }
 
-  setData(text: Uint8Array, validation?: Uint8Array): void {
-    this.runner.setData(text, validation);
+  setData(text: Uint8Array, validation?: Uint8Array, stride?: number): void {
+    this.runner.setData(text, validation, stride);
   }
 
   setSteps(total: number): void {

@@ -11,7 +11,7 @@ export interface ThreadStart {
 
 /** Runs the thread; says 'ready' once before it enters the module, or what went wrong. */
 function enter({ module, memory, thread }: ThreadStart, say: (message: string) => void): void {
-  const instance = new WebAssembly.Instance(module, { env: { memory } });
+  const instance = new WebAssembly.Instance(module, { env: { memory, clock: () => performance.now() / 1e3 } });
   say('ready');
   (instance.exports.worker as CallableFunction)(thread);
 }
