@@ -245,7 +245,11 @@ pub fn open(path: &Path, heads: Option<usize>) -> Result<Saved> {
     let file = locate(path)?;
     let beside = |name| file.with_file_name(name).is_file();
     if file.file_name().is_some_and(|name| name == MODEL_FILE) && beside(STATE_FILE) && beside(OPTIM_FILE) {
-        return Ok(Checkpoint::load(&file)?.into());
+        let saved = Saved::from(Checkpoint::load(&file)?);
+        if saved.graph.is_none() {
+            formats::heads_of(&file.display().to_string(), Some(saved.config.model.heads), heads)?;
+        }
+        return Ok(saved);
     }
     read_model(&file, heads)
 }

@@ -113,6 +113,12 @@ macro_rules! section {
         #[serde(deny_unknown_fields, default)]
         pub struct $override { $($(#[$($field_doc)*])* pub $field: Option<$ty>,)+ }
 
+        impl From<&$name> for $override {
+            fn from(all: &$name) -> Self {
+                Self { $($field: Some(all.$field.clone()),)+ }
+            }
+        }
+
         impl $name {
             /// Keys in the order of declaration.
             pub const KEYS: &[&str] = &[$(stringify!($field)),+];

@@ -200,6 +200,13 @@ fn date_and_time(now: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}-{hour:02}{minute:02}{second:02}")
 }
 
+/// `2026-11-23T02:18:00Z`
+pub(crate) fn iso_8601(time: SystemTime) -> String {
+    let text = date_and_time(time);
+    let (date, time) = text.rsplit_once('-').unwrap_or((&text, ""));
+    format!("{date}T{}:{}:{}Z", &time[..2], &time[2..4], &time[4..])
+}
+
 /// Year, month and day of a number of days since 1970-01-01: `civil_from_days` of Howard Hinnant, "chrono-compatible
 /// low-level date algorithms" (2013), for days that are not negative. Years begin in March there.
 fn civil_date(days: u64) -> (u64, u64, u64) {
@@ -241,6 +248,7 @@ mod tests {
         ] {
             assert_eq!(date_and_time(UNIX_EPOCH + Duration::from_secs(seconds)), expected);
         }
+        assert_eq!(iso_8601(UNIX_EPOCH + Duration::from_secs(1_795_400_280)), "2026-11-23T02:18:00Z");
     }
 
     #[test]

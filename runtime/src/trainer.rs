@@ -137,6 +137,11 @@ impl Trainer {
         })
     }
 
+    /// Starts from `weights` instead of the seed's, at step 0 with moments zero; errors name `origin`.
+    pub fn init(&mut self, weights: &Tensors, origin: &str) -> Result<()> {
+        self.train.load(weights, None, origin)
+    }
+
     /// Goes on from `checkpoint`; errors name `origin`.
     pub fn restore(&mut self, checkpoint: &Checkpoint, origin: &str) -> Result<()> {
         self.train.load(&checkpoint.weights, Some([&checkpoint.m, &checkpoint.v]), origin)?;

@@ -17,6 +17,7 @@
 //! - [`wasm`]: WebAssembly run by Node, exports run by the JavaScript runner in Node and in Chromium
 //! - [`inspect`]: profiles, and the page that shows a program
 //! - [`docs`]: what the documents repeat of the code is what the code says
+//! - [`formats`]: model files of other programs, hostile files, export and import, real PyTorch
 //!
 //! `tests/allocation.rs` is a binary of its own, since it counts the allocations of a process.
 
@@ -25,6 +26,7 @@ mod cli;
 mod decode;
 mod docs;
 mod dump;
+mod formats;
 mod gpu;
 mod inspect;
 mod opt;

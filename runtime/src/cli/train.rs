@@ -58,6 +58,7 @@ Examples:
   tinygpt train                            the built-in stories, preset small
   tinygpt train --data book.txt --out run  a text of your own
   tinygpt train --resume run               go on where the run stopped
+  tinygpt train --init run --data b.txt    a new run from trained weights
   tinygpt train --print-config > my.toml   a file to edit, for --config";
 
 #[derive(Debug, Clone, Default, Args)]
@@ -78,6 +79,12 @@ pub struct TrainArgs {
             "save_every", "sample_bytes", "keep", "out", "accumulate"]
     )]
     pub resume: Option<String>,
+    /// Start at step 0 from the weights of a run, checkpoint or model file (.safetensors or .tinygpt), whose model is taken unless --preset, --config or --graph names the same
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with = "resume", help_heading = "Model")]
+    pub init: Option<PathBuf>,
+    /// Attention heads of a model file for --init that does not state them
+    #[arg(long, value_name = "N", value_parser = usage::whole::<usize>(1..=4096), requires = "init", help_heading = "Model")]
+    pub heads: Option<usize>,
     /// Text to train on: a file of bytes, or the word builtin [default: builtin]
     #[arg(long, value_name = "FILE|builtin", help_heading = "Data")]
     pub data: Option<String>,
@@ -141,12 +148,19 @@ impl TrainArgs {
 /// What `export` writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ExportFormat {
+    /// One file that PyTorch opens: a state_dict, linear weights as [out, in]
+    Safetensors,
+    /// A folder that transformers loads as GPT2LMHeadModel
+    HfGpt2,
+    /// One file of the original TinyGPT, with the optimizer's moments
+    Tinygpt,
     /// A folder for pages and Node: WebAssembly modules, weights, a manifest and the JavaScript runner
     Web,
 }
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:
+  tinygpt export --format safetensors --checkpoint run -o model.safetensors
   tinygpt export --format web --checkpoint run -o page   a trained model
   tinygpt export --format web --preset tiny -o page      its starting weights";
 
@@ -156,12 +170,15 @@ pub struct ExportArgs {
     /// What to write
     #[arg(long, value_enum, value_name = "F")]
     pub format: ExportFormat,
-    /// Where to write it; an older export is replaced
+    /// File or folder to make; of the format web an older export is replaced
     #[arg(short, value_name = "PATH")]
     pub out: PathBuf,
-    /// Run directory, checkpoint directory or model file to write, with its configuration [default: the starting weights of a seed]
+    /// Run directory (its latest checkpoint), checkpoint directory, or model file (.safetensors or .tinygpt) to write, with its configuration [default: the starting weights of a seed]
     #[arg(long, value_name = "PATH", help_heading = "Model", conflicts_with_all = ConfigArgs::FLAGS)]
     pub checkpoint: Option<PathBuf>,
+    /// Attention heads of a model file that does not state them
+    #[arg(long, value_name = "N", value_parser = usage::whole::<usize>(1..=4096), requires = "checkpoint", help_heading = "Model")]
+    pub heads: Option<usize>,
     #[command(flatten)]
     pub run: ConfigArgs,
 }

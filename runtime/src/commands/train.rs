@@ -2,11 +2,13 @@
 
 use super::{Ending, exec_options, print, say, say_notes};
 use crate::architecture::{Architecture, GraphModel};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{self, Checkpoint};
 use crate::cli::TrainArgs;
-use crate::config::RunConfig;
+use crate::config::{ModelOverride, RunConfig, RunOverride};
 use crate::data::Corpus;
+use crate::formats::config_for;
 use crate::rundir::RunDir;
+use crate::tensor_file::Tensors;
 use crate::trainer::{self, Lines, Requests, Summary, Trainer};
 use crate::{Error, Result};
 use std::path::Path;
@@ -14,9 +16,12 @@ use std::time::{Instant, SystemTime};
 
 pub fn run(args: &TrainArgs) -> Result<Ending> {
     let resumed = args.resume.as_deref().map(resume).transpose()?;
+    let init = args.init.as_deref().map(|path| checkpoint::load_model(path, args.heads)).transpose()?;
     let config = match &resumed {
         Some((_, checkpoint)) => checkpoint.config.clone(),
-        None => RunConfig::resolve(args.run.preset.as_deref(), args.run.config.as_deref(), &args.overrides())?,
+        None => {
+            RunConfig::resolve(args.run.preset.as_deref(), args.run.config.as_deref(), &layer(args, init.as_ref())?)?
+        }
     };
     if args.print_config {
         print(config.to_toml()?.as_bytes())?;
@@ -24,6 +29,9 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
     }
     check_stop(args.stop_at, &config, resumed.as_ref().map_or(0, |(_, checkpoint)| checkpoint.step))?;
     let model = model(&config, resumed.as_ref().map(|(_, checkpoint)| checkpoint))?;
+    if let (Some((found, _)), Some(path)) = (&init, &args.init) {
+        found.check_is(&model, &path.display().to_string())?;
+    }
     model.check_bytes()?;
     let corpus = Corpus::open(&config.data, model.ctx())?;
     let options = exec_options(&args.exec, Some(&config.train))?;
@@ -34,6 +42,9 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
     }
     let start = Instant::now();
     let mut trainer = Trainer::with_model(model.clone(), config, corpus, options.clone())?;
+    if let (Some((_, weights)), Some(path)) = (&init, &args.init) {
+        trainer.init(weights, &path.display().to_string())?;
+    }
     let config = trainer.config().clone();
     let compile_s = start.elapsed().as_secs_f64();
     say_notes(&options);
@@ -89,6 +100,17 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
     say_notes(&options);
     keep_plan()?;
     report(&summary, &dir)
+}
+
+/// The flags, over the model of the weights to start from where no flag names a model.
+fn layer(args: &TrainArgs, init: Option<&(Architecture, Tensors)>) -> Result<RunOverride> {
+    let mut layer = args.overrides();
+    let named = args.run.preset.is_some() || args.run.config.is_some() || args.graph.is_some();
+    if let (false, Some((Architecture::Gpt(model), _))) = (named, init) {
+        layer.preset = Some(config_for(model)?.preset);
+        layer.model = ModelOverride::from(model);
+    }
+    Ok(layer)
 }
 
 /// What is trained: that of the checkpoint to go on from, the graph that the configuration names, or its GPT.

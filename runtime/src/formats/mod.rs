@@ -200,7 +200,7 @@ fn refuse_pickles(name: &str, bytes: &[u8]) -> Result<()> {
 }
 
 /// The number of heads of a file that states `stated`, where the caller says `said`.
-fn heads_of(name: &str, stated: Option<usize>, said: Option<usize>) -> Result<usize> {
+pub(crate) fn heads_of(name: &str, stated: Option<usize>, said: Option<usize>) -> Result<usize> {
     match (stated, said) {
         (Some(stated), Some(said)) if stated != said => {
             Err(Error::input(format!("{name} states heads {stated}, and --heads says {said}: leave --heads out")))

@@ -15,10 +15,9 @@
 
 use super::bundle::{Bundle, Contents, MANIFEST_FILE, StartingState, bundle};
 use super::runner::SCRIPTS;
-use crate::checkpoint::{self, Checkpoint, Model};
+use crate::checkpoint::{self, Checkpoint};
 use crate::config::RunConfig;
 use crate::error::one_line;
-use crate::formats::config_for;
 use crate::model::{forward, initial_weights};
 use crate::tensor_file::Tensors;
 use crate::{Error, Result};
@@ -39,15 +38,20 @@ pub enum Source {
 impl Source {
     /// What a checkpoint PATH holds: all of a run, or a model file alone, which is trained on by the preset of its architecture, or by the
     /// default one.
-    pub fn load(path: &Path) -> Result<Source> {
-        let Model { config: model, weights } = Model::load(path)?;
-        let file = checkpoint::locate(path)?;
-        if file.with_file_name(checkpoint::STATE_FILE).is_file()
-            && file.with_file_name(checkpoint::OPTIM_FILE).is_file()
-        {
-            return Ok(Source::Checkpoint(Box::new(Checkpoint::load(path)?)));
+    /// `heads` is for a file that does not state its attention heads.
+    pub fn load(path: &Path, heads: Option<usize>) -> Result<Source> {
+        let saved = checkpoint::open(path, heads)?;
+        if let Some(graph) = &saved.graph {
+            return Err(Error::input(format!(
+                "{} holds the graph {}, and a GPT is needed here",
+                path.display(),
+                graph.graph().name
+            )));
         }
-        Ok(Source::Weights(config_for(&model)?, weights))
+        if saved.moments.is_some() {
+            return Ok(Source::Checkpoint(Box::new(saved.into_checkpoint()?)));
+        }
+        Ok(Source::Weights(saved.config, saved.weights))
     }
 
     fn config(&self) -> &RunConfig {
