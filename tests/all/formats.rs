@@ -115,7 +115,7 @@ fn a_run_starts_from_weights() {
     let cli = trained();
     cli.ok("export --format tinygpt --checkpoint run -o m.tinygpt");
     let before = loss(&cli, "--checkpoint run");
-    assert!(before < 3.0, "{before}");
+    assert!(before < 4.5, "it has learnt nothing: {before}");
     // A rate so low that the weights stay what they are, as f32 sees them.
     let still = "--data text.txt --threads 1 --steps 1 --lr 1e-30 --warmup 0 --sample-bytes 0";
     for (init, out) in [("run", "a"), ("m.tinygpt", "b"), ("run/step-00000040/model.safetensors", "c")] {

@@ -122,18 +122,27 @@ fn write(out: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
     };
     let written = match files {
         [(_, bytes)] => put(&aside, bytes),
-        _ => fs::create_dir_all(&aside)
-            .map_err(|e| Error::writing(&aside, e))
+        _ => clear(&aside)
+            .and_then(|()| fs::create_dir(&aside).map_err(|e| Error::writing(&aside, e)))
             .and_then(|()| files.iter().try_for_each(|(name, bytes)| put(&aside.join(name), bytes))),
     };
     // Looked at again: the file may have come meanwhile.
     let written = written.and_then(|()| refuse_existing(out));
     let placed = written.and_then(|()| fs::rename(&aside, out).map_err(|e| Error::writing(out, e)));
-    if placed.is_err() && aside.exists() {
-        let removed = if aside.is_dir() { fs::remove_dir_all(&aside) } else { fs::remove_file(&aside) };
-        removed.map_err(|e| Error::writing(&aside, e))?;
+    if placed.is_err() {
+        clear(&aside)?;
     }
     placed
+}
+
+/// Removes what a write left aside.
+fn clear(aside: &Path) -> Result<()> {
+    let removed = match aside.is_dir() {
+        true => fs::remove_dir_all(aside),
+        false if aside.exists() => fs::remove_file(aside),
+        false => Ok(()),
+    };
+    removed.map_err(|e| Error::writing(aside, e))
 }
 
 #[cfg(test)]
