@@ -264,7 +264,7 @@ pub fn decode(bytes: &[u8], name: &str, heads: Option<usize>) -> Result<Saved> {
     if let Some(stated) = header.state_byte_length.filter(|stated| *stated != expected) {
         return Err(damaged(format!("its header states {stated} bytes of state, and its tensors take {expected}")));
     }
-    check_manifest(&header.manifest, &model).map_err(|what| damaged(what))?;
+    check_manifest(&header.manifest, &model).map_err(&damaged)?;
     let (step, mut body) = state.split_at(STEP);
     let step = step.try_into().map_or(-1, i32::from_le_bytes);
     let step = u64::try_from(step).map_err(|_| damaged(format!("it states step {step}")))?;
