@@ -22,7 +22,9 @@ export function serve(folders, port = 0) {
     try {
       if (folder === undefined) throw new Error('no such folder');
       const body = await readFile(join(folder, file));
-      response.writeHead(200, { 'Content-Type': TYPES[extname(file)] ?? 'application/octet-stream', ...(plain ? {} : ISOLATED) });
+      // As static hosts have it: pages are asked for anew, what they load may be kept for minutes.
+      const cached = extname(file) === '.html' ? 'no-cache' : 'max-age=600';
+      response.writeHead(200, { 'Content-Type': TYPES[extname(file)] ?? 'application/octet-stream', 'Cache-Control': cached, ...(plain ? {} : ISOLATED) });
       response.end(body);
     } catch {
       response.writeHead(404).end();

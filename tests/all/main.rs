@@ -15,6 +15,7 @@
 //! - [`text`]: graphs and programs read back from their text
 //! - [`check`]: filetests, and that there is one for all that needs one
 //! - [`wasm`]: WebAssembly run by Node, exports run by the JavaScript runner in Node and in Chromium
+//! - [`site`]: the playground in Chromium
 //! - [`inspect`]: profiles, and the page that shows a program
 //! - [`docs`]: what the documents repeat of the code is what the code says
 //! - [`formats`]: model files of other programs, hostile files, export and import, real PyTorch
@@ -34,6 +35,7 @@ mod own_model;
 mod parity;
 mod programs;
 mod run;
+mod site;
 mod snapshots;
 mod support;
 mod testing;

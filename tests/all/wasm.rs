@@ -20,12 +20,12 @@ use tinygpt::runtime::sampling::Sampler;
 use tinygpt::runtime::schedule::{Schedule, ScheduleKind};
 use tinygpt::runtime::wasm::bundle;
 
-fn web() -> PathBuf {
+pub fn web() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("web")
 }
 
 /// Whether `what` is there; where `variable` is 1 it must be.
-fn have(what: &str, there: bool, variable: &str) -> bool {
+pub fn have(what: &str, there: bool, variable: &str) -> bool {
     let required = std::env::var_os(variable).is_some_and(|value| value == "1");
     assert!(there || !required, "{variable}=1, and there is no {what}");
     if !there {

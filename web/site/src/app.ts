@@ -8,6 +8,7 @@
 
 import { CompilerClient, RequestError, Trainer } from './client.js';
 import type { Capabilities, Config, DataSource, Failure, Opened, OpenOptions, Progress, ResolvedConfig, State, StoredRun, TaskName, TrainerEvents, Validated } from './protocol.js';
+import { sentence } from './ui/format.js';
 import { History } from './ui/history.js';
 import { configOf, setupOf, type Key, type Setup } from './ui/setup.js';
 import { createStore, type Store } from './ui/store.js';
@@ -53,6 +54,9 @@ export interface AppState {
   /** Counts changes of the history, which is changed in place. */
   drawn: number;
 }
+
+/** Whether nothing is going on that a new request would have to wait for. */
+export const isQuiet = ({ busy, state }: AppState): boolean => busy === undefined && state !== 'running' && state !== 'compiling';
 
 /** Samples that are kept. */
 const SAMPLES = 20;
@@ -143,7 +147,7 @@ export class App {
   /** Takes another setup and has the compiler judge it. */
   change(patch: Partial<Setup>): void {
     const setup = { ...this.store.get().setup, ...patch };
-    for (const key of ['graph', 'backend', 'threads', 'relaxed'] as const) if (setup[key] === undefined) delete setup[key];
+    for (const key of ['graph', 'backend', 'threads', 'relaxed', 'validation'] as const) if (setup[key] === undefined) delete setup[key];
     this.store.update({ setup, stale: this.store.get().opened !== undefined && signature(setup) !== this.#openedAs });
     void this.#resolve(setup);
   }
@@ -203,7 +207,7 @@ export class App {
     const { stored } = this.store.get();
     if (stored === undefined) return;
     const { config, backend } = stored;
-    this.change(setupOf(config, this.presets, this.keys, { backend, data: storedData(stored) }));
+    this.change({ graph: undefined, threads: undefined, relaxed: undefined, validation: undefined, ...setupOf(config, this.presets, this.keys, { backend, data: storedData(stored) }) });
     await this.#open({ resume: 'opfs', config: { preset: config.preset } });
     this.#remember();
   });
@@ -226,7 +230,7 @@ export class App {
 
   probe = () => this.act('measuring', async () => {
     const { config, backend, threads, relaxed } = this.#options();
-    const probe = await this.trainer.probe({ config, backend, ...(threads === undefined ? {} : { threads }), ...(relaxed === undefined ? {} : { relaxed }) });
+    const probe = await this.trainer.probe({ config, backend, threads, relaxed });
     this.#measured(backend, probe.msPerStep);
     return probe;
   });
@@ -239,16 +243,16 @@ export class App {
 
   #options(): OpenOptions {
     const { setup } = this.store.get();
-    const { threads, relaxed, data } = setup;
+    const { threads, relaxed, data, validation } = setup;
     if (data.kind === 'text' && data.bytes.length === 0) {
       throw new Error(`the text "${data.name}" is kept with its run only: choose it again to begin another run on it`);
     }
-    return { config: this.config(setup), backend: this.backend, data, ...(threads === undefined ? {} : { threads }), ...(relaxed === undefined ? {} : { relaxed }) };
+    return { config: this.config(setup), backend: this.backend, data, threads, relaxed, validation: validation?.bytes };
   }
 
   async #open(options: Partial<OpenOptions>): Promise<void> {
     const { threads, relaxed } = this.store.get().setup;
-    const all = options.resume === undefined ? this.#options() : { backend: this.backend, config: {}, ...(threads === undefined ? {} : { threads }), ...(relaxed === undefined ? {} : { relaxed }) };
+    const all = options.resume === undefined ? this.#options() : { backend: this.backend, config: {}, threads, relaxed };
     this.store.update({ opened: undefined, failure: undefined, notices: [] });
     this.#adopt(await this.trainer.open({ ...all, ...options }));
   }
@@ -316,8 +320,8 @@ export class App {
 }
 
 /** What a session is opened with, as a text to compare; a pasted text counts by its name and size. */
-function signature({ data, ...rest }: Setup): string {
-  return JSON.stringify([rest, data.kind === 'text' ? [data.name, data.bytes.length] : data]);
+function signature({ data, validation, ...rest }: Setup): string {
+  return JSON.stringify([rest, validation && [validation.name, validation.bytes.length], data.kind === 'text' ? [data.name, data.bytes.length] : data]);
 }
 
 function storedData({ data }: StoredRun): DataSource {
@@ -325,10 +329,7 @@ function storedData({ data }: StoredRun): DataSource {
   return data.kind === 'text' ? { kind: 'text', name: data.name, bytes: new Uint8Array() } : { kind: 'builtin' };
 }
 
-export const sentenceOf = (error: unknown): string => {
-  const message = error instanceof Error ? error.message : String(error);
-  return message.charAt(0).toUpperCase() + message.slice(1) + (/[.!?]$/.test(message) ? '' : '.');
-};
+export const sentenceOf = (error: unknown): string => sentence(error instanceof Error ? error.message : String(error));
 
 // Session storage lasts as long as the tab, reloads and crashes included. Where it is forbidden, a reloaded tab offers to go on instead.
 

@@ -1,8 +1,8 @@
 // The bar that stays in view: what the run does, its figures, and its controls.
 
 import type { App, AppState } from '../app.js';
-import { button, h, oncePerFrame, setText, show } from './dom.js';
-import { count, duration, loss, short } from './format.js';
+import { button, enable, h, oncePerFrame, setText, show } from './dom.js';
+import { count, duration, loss, sentence, short } from './format.js';
 
 const STATES: Record<AppState['state'], string> = {
   idle: 'Ready',
@@ -35,8 +35,9 @@ export function runBar(app: App): HTMLElement {
     const { state: now, busy, opened, progress, measuring, resolved, problem, stale } = store.get();
     const total = progress?.steps ?? (stale ? undefined : opened?.config.train.steps) ?? resolved?.config.train.steps ?? 0;
     const done = app.step;
-    setText(state, measuring === undefined ? STATES[busy === 'resuming' || busy === 'starting' ? (now === 'idle' ? 'compiling' : now) : now] : `Measuring ${measuring.step}/${measuring.of}`);
-    state.dataset.state = measuring === undefined ? now : 'compiling';
+    const shown = now === 'idle' && (busy === 'resuming' || busy === 'starting') ? 'compiling' : now === 'paused' && done === 0 ? 'idle' : now;
+    setText(state, measuring === undefined ? STATES[shown] : `Measuring ${measuring.step}/${measuring.of}`);
+    state.dataset.state = measuring === undefined ? shown : 'compiling';
     setText(step, `${count(done)} / ${count(total)}`);
     const last = progress?.loss.at(-1) ?? app.history.points.at(-1)?.loss;
     setText(lossValue, last === undefined || done === 0 ? '–' : loss(last));
@@ -44,14 +45,16 @@ export function runBar(app: App): HTMLElement {
     setText(eta, now === 'running' && progress !== undefined ? duration(progress.etaS) : '–');
     meter.value = total === 0 ? 0 : done / total;
 
+    document.title = now === 'running' && total > 0 ? `${Math.floor((100 * done) / total)} % – tinygpt playground` : 'tinygpt playground';
     const running = now === 'running';
     const label = running ? 'Pause' : now === 'failed' ? 'Start over' : now === 'finished' ? 'Train on' : done > 0 ? 'Continue' : 'Start';
     setText(main, label);
     const blocked = busy !== undefined || now === 'compiling';
-    main.disabled = blocked || (problem !== undefined && !running && done === 0);
-    once.disabled = main.disabled || running || now === 'failed' || now === 'finished';
-    stop.disabled = blocked || !(running || now === 'paused');
-    reset.disabled = blocked || opened === undefined;
+    const startable = !blocked && (problem === undefined || running || done > 0);
+    enable(main, startable);
+    enable(once, startable && !running && now !== 'failed' && now !== 'finished');
+    enable(stop, !blocked && (running || now === 'paused'));
+    enable(reset, !blocked && opened !== undefined);
   });
 
   let said = 0;
@@ -102,7 +105,7 @@ export function messages(app: App): HTMLElement {
     show(failure, what !== undefined);
     if (what === undefined) return failure.replaceChildren();
     const title = { nan: 'The loss is no longer a number', 'device-lost': 'The graphics device went away', memory: 'There is not enough memory', other: 'Training has ended early' }[what.kind];
-    failure.replaceChildren(h('h2', {}, title), h('p', {}, what.sentence), h('p', {}, what.advice));
+    failure.replaceChildren(h('h2', {}, title), h('p', {}, sentence(what.sentence)), h('p', {}, sentence(what.advice)));
   });
   app.store.watch((all) => all.opened === undefined && all.busy !== 'resuming' ? all.stored : undefined, (run) => {
     show(kept, run !== undefined);
@@ -113,7 +116,7 @@ export function messages(app: App): HTMLElement {
   app.store.watch((all) => all.stale && app.step > 0 && all.state !== 'running', (isStale) => show(stale, isStale));
   app.store.watch((all) => all.notices, (list) => {
     show(notices, list.length > 0);
-    notices.replaceChildren(...list.map((notice) => h('li', {}, notice)));
+    notices.replaceChildren(...list.map((notice) => h('li', {}, sentence(notice))));
   });
   return h('div', { class: 'messages' }, refusal, failure, kept, stale, notices);
 }

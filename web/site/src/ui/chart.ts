@@ -32,11 +32,16 @@ export interface ChartOptions {
   title: string;
   height: number;
   logarithmic?: boolean;
+  /** The values' axis begins at 0. */
+  fromZero?: boolean;
   format(value: number): string;
 }
 
 /** Rows of the table beside a chart. */
 const ROWS = 12;
+
+/** Without the zeros that end a decimal fraction: an axis needs no more digits than its ticks differ in. */
+const brief = (text: string) => text.replace(/(\.\d*?)0+$/, '$1').replace(/\.$/, '');
 
 export class Chart {
   readonly element: HTMLElement;
@@ -98,7 +103,7 @@ export class Chart {
   }
 
   #settings(width: number): uPlot.Options {
-    const { height, logarithmic = false, format } = this.#options;
+    const { height, logarithmic = false, fromZero = false, format } = this.#options;
     const [ink, grid] = [colour('muted'), colour('line')];
     const font = `12px ${getComputedStyle(document.body).fontFamily}`;
     const axis: uPlot.Axis = { stroke: ink, font, grid: { stroke: grid, width: 1 }, ticks: { show: false } };
@@ -108,10 +113,10 @@ export class Chart {
       legend: { show: false },
       padding: [8, 8, 0, 0],
       cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
-      scales: { x: { time: false, range: (_, min, max) => (min === max ? [min, min + 1] : [min, max]) }, y: { distr: logarithmic ? 3 : 1 } },
+      scales: { x: { time: false, range: (_, min, max) => (min === max ? [min, min + 1] : [min, max]) }, y: { distr: logarithmic ? 3 : 1, ...(fromZero ? { range: (_: uPlot, __: number, max: number): uPlot.Range.MinMax => [0, (max || 1) * 1.05] } : {}) } },
       axes: [
         { ...axis, space: 64, size: 32, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? count(tick) : '')) },
-        { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => (tick === null ? '' : format(tick))) },
+        { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => (tick === null ? '' : brief(format(tick)))) },
       ],
       series: [
         {},
@@ -164,7 +169,9 @@ export class Chart {
     const { steps } = this.#data;
     const lines = this.#shown().filter((line) => line.dash === undefined);
     const every = Math.max(1, Math.ceil(steps.length / ROWS));
-    const chosen = steps.map((_, at) => at).filter((at) => at % every === 0 || at === steps.length - 1);
+    // Of a line with few values, those; of the others some.
+    const marked = new Set(lines.filter((line) => line.dots === true).flatMap(({ values }) => values.flatMap((value, at) => (value === null ? [] : [at])).slice(-ROWS)));
+    const chosen = steps.map((_, at) => at).filter((at) => at % every === 0 || at === steps.length - 1 || marked.has(at));
     const cell = (value: number | null | undefined) => (value === null || value === undefined ? 'none' : this.#options.format(value));
     const rows = chosen.map((at) => [count(steps[at] as number), ...lines.map((line) => cell(line.values[at]))]);
     this.#rows.replaceChildren(table(this.#options.title, ['Step', ...lines.map((line) => line.label)], rows));

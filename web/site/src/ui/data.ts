@@ -2,15 +2,10 @@
 
 import type { App } from '../app.js';
 import type { DataSource, TaskName } from '../protocol.js';
-import { card, field, freshId, h, setText, show, table } from './dom.js';
+import { TASKS, taskOf } from '../tasks.js';
+import { button, card, field, freshId, h, setText, show, table } from './dom.js';
 import { bytes, count } from './format.js';
-
-const TASKS: Record<TaskName, { label: string; says: string }> = {
-  copy: { label: 'Copy', says: 'Repeat the letters.' },
-  reverse: { label: 'Reverse', says: 'Give the letters back to front.' },
-  sort: { label: 'Sort', says: 'Put the letters in order.' },
-  addition: { label: 'Addition', says: 'Add two numbers.' },
-};
+import type { Value } from './setup.js';
 
 /** Bytes beyond which a text is refused: the page, its worker and the kept run each hold it. */
 const MOST = 256 * 2 ** 20;
@@ -21,7 +16,7 @@ export function dataCard(app: App): HTMLElement {
   const paste = h('textarea', { rows: 5, spellcheck: 'false', on: { input: () => pasted() } });
   const file = h('input', { type: 'file', on: { change: () => void read(file.files?.[0]) } });
   const task = h('select', { on: { change: () => app.change({ data: { kind: 'task', task: task.value as TaskName } }) } });
-  task.append(...Object.entries(TASKS).map(([value, { label }]) => h('option', { value }, label)));
+  task.append(...TASKS.map(({ name, title }) => h('option', { value: name }, title)));
   const says = h('p', { class: 'help' });
   const size = h('p', { class: 'help' });
   const refused = h('p', { class: 'problem', role: 'alert', hidden: true });
@@ -45,6 +40,7 @@ export function dataCard(app: App): HTMLElement {
     if (kind === 'builtin') app.change({ data: { kind: 'builtin' } });
     else if (kind === 'task' && data.kind !== 'task') app.change({ data: { kind: 'task', task: task.value as TaskName } });
     else if (kind === 'paste' && paste.value !== '') pasted();
+    if (kind === 'builtin' || kind === 'task') app.change({ validation: undefined });
     sync();
   };
   const radios = new Map<Shown, HTMLInputElement>();
@@ -55,9 +51,16 @@ export function dataCard(app: App): HTMLElement {
   };
   const choices = h('fieldset', { class: 'choices' }, h('legend', {}, 'Text'), radio('builtin', 'Stories'), radio('paste', 'Paste'), radio('file', 'File'), radio('task', 'Toy task'));
 
-  const pasteField = field('Your text', paste, 'It stays in this browser. Its last tenth is held back to validate.');
+  const apart = h('input', { type: 'file', on: { change: () => void readApart(apart.files?.[0]) } });
+  const readApart = async (chosen: File | undefined) => app.change({ validation: chosen && { name: chosen.name, bytes: new Uint8Array(await chosen.arrayBuffer()) } });
+  const apartField = field('A file to validate on', apart, 'Without one, the last tenth of the text is held back.');
+  const pasteField = field('Your text', paste, 'It stays in this browser.');
   const fileField = field('A file of text or any bytes', file, 'Or drop one anywhere on this card.');
-  const taskField = h('div', {}, field('Task', task), says, h('p', { class: 'help' }, 'Problems are generated; those it is tested on it never sees. Preset tiny learns each in about a minute.'));
+  const suit = button('Take a setup that learns it', () => {
+    const { preset, train } = taskOf(task.value).config;
+    app.change({ preset, changed: train as Record<string, Value> });
+  });
+  const taskField = h('div', { class: 'column' }, field('Task', task), says, h('p', { class: 'help' }, 'Problems are made up as it trains; those that it is tested on it never sees.'), h('div', { class: 'row' }, suit));
 
   const sync = () => {
     const { data } = store.get().setup;
@@ -68,13 +71,15 @@ export function dataCard(app: App): HTMLElement {
     show(pasteField, shown === 'paste');
     show(fileField, shown === 'file');
     show(taskField, shown === 'task');
+    show(apartField, shown === 'paste' || shown === 'file');
     if (data.kind === 'task') [task.value] = [data.task];
-    setText(says, TASKS[task.value as TaskName]?.says ?? '');
+    const { about, example } = taskOf(task.value);
+    says.replaceChildren(`${about} For example: `, h('code', {}, example));
     setText(size, describe(data, shown));
   };
   store.watch((all) => all.setup.data, sync);
 
-  const element = card('Data', { class: 'data' }, choices, pasteField, fileField, taskField, size, refused, accuracy(app));
+  const element = card('Data', { class: 'data' }, choices, pasteField, fileField, apartField, taskField, size, refused, accuracy(app));
   element.addEventListener('dragover', (event) => {
     event.preventDefault();
     element.classList.add('dropping');

@@ -44,10 +44,18 @@ export function freshId(stem: string): string {
   return `${stem}-${ids}`;
 }
 
-/** A button that does one thing. */
+/** A button that does one thing. See `enable`. */
 export function button(label: string, act: () => void, properties: Properties = {}): HTMLButtonElement {
-  return h('button', { type: 'button', ...properties, on: { click: act } }, label);
+  const element: HTMLButtonElement = h('button', { type: 'button', ...properties, on: { click: () => isEnabled(element) && act() } }, label);
+  return element;
 }
+
+/** Whether a button does anything now. One that does not keeps the focus, which `disabled` would take from under the user's keys. */
+export function enable(control: HTMLButtonElement, on: boolean): void {
+  if (isEnabled(control) !== on) setAttribute(control, 'aria-disabled', on ? null : 'true');
+}
+
+const isEnabled = (control: HTMLButtonElement) => control.getAttribute('aria-disabled') !== 'true';
 
 /** A section with a heading. */
 export function card(title: string, properties: Properties = {}, ...children: Child[]): HTMLElement {

@@ -3,8 +3,8 @@
 // Invariants: a field's rules are the compiler's, whose sentence shows at the field that it names; only what differs from the preset is
 // kept, and such a field says what the preset has.
 
-import type { App } from '../app.js';
-import { card, debounce, field, freshId, h, button, setAttribute, setText, show } from './dom.js';
+import { isQuiet, type App } from '../app.js';
+import { card, debounce, enable, field, freshId, h, button, setAttribute, setText, show } from './dom.js';
 import { bytes, count, duration, short, significant } from './format.js';
 import { parseValue, spell, type Key, type Value } from './setup.js';
 
@@ -113,8 +113,8 @@ function estimates(app: App): HTMLElement {
   const each = h('span', {});
   const measure = button('Measure', () => void app.probe(), { class: 'quiet small', 'aria-label': 'Measure the time of a step' });
   const draw = () => {
-    const { resolved, speed, state, busy, measuring } = store.get();
-    measure.disabled = busy !== undefined || state === 'running' || state === 'compiling' || store.get().problem !== undefined;
+    const { resolved, problem, speed, measuring } = store.get();
+    enable(measure, isQuiet(store.get()) && problem === undefined);
     if (resolved === undefined) return;
     setText(params, count(resolved.params));
     setText(memory, bytes(resolved.memory.total));

@@ -2,6 +2,9 @@
 
 const grouped = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
 
+/** A message as a sentence of a page: with a capital and a full stop. */
+export const sentence = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? '' : '.');
+
 /** 366432 -> "366,432". */
 export const count = (n: number): string => grouped.format(n);
 

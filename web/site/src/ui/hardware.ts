@@ -1,9 +1,9 @@
 // What runs the steps: the two backends as they were found, and a benchmark of both.
 
-import type { App } from '../app.js';
+import { isQuiet, type App } from '../app.js';
 import type { AdapterReport, Benchmark, Capabilities } from '../protocol.js';
-import { button, card, field, freshId, h, setAttribute, setText, show } from './dom.js';
-import { bytes } from './format.js';
+import { button, card, enable, field, freshId, h, setAttribute, setText, show } from './dom.js';
+import { bytes, sentence } from './format.js';
 
 export function hardwareCard(app: App): HTMLElement {
   const { store } = app;
@@ -28,16 +28,15 @@ export function hardwareCard(app: App): HTMLElement {
     if (found === undefined) return setText(wasm.note, 'Looking …');
     gpu.input.disabled = !found.webgpu.available;
     wasm.input.disabled = !found.wasm.available;
-    setText(gpu.note, found.webgpu.available ? (found.webgpu.adapter?.name ?? 'Available.') : (found.webgpu.why ?? 'Not available here.'));
-    setText(wasm.note, found.wasm.available ? describe(found.wasm) : (found.wasm.why ?? 'Not available here.'));
+    setText(gpu.note, found.webgpu.available ? (found.webgpu.adapter?.name ?? 'Available.') : sentence(found.webgpu.why ?? 'not available here'));
+    setText(wasm.note, found.wasm.available ? describe(found.wasm) : sentence(found.wasm.why ?? 'not available here'));
     adapter.replaceChildren(...(found.webgpu.adapter === undefined ? [] : [adapterDetails(found.webgpu.adapter)]));
     threads.max = String(found.wasm.maxThreads);
     threads.disabled = found.wasm.maxThreads === 1;
     relaxed.disabled = !found.wasm.relaxed;
     const help = threadsField.querySelector('.help');
-    if (help) setText(help, found.wasm.whyOneThread ?? `1 to ${found.wasm.maxThreads}: one for each core.`);
+    if (help) setText(help, found.wasm.whyOneThread !== undefined ? sentence(found.wasm.whyOneThread) : `1 to ${found.wasm.maxThreads}: one for each core.`);
   });
-  store.watch((all) => [all.setup, all.capabilities, all.opened], () => undefined);
   store.watch((all) => all, ({ setup, capabilities }) => {
     const { backend } = app;
     gpu.input.checked = backend === 'webgpu';
@@ -67,7 +66,7 @@ function adapterDetails(adapter: AdapterReport): HTMLElement {
   const row = (name: string, value: string) => (value === '' ? null : h('div', {}, h('dt', {}, name), h('dd', {}, value)));
   const list = h('dl', { class: 'pairs' }, row('Vendor', vendor), row('Architecture', architecture), row('Device', device), row('Description', description), row('Features', adapter.features.join(', ')));
   const limits = Object.entries(adapter.limits).map(([key, value]) => row(key, String(value)));
-  const note = adapter.software ? h('p', { class: 'message software' }, adapter.softwareNote ?? 'This adapter is a program that imitates a GPU on the processor.') : null;
+  const note = adapter.software ? h('p', { class: 'message software' }, sentence(adapter.softwareNote ?? 'this adapter is a program that imitates a GPU on the processor')) : null;
   return h('div', { class: 'adapter' }, note, h('details', {}, h('summary', {}, 'Adapter'), list, limits.length === 0 ? null : h('dl', { class: 'pairs' }, ...limits)));
 }
 
@@ -79,7 +78,7 @@ export function benchmarkCard(app: App): HTMLElement {
   const block = h('pre', { tabindex: 0, role: 'region', 'aria-label': 'Result of the benchmark', hidden: true });
   const reason = h('p', { class: 'help', id: freshId('reason') });
   const copy = button('Copy benchmark', () => void navigator.clipboard.writeText(block.textContent ?? '').then(() => setText(progress, 'Copied.'), () => setText(progress, 'The browser did not let it be copied: select the text instead.')), { 'aria-describedby': reason.id });
-  copy.disabled = true;
+  enable(copy, false);
   let result: Benchmark | undefined;
   let preset = '';
 
@@ -90,16 +89,17 @@ export function benchmarkCard(app: App): HTMLElement {
     setText(block, result.block);
     setText(progress, 'Done.');
   });
-  store.watch((all) => all, ({ measuring, state, busy, capabilities }) => {
-    run.disabled = busy !== undefined || state === 'running' || state === 'compiling';
+  store.watch((all) => all, ({ measuring, capabilities }) => {
+    enable(run, isQuiet(store.get()));
     if (measuring?.what === 'benchmark') setText(progress, `${measuring.backend === 'wasm' ? 'WebAssembly' : 'WebGPU'}: step ${measuring.step} of ${measuring.of}.`);
     const adapter = capabilities?.webgpu.adapter;
     const software = adapter?.software === true ? `WebGPU is ${adapter.name} here, a program that imitates a GPU: its speed is not measured, and nothing is offered for sharing.` : undefined;
-    copy.disabled = result === undefined || !result.shareable;
+    const shareable = result?.shareable === true;
+    enable(copy, shareable);
     const why = software ?? (result === undefined ? 'Run it first.' : result.shareable ? '' : 'Nothing here is worth sharing.');
     setText(reason, why);
     show(reason, why !== '');
-    setAttribute(copy, 'title', copy.disabled ? why : null);
+    setAttribute(copy, 'title', shareable ? null : why);
   });
   return card('Benchmark', { class: 'benchmark' },
     h('p', { class: 'help' }, 'Two runs, one on each backend: 50 steps to warm up, then 150 that are read. Keep this tab in front and other programs quiet; plug a laptop in.'),

@@ -1,9 +1,9 @@
 // Keeping a run: in this browser, in files, and its setup in an address.
 
-import type { App } from '../app.js';
+import { isQuiet, type App } from '../app.js';
 import type { ExportFormat } from '../protocol.js';
-import { button, card, field, h, setText, show } from './dom.js';
-import { bytes, count } from './format.js';
+import { button, card, enable, field, h, setText, show } from './dom.js';
+import { bytes, count, sentence } from './format.js';
 
 const FORMATS: { format: ExportFormat; label: string; says: string }[] = [
   { format: 'tinygpt', label: '.tinygpt', says: 'Weights and configuration in one file, for the command line and for this page.' },
@@ -13,7 +13,7 @@ const FORMATS: { format: ExportFormat; label: string; says: string }[] = [
 ];
 
 export function keepPanel(app: App): HTMLElement {
-  return h('div', { class: 'panel-grid' }, browserCard(app), exportCard(app), importCard(app), linkCard(app));
+  return h('div', { class: 'panel-grid' }, h('div', { class: 'column' }, browserCard(app), importCard(app), linkCard(app)), exportCard(app));
 }
 
 function browserCard(app: App): HTMLElement {
@@ -24,9 +24,9 @@ function browserCard(app: App): HTMLElement {
   store.watch((all) => all, ({ saved, stored, capabilities, opened, busy, state }) => {
     const can = capabilities?.storage.available !== false;
     const last = saved ?? (stored === undefined ? undefined : { step: stored.step, at: stored.savedAt });
-    setText(about, !can ? (capabilities?.storage.why ?? 'This browser keeps nothing for this page.') : last === undefined ? 'Nothing is kept yet. A run is kept at intervals and at each pause; a tab that is reloaded or crashes goes on from there.' : `Kept: step ${count(last.step)}, ${new Date(last.at).toLocaleTimeString()}.`);
-    save.disabled = !can || opened === undefined || busy !== undefined || state === 'compiling';
-    forget.disabled = !can || last === undefined || busy !== undefined || state === 'running';
+    setText(about, !can ? sentence(capabilities?.storage.why ?? 'this browser keeps nothing for this page') : last === undefined ? 'Nothing is kept yet. A run is kept at intervals and at each pause; a tab that is reloaded or crashes goes on from there.' : `Kept: step ${count(last.step)}, ${new Date(last.at).toLocaleTimeString()}.`);
+    enable(save, can && opened !== undefined && busy === undefined && state !== 'compiling');
+    enable(forget, can && last !== undefined && busy === undefined && state !== 'running');
   });
   return card('In this browser', {}, about, h('div', { class: 'row' }, save, forget));
 }
@@ -40,7 +40,7 @@ function exportCard(app: App): HTMLElement {
       for (const { name, bytes } of files) download(name, bytes);
       setText(done, files.map((file) => `${file.name}, ${bytes(file.bytes.length)}`).join('; '));
     }));
-    app.store.watch((all) => all.busy !== undefined || all.state === 'compiling' || all.state === 'running', (busy) => (get.disabled = busy));
+    app.store.watch(isQuiet, (quiet) => enable(get, quiet));
     return h('li', {}, get, h('p', { class: 'help' }, says));
   });
   return card('As files', {}, h('ul', { class: 'formats' }, ...rows), done);
@@ -56,7 +56,7 @@ function importCard(app: App): HTMLElement {
     setText(done, refusal === undefined && opened !== undefined ? `${chosen.name} is open: ${count(opened.params)} parameters, step ${count(opened.restoredStep ?? 0)}.` : '');
     file.value = '';
   };
-  app.store.watch((all) => all.busy !== undefined || all.state === 'running' || all.state === 'compiling', (busy) => (file.disabled = busy));
+  app.store.watch(isQuiet, (quiet) => (file.disabled = !quiet));
   return card('Open a file', {}, field('A .tinygpt or safetensors file', file, 'From this page or from tinygpt export. It replaces the model that is open.'), done);
 }
 

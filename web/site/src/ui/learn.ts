@@ -11,9 +11,9 @@ const GUESS = Math.log(256);
 
 /** The same loss in three units. */
 const UNITS = {
-  nats: { label: 'Loss (nats)', of: (nats: number) => nats, format: (value: number) => value.toFixed(3), logarithmic: false },
-  bits: { label: 'Bits per byte', of: (nats: number) => nats / Math.LN2, format: (value: number) => value.toFixed(3), logarithmic: false },
-  perplexity: { label: 'Perplexity', of: (nats: number) => Math.exp(nats), format: (value: number) => significant(value), logarithmic: true },
+  nats: { label: 'Loss (nats)', of: (nats: number) => nats, format: (value: number) => value.toFixed(3), logarithmic: false, fromZero: true },
+  bits: { label: 'Bits per byte', of: (nats: number) => nats / Math.LN2, format: (value: number) => value.toFixed(3), logarithmic: false, fromZero: true },
+  perplexity: { label: 'Perplexity', of: (nats: number) => Math.exp(nats), format: (value: number) => significant(value), logarithmic: true, fromZero: false },
 };
 type Unit = keyof typeof UNITS;
 
@@ -21,15 +21,17 @@ export function learnPanel(app: App): HTMLElement {
   const { store, history } = app;
   let unit: Unit = 'nats';
   const losses = new Chart({ title: 'Loss by step', height: 300, format: UNITS.nats.format });
-  const norms = new Chart({ title: 'Gradient norm by step', height: 150, format: significant });
-  const rates = new Chart({ title: 'Learning rate by step', height: 150, format: rate });
+  const norms = new Chart({ title: 'Gradient norm by step', height: 150, format: significant, fromZero: true });
+  const rates = new Chart({ title: 'Learning rate by step', height: 150, format: rate, fromZero: true });
 
   const draw = oncePerFrame(() => {
     const { points, validations } = history;
-    const { of, format, logarithmic } = UNITS[unit];
+    const { of, format, logarithmic, fromZero } = UNITS[unit];
+    const empty = points.length === 0 && validations.length === 0;
     const trained = new Map(points.map((point) => [point.step, point]));
     const held = new Map(validations.map((point) => [point.step, point.loss]));
-    const steps = [...new Set([...trained.keys(), ...held.keys()])].sort((a, b) => a - b);
+    // Before the first step only a guess is drawn, over the steps that are planned.
+    const steps = empty ? [0, store.get().resolved?.config.train.steps ?? 1] : [...new Set([...trained.keys(), ...held.keys()])].sort((a, b) => a - b);
     const inUnit = (value: number | undefined) => (value === undefined || !Number.isFinite(value) ? null : of(value));
     const means = smoothed(points.map((point) => point.loss), Math.min(20, Math.max(1, points.length / 40)));
     const mean = new Map(points.map((point, at) => [point.step, means[at]]));
@@ -39,14 +41,15 @@ export function learnPanel(app: App): HTMLElement {
       { label: 'validation', colour: 'validation', dots: true, values: steps.map((step) => inUnit(held.get(step))) },
       { label: 'a guess (ln 256)', colour: 'muted', width: 1, dash: [4, 4], values: steps.map(() => of(GUESS)) },
     ];
-    losses.set({ steps, lines, summary: summary(app) }, { format, logarithmic, title: `${UNITS[unit].label} by step` });
+    losses.set({ steps, lines, summary: summary(app) }, { format, logarithmic, fromZero, title: `${UNITS[unit].label} by step` });
     const only = points.map((point) => point.step);
     const finite = (value: number) => (Number.isFinite(value) ? value : null);
     norms.set({ steps: only, lines: [{ label: 'gradient norm', colour: 'train', width: 1.5, values: points.map((point) => finite(point.gradNorm)) }], summary: `Gradient norm, at the last step ${significant(points.at(-1)?.gradNorm ?? NaN)}.` });
     rates.set({ steps: only, lines: [{ label: 'learning rate', colour: 'validation', width: 1.5, values: points.map((point) => point.lr) }], summary: `Learning rate, at the last step ${rate(points.at(-1)?.lr ?? NaN)}.` });
-    element.classList.toggle('empty', points.length === 0 && validations.length === 0);
+    element.classList.toggle('empty', empty);
   });
   store.watch((all) => all.drawn, draw);
+  store.watch((all) => all.resolved, draw);
 
   const name = freshId('unit');
   const units = h('fieldset', { class: 'segmented' }, h('legend', { class: 'visually-hidden' }, 'Unit of the loss'), ...(Object.keys(UNITS) as Unit[]).map((each) => {

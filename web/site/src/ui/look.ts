@@ -1,11 +1,11 @@
 // Looking inside: the model's text, what the compiler makes of it, what fusion saves, and whether the gradients are right.
 
-import { sentenceOf, type App } from '../app.js';
+import { isQuiet, sentenceOf, type App } from '../app.js';
 import type { Profile } from '../protocol.js';
-import { button, card, debounce, field, h, setText, show, table } from './dom.js';
+import { button, card, debounce, enable, field, h, setText, show, table } from './dom.js';
 import { editor } from './editor.js';
 import { bytes, count, short, significant } from './format.js';
-import { themeName } from './theme.js';
+import { onThemeChange, themeName } from './theme.js';
 
 /** What `inspect` counts of a program. */
 interface Totals {
@@ -112,9 +112,10 @@ function pageCard(app: App): { element: HTMLElement; shown(): void } {
       setText(status, sentenceOf(error));
     }
   };
+  onThemeChange(() => void draw());
   store.watch((all) => all.setup, () => (profile = undefined));
   store.watch((all) => all.resolved, () => void draw());
-  store.watch((all) => all.busy !== undefined || all.state === 'running' || all.state === 'compiling', (busy) => (measure.disabled = busy));
+  store.watch(isQuiet, (quiet) => enable(measure, quiet));
   const controls = h('div', { class: 'row' }, h('label', { class: 'choice' }, fusion, h('span', {}, 'Fusion')), field('Code for', target), measure);
   return { element: card('From a line to its code', { class: 'wide' }, h('p', { class: 'help' }, 'Choose a line, a node or a kernel: what belongs to it is marked everywhere. The slider goes through the passes.'), controls, status, frame), shown: () => void draw() };
 }
@@ -144,7 +145,7 @@ function fusionCard(app: App): HTMLElement {
       ['Milliseconds', significant(fusedMs), significant(apartMs), `${(apartMs / fusedMs).toFixed(1)} ×`],
     ]));
   }).then(() => setText(status, '')));
-  store.watch((all) => all.busy !== undefined || all.state === 'running' || all.state === 'compiling' || all.problem !== undefined, (busy) => (go.disabled = busy));
+  store.watch((all) => isQuiet(all) && all.problem === undefined, (ready) => enable(go, ready));
   return card('What fusion saves', {}, h('p', { class: 'help' }, 'The same step with its operations joined into few kernels, and with one kernel for each operation.'), h('div', { class: 'row' }, go), status, out);
 }
 
@@ -160,6 +161,6 @@ function gradientCard(app: App): HTMLElement {
     const number = (value: number) => value.toExponential(4);
     out.replaceChildren(table('Slopes of the loss', ['Weight', 'Finite difference', 'Compiled', 'Error'], check.coordinates.map(({ weight, index, difference, gradient, error }) => [h('code', {}, `${weight}[${index}]`), number(difference), number(gradient), error.toExponential(1)])));
   }).then(() => store.get().refusal !== undefined && setText(verdict, '')));
-  store.watch((all) => all.busy !== undefined || all.state === 'running' || all.state === 'compiling', (busy) => (go.disabled = busy));
+  store.watch(isQuiet, (quiet) => enable(go, quiet));
   return card('Are the gradients right?', {}, h('p', { class: 'help' }, 'Some weights are moved a little, up and down; the change of the loss is compared with the gradient that the compiled program gives.'), h('div', { class: 'row' }, go), verdict, out);
 }

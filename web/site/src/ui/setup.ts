@@ -28,6 +28,8 @@ export interface Setup {
   threads?: number;
   relaxed?: boolean;
   data: DataSource;
+  /** A text of its own to validate on; else the last tenth of the data. */
+  validation?: { name: string; bytes: Uint8Array };
 }
 
 const TASKS: TaskName[] = ['copy', 'reverse', 'sort', 'addition'];

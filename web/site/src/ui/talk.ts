@@ -2,7 +2,7 @@
 
 import type { App } from '../app.js';
 import type { Attention } from '../protocol.js';
-import { button, card, field, h, setText, show, table } from './dom.js';
+import { button, card, enable, field, h, setText, show, table } from './dom.js';
 import { byteName, count } from './format.js';
 import { colour, onThemeChange } from './theme.js';
 
@@ -36,7 +36,7 @@ function ask<T>(app: App, work: () => Promise<T>): Promise<T | undefined> {
 
 /** Disables a button while something else goes on. */
 function waits(app: App, control: HTMLButtonElement): HTMLButtonElement {
-  app.store.watch((all) => all.busy !== undefined || all.state === 'compiling', (busy) => (control.disabled = busy));
+  app.store.watch((all) => all.busy !== undefined || all.state === 'compiling', (busy) => enable(control, !busy));
   return control;
 }
 
@@ -62,7 +62,7 @@ function sampling(app: App, prompt: Prompt): HTMLElement {
     setText(status, `${count(sample.bytes.length)} bytes, by the model of step ${count(sample.step)}.`);
   }), { class: 'primary' }));
   const settings = h('div', { class: 'grid' }, field('Bytes', tokens), field('Temperature', temperature, '0 always takes the likeliest byte.'), field('Top k', topK, 'Draw from the k likeliest only.'), field('Seed', seed, 'The same seed gives the same text.'));
-  return card('Continuation', {}, settings, h('div', { class: 'row' }, go), status, h('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'Continuation' }, written));
+  return card('Continuation', {}, settings, h('div', { class: 'row' }, go), status, h('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'Prompt and continuation' }, written));
 }
 
 function expectations(app: App, prompt: Prompt): HTMLElement {
@@ -103,8 +103,8 @@ function looking(app: App, prompt: Prompt): HTMLElement {
       for (let d = 0; d < found.heads; d++) {
         const canvas = h('canvas', { 'aria-hidden': true });
         paint(canvas, found, l, d, 64);
-        const control = button('', () => { [layer, head] = [l, d]; mark(); detail(); }, { class: 'head', 'aria-pressed': 'false', 'aria-label': `Layer ${l + 1}, head ${d + 1}` });
-        control.append(canvas, h('span', { 'aria-hidden': true }, `${l + 1}.${d + 1}`));
+        const control = button('', () => { [layer, head] = [l, d]; mark(); detail(); }, { class: 'head', 'aria-pressed': 'false' });
+        control.append(canvas, h('span', {}, h('span', { class: 'visually-hidden' }, 'Layer and head '), `${l + 1}.${d + 1}`));
         all.push(control);
       }
     }

@@ -1,6 +1,6 @@
 // Light, dark, or as the system says: an attribute of the root element, which the style sheet reads.
 
-import { button } from './dom.js';
+import { button, h } from './dom.js';
 
 const THEMES = ['system', 'light', 'dark'] as const;
 type Theme = (typeof THEMES)[number];
@@ -47,7 +47,7 @@ export function themeButton(): HTMLButtonElement {
   let theme = stored();
   const apply = () => {
     document.documentElement.dataset.theme = theme;
-    control.textContent = `Theme: ${theme}`;
+    control.replaceChildren(h('span', { class: 'theme-word' }, 'Theme: '), theme);
     for (const listener of listeners) listener();
   };
   const control = button('', () => {
