@@ -1,7 +1,7 @@
 // The bar that stays in view: what the run does, its figures, and its controls.
 
 import type { App, AppState } from '../app.js';
-import { button, enable, h, oncePerFrame, setText, show } from './dom.js';
+import { atMostEvery, button, enable, h, setText, show } from './dom.js';
 import { count, duration, loss, sentence, short } from './format.js';
 
 const STATES: Record<AppState['state'], string> = {
@@ -31,7 +31,7 @@ export function runBar(app: App): HTMLElement {
   const dialog = confirmation('Start over?', 'Back to step 0 with fresh weights. What this run has learned is lost unless it was exported.', 'Start over', () => void app.reset());
   const reset = button('Reset', () => (app.step > 0 ? dialog.showModal() : void app.reset()), { title: 'Back to step 0' });
 
-  const draw = oncePerFrame(() => {
+  const draw = atMostEvery(100, () => {
     const { state: now, busy, opened, progress, measuring, resolved, problem, stale } = store.get();
     const total = progress?.steps ?? (stale ? undefined : opened?.config.train.steps) ?? resolved?.config.train.steps ?? 0;
     const done = app.step;

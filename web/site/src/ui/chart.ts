@@ -3,7 +3,7 @@
 // Invariant: what the canvas shows is also text: a summary as the figure's label, and a table of some of its rows that can be opened.
 
 import uPlot from 'uplot';
-import { button, freshId, h, oncePerFrame, setText, table } from './dom.js';
+import { atMostEvery, button, freshId, h, setText, table } from './dom.js';
 import { count } from './format.js';
 import { colour, onThemeChange } from './theme.js';
 
@@ -55,7 +55,7 @@ export class Chart {
   readonly #summary = h('figcaption', { class: 'visually-hidden', id: freshId('summary') });
   readonly #rows = h('div', { class: 'scroll', tabindex: 0, role: 'region' });
   readonly #toggle: HTMLButtonElement;
-  readonly #draw = oncePerFrame(() => this.#render());
+  readonly #draw = atMostEvery(0, () => this.#render());
 
   constructor(options: ChartOptions) {
     this.#options = options;

@@ -88,15 +88,19 @@ export function debounce<A extends unknown[]>(ms: number, act: (...values: A) =>
   };
 }
 
-/** Calls `draw` at most once a frame, however often it is asked to. */
-export function oncePerFrame(draw: () => void): () => void {
+/** Calls `draw` in a frame of its own, at most once in `ms` milliseconds, however often it is asked to. */
+export function atMostEvery(ms: number, draw: () => void): () => void {
   let asked = false;
+  let last = -Infinity;
   return () => {
     if (asked) return;
     asked = true;
-    requestAnimationFrame(() => {
-      asked = false;
+    const frame = () => requestAnimationFrame(() => {
+      [asked, last] = [false, performance.now()];
       draw();
     });
+    const wait = last + ms - performance.now();
+    if (wait > 0) setTimeout(frame, wait);
+    else frame();
   };
 }

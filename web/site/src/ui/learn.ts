@@ -2,9 +2,12 @@
 
 import type { App } from '../app.js';
 import { Chart, type Line } from './chart.js';
-import { card, freshId, h, oncePerFrame, setText } from './dom.js';
+import { atMostEvery, card, freshId, h, setText } from './dom.js';
 import { count, loss, rate, significant } from './format.js';
 import { smoothed } from './history.js';
+
+/** Milliseconds between two drawings of the curves. */
+const DRAW_MS = 250;
 
 /** Nats of a guess among 256 bytes. */
 const GUESS = Math.log(256);
@@ -24,7 +27,7 @@ export function learnPanel(app: App): HTMLElement {
   const norms = new Chart({ title: 'Gradient norm by step', height: 150, format: significant, fromZero: true });
   const rates = new Chart({ title: 'Learning rate by step', height: 150, format: rate, fromZero: true });
 
-  const draw = oncePerFrame(() => {
+  const draw = atMostEvery(DRAW_MS, () => {
     const { points, validations } = history;
     const { of, format, logarithmic, fromZero } = UNITS[unit];
     const empty = points.length === 0 && validations.length === 0;
