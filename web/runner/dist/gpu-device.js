@@ -88,8 +88,8 @@ export class Gpu {
     #faulted;
     constructor(adapter, device) {
         this.device = device;
-        this.report = reportOf(adapter, device.limits);
         this.caps = capsOf(adapter, device);
+        this.report = { ...reportOf(adapter, device.limits), caps: this.caps };
         this.timestamps = device.features.has('timestamp-query');
         let raise;
         this.#faulted = new Promise((_, reject) => {

@@ -20,6 +20,8 @@ export interface AdapterReport {
   features: string[];
   /** Limits that the device has, of those that matter here. */
   limits: Record<string, number>;
+  /** What the compiler is told of it, once there is a device. */
+  caps?: Caps;
 }
 
 /** `caps` of the compiler's request `wgsl`. */
@@ -129,8 +131,8 @@ export class Gpu {
 
   private constructor(adapter: GPUAdapter, device: GPUDevice) {
     this.device = device;
-    this.report = reportOf(adapter, device.limits);
     this.caps = capsOf(adapter, device);
+    this.report = { ...reportOf(adapter, device.limits), caps: this.caps };
     this.timestamps = device.features.has('timestamp-query');
     let raise: (fault: GpuFault) => void;
     this.#faulted = new Promise((_, reject) => {

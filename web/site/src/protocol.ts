@@ -71,8 +71,9 @@ export interface AdapterReport {
   /** In plain words, if `software`. */
   softwareNote?: string;
   features: string[];
-  /** The limits that the compiler was told. */
   limits: Record<string, number>;
+  /** What the compiler is told of it, once there is a device. */
+  caps?: object;
 }
 
 /** What this browser and machine can run, and the sentence for each thing that they cannot. */

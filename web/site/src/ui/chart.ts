@@ -111,7 +111,7 @@ export class Chart {
       width,
       height,
       legend: { show: false },
-      padding: [8, 8, 0, 0],
+      padding: [8, 18, 0, 0],
       cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
       scales: { x: { time: false, range: (_, min, max) => (min === max ? [min, min + 1] : [min, max]) }, y: { distr: logarithmic ? 3 : 1, ...(fromZero ? { range: (_: uPlot, __: number, max: number): uPlot.Range.MinMax => [0, (max || 1) * 1.05] } : {}) } },
       axes: [

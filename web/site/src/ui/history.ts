@@ -66,8 +66,11 @@ function mean(points: Point[]): Point {
   return { step: points.at(-1)?.step ?? 0, loss: of('loss'), gradNorm: of('gradNorm'), lr: of('lr') };
 }
 
-/** An exponential mean with the weight of about `span` points, for a line among noise. */
-export function smoothed(values: number[], span: number): number[] {
-  let kept = values[0] ?? 0;
-  return values.map((value) => (kept += (value - kept) * (2 / (span + 1))));
+/** The mean of each value and up to `reach` neighbours on either side: a line among noise that does not lag behind it. */
+export function smoothed(values: number[], reach: number): number[] {
+  return values.map((_, at) => {
+    const near = Math.min(reach, at, values.length - 1 - at);
+    const window = values.slice(at - near, at + near + 1).filter(Number.isFinite);
+    return window.reduce((sum, value) => sum + value, 0) / window.length;
+  });
 }

@@ -36,7 +36,7 @@ export function learnPanel(app: App): HTMLElement {
     // Before the first step only a guess is drawn, over the steps that are planned.
     const steps = empty ? [0, store.get().resolved?.config.train.steps ?? 1] : [...new Set([...trained.keys(), ...held.keys()])].sort((a, b) => a - b);
     const inUnit = (value: number | undefined) => (value === undefined || !Number.isFinite(value) ? null : of(value));
-    const means = smoothed(points.map((point) => point.loss), Math.min(20, Math.max(1, points.length / 40)));
+    const means = smoothed(points.map((point) => point.loss), Math.min(12, Math.floor(points.length / 40)));
     const mean = new Map(points.map((point, at) => [point.step, means[at]]));
     const lines: Line[] = [
       { label: 'training', colour: 'train-faint', width: 1, background: true, values: steps.map((step) => inUnit(trained.get(step)?.loss)) },

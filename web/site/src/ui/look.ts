@@ -1,6 +1,6 @@
 // Looking inside: the model's text, what the compiler makes of it, what fusion saves, and whether the gradients are right.
 
-import { isQuiet, sentenceOf, type App } from '../app.js';
+import { isQuiet, sentenceOf, type App, type AppState } from '../app.js';
 import type { Profile } from '../protocol.js';
 import { button, card, debounce, enable, field, h, setText, show, table } from './dom.js';
 import { editor } from './editor.js';
@@ -35,6 +35,15 @@ export function lookPanel(app: App): LookPanel {
       page.shown();
     },
   };
+}
+
+/** Whether what would be measured is the setup that is shown. */
+const canMeasure = (app: App, all: AppState) => isQuiet(all) && all.problem === undefined && !(all.stale && app.step > 0);
+
+/** What the compiler is told of the adapter, once there is a device; before, it takes what every adapter has. */
+function capsOf(app: App, target: string): { caps?: object } {
+  const caps = target === 'webgpu' ? app.store.get().opened?.adapter?.caps : undefined;
+  return caps === undefined ? {} : { caps };
 }
 
 /** Whether a panel can be seen; what is made for it waits until it is. */
@@ -96,7 +105,7 @@ function pageCard(app: App): { element: HTMLElement; shown(): void } {
     const { problem, setup } = store.get();
     if (problem !== undefined || !visible(frame)) return;
     const fits = profile !== undefined && profile.backend === target.value && fusion.checked;
-    const request = { config: app.config(setup), fusion: fusion.checked, target: target.value, ...(fits ? { profile: profile?.kernels } : {}) };
+    const request = { config: app.config(setup), fusion: fusion.checked, target: target.value, ...capsOf(app, target.value), ...(fits ? { profile: profile?.kernels } : {}) };
     const key = JSON.stringify([request, themeName()]);
     if (key === drawn) return;
     drawn = key;
@@ -115,7 +124,7 @@ function pageCard(app: App): { element: HTMLElement; shown(): void } {
   onThemeChange(() => void draw());
   store.watch((all) => all.setup, () => (profile = undefined));
   store.watch((all) => all.resolved, () => void draw());
-  store.watch(isQuiet, (quiet) => enable(measure, quiet));
+  store.watch((all) => canMeasure(app, all), (can) => enable(measure, can));
   const controls = h('div', { class: 'row' }, h('label', { class: 'choice' }, fusion, h('span', {}, 'Fusion')), field('Code for', target), measure);
   return { element: card('From a line to its code', { class: 'wide' }, h('p', { class: 'help' }, 'Choose a line, a node or a kernel: what belongs to it is marked everywhere. The slider goes through the passes.'), controls, status, frame), shown: () => void draw() };
 }
@@ -126,11 +135,10 @@ function fusionCard(app: App): HTMLElement {
   const status = h('p', { class: 'help', role: 'status' });
   const go = button('Compare', () => void app.act('comparing', async () => {
     setText(status, 'Compiling both …');
-    const target = app.backend;
-    const config = app.config();
-    const totals = async (fusion: boolean): Promise<Totals> => (await app.compiler.inspect({ config, fusion, target })).result;
-    const [fused, apart] = [await totals(true), await totals(false)];
     await app.ready();
+    const [target, config] = [app.backend, app.config()];
+    const totals = async (fusion: boolean): Promise<Totals> => (await app.compiler.inspect({ config, fusion, target, ...capsOf(app, target) })).result;
+    const [fused, apart] = [await totals(true), await totals(false)];
     setText(status, 'Measuring both …');
     const time = async (fusion: boolean) => (await app.trainer.profile({ fusion })).stepMs;
     const [fusedMs, apartMs] = [await time(true), await time(false)];
@@ -145,7 +153,7 @@ function fusionCard(app: App): HTMLElement {
       ['Milliseconds', significant(fusedMs), significant(apartMs), `${(apartMs / fusedMs).toFixed(1)} ×`],
     ]));
   }).then(() => setText(status, '')));
-  store.watch((all) => isQuiet(all) && all.problem === undefined, (ready) => enable(go, ready));
+  store.watch((all) => canMeasure(app, all), (can) => enable(go, can));
   return card('What fusion saves', {}, h('p', { class: 'help' }, 'The same step with its operations joined into few kernels, and with one kernel for each operation.'), h('div', { class: 'row' }, go), status, out);
 }
 
