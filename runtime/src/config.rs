@@ -17,6 +17,7 @@ use crate::schedule::{Schedule, ScheduleKind};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use tinygpt_ir::infer::MAX_ELEMENTS;
 use tinygpt_ir::op::GeluForm;
 
 pub mod keys;
@@ -338,7 +339,13 @@ impl ModelConfig {
         ];
         sizes.into_iter().try_for_each(|(key, value)| keys::check_whole(key, value as u64))?;
         require(self.d_model.is_multiple_of(self.heads), || {
-            format!("d_model must be a multiple of heads, and {} is not one of {}", self.d_model, self.heads)
+            let near: Vec<String> = divisors_near(self.d_model, self.heads).map(|n| n.to_string()).collect();
+            format!(
+                "d_model must be a multiple of heads, and {} is not one of {}: choose heads {}, or another d_model",
+                self.d_model,
+                self.heads,
+                near.join(" or ")
+            )
         })
     }
 
@@ -520,12 +527,36 @@ impl RunConfig {
         Ok(config)
     }
 
-    /// Checks every section.
+    /// Checks every section, and that the tensors of a step have sizes that programs can index.
     pub fn validate(&self) -> Result<()> {
-        if self.graph.is_none() {
-            self.model.validate()?;
+        self.train.validate()?;
+        if self.graph.is_some() {
+            return Ok(());
         }
-        self.train.validate()
+        self.model.validate()?;
+        let ModelConfig { vocab, ctx, d_model, d_mlp, .. } = self.model;
+        let rows = [("batch", self.train.batch), ("ctx", ctx)];
+        let (width, widest) = [("vocab", vocab), ("d_model", d_model), ("d_mlp", d_mlp)]
+            .into_iter()
+            .max_by_key(|w| w.1)
+            .expect("three widths");
+        let tensors = [
+            vec![rows[0], rows[1], (width, widest)],
+            vec![("vocab", vocab), ("d_model", d_model)],
+            vec![("ctx", ctx), ("d_model", d_model)],
+            vec![("d_model", d_model), (width, widest)],
+        ];
+        for factors in tensors {
+            let elements: u128 = factors.iter().map(|(_, n)| *n as u128).product();
+            require(elements <= MAX_ELEMENTS as u128, || {
+                let spelled: Vec<String> = factors.iter().map(|(key, n)| format!("{key} {n}")).collect();
+                format!(
+                    "a tensor of {} has {elements} elements, and {MAX_ELEMENTS} is the most: choose smaller ones",
+                    spelled.join(" times ")
+                )
+            })?;
+        }
+        Ok(())
     }
 
     /// What names the run's directory.
@@ -541,6 +572,7 @@ impl RunConfig {
 
 /// The absolute path as text.
 fn absolute(path: &Path) -> Result<String> {
+    require(!path.as_os_str().is_empty(), || "the path of a file is empty: name a file, or leave it out".to_owned())?;
     let full = std::path::absolute(path).map_err(|e| Error::reading(path, e))?;
     full.to_str().map(str::to_owned).ok_or_else(|| {
         Error::input(format!("the path {} is not UTF-8, which a configuration file must be", full.display()))
@@ -594,10 +626,13 @@ impl RunOverride {
     }
 }
 
+/// The tables of a configuration, and their keys.
+const SECTIONS: [(&str, &[&str]); 3] =
+    [("model", ModelConfig::KEYS), ("train", TrainConfig::KEYS), ("data", DataConfig::KEYS)];
+
 fn check_all_keys(table: &toml::Table, origin: &str) -> Result<()> {
     check_keys(table, &["preset", "graph", "model", "train", "data"], origin, "")?;
-    let sections = [("model", ModelConfig::KEYS), ("train", TrainConfig::KEYS), ("data", DataConfig::KEYS)];
-    for (section, keys) in sections {
+    for (section, keys) in SECTIONS {
         if let Some(toml::Value::Table(table)) = table.get(section) {
             check_keys(table, keys, origin, &format!(" in [{section}]"))?;
         }
@@ -609,10 +644,25 @@ fn check_keys(table: &toml::Table, known: &[&str], origin: &str, place: &str) ->
     match table.keys().find(|key| !known.contains(&key.as_str())) {
         None => Ok(()),
         Some(key) => {
-            let near = did_you_mean(key, known.iter().copied());
-            Err(Error::input(format!("{origin}: there is no key \"{key}\"{place}{near}")))
+            let at_home =
+                SECTIONS.iter().find(|(section, keys)| keys.contains(&key.as_str()) && !place.contains(section));
+            let advice = match at_home {
+                Some((section, _)) => format!(": it belongs in [{section}]"),
+                None => {
+                    let near = did_you_mean(key, known.iter().copied());
+                    format!("{near}: the keys there are {}", known.join(", "))
+                }
+            };
+            Err(Error::input(format!("{origin}: there is no key \"{key}\"{place}{advice}")))
         }
     }
+}
+
+/// The nearest numbers that divide `n`, below and above `near`.
+fn divisors_near(n: usize, near: usize) -> impl Iterator<Item = usize> {
+    let below = (1..near.min(n)).rev().find(|d| n.is_multiple_of(*d));
+    let above = (near.saturating_add(1)..=n).find(|d| n.is_multiple_of(*d));
+    below.into_iter().chain(above)
 }
 
 fn require(holds: bool, otherwise: impl FnOnce() -> String) -> Result<()> {

@@ -22,7 +22,7 @@ use crate::executor::{Executor, MemoryReport, Region, Role, Slot, Slots, Timelin
 use crate::provenance::traced;
 use crate::tensor::{DType, HostTensor};
 use crate::workers::{Progress, Workers};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// Estimated nanoseconds of a round on one thread below which it is worker 0's alone.
 const ALONE_NS: f64 = 4_000.0;
@@ -59,8 +59,12 @@ struct Line([u8; 64]);
 struct Memory(Vec<Line>);
 
 impl Memory {
-    fn new(bytes: usize) -> Memory {
-        Memory(vec![Line([0; 64]); bytes.div_ceil(64)])
+    /// Errors: more than there is.
+    fn new(bytes: usize) -> Result<Memory> {
+        let lines = bytes.div_ceil(64);
+        // Asked for and given back, since what follows cannot fail but by ending the process; it is zeroed by the system, page by page.
+        Vec::<Line>::new().try_reserve_exact(lines).map_err(|_| memory::refused(bytes as u64))?;
+        Ok(Memory(vec![Line([0; 64]); lines]))
     }
 
     fn ptr(&mut self) -> *mut u8 {
@@ -126,7 +130,10 @@ impl CpuExecutor {
         let prepared = PreparedProgram::new(&program, options).map_err(|e| Error::input(traced(&program, e)))?;
         let prepared = Arc::new(prepared);
         let (slots, slot_buffers) = slots_of(&program)?;
-        let mut slab = Memory::new(program.memory.planned);
+        let own =
+            program.buffers.values().filter(|buffer| buffer.place == Place::Own).map(|buffer| buffer.bytes() as u64);
+        memory::check(own.sum::<u64>() + program.memory.planned as u64, &format!("program {}", program.name))?;
+        let mut slab = Memory::new(program.memory.planned)?;
         let mut memory = Vec::new();
         let mut addresses = Vec::with_capacity(program.buffers.len());
         for (_, buffer) in program.buffers.iter() {
@@ -134,7 +141,7 @@ impl CpuExecutor {
                 // SAFETY: the plan's offsets lie within the slab, whose size it states.
                 Place::Slab(offset) => unsafe { slab.ptr().add(offset) },
                 Place::Own => {
-                    memory.push(Memory::new(buffer.bytes()));
+                    memory.push(Memory::new(buffer.bytes())?);
                     let last = memory.len() - 1;
                     memory[last].ptr()
                 }
@@ -152,7 +159,7 @@ impl CpuExecutor {
         let workers = Workers::new(threads).map_err(Error::input)?;
         let mut scratch = Vec::new();
         for _ in 0..workers.threads() {
-            memory.push(Memory::new(prepared.scratch_bytes()));
+            memory.push(Memory::new(prepared.scratch_bytes())?);
             let last = memory.len() - 1;
             scratch.push(ScratchPtr(memory[last].ptr()));
         }

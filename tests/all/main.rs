@@ -6,6 +6,7 @@
 //! - [`training`]: the overfit gate; runs are equal to the last bit over threads and resumes
 //! - [`gpu`]: all of this on a GPU adapter, and what only GPUs have: steps in flight, counters, plans
 //! - [`cli`]: the command line's contract: output, sentences, exit statuses
+//! - [`refusals`]: bad input, each with its sentence and its exit status
 //! - [`decode`]: sampling with a cache has the logits and the text of the whole sequence
 //! - [`dump`]: stages, passes, differences, whole dumps with their manifest
 //! - [`snapshots`]: the text of every stage for a small model
@@ -34,6 +35,7 @@ mod opt;
 mod own_model;
 mod parity;
 mod programs;
+mod refusals;
 mod run;
 mod site;
 mod snapshots;

@@ -9,7 +9,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, CommandFactory, FromArgMatches};
 use std::error::Error as _;
 use std::ffi::OsString;
-use std::num::{ParseFloatError, ParseIntError};
+use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::ops::RangeInclusive;
 
 /// Parses a whole command line, the program's name first. A value may begin with a minus, so that a negative number is
@@ -144,7 +144,10 @@ fn expected(error: &clap::Error) -> String {
     match error.source() {
         Some(source) if source.is::<ParseFloatError>() => "a number".to_owned(),
         // Every whole number here is unsigned.
-        Some(source) if source.is::<ParseIntError>() => "a whole number, 0 or more".to_owned(),
+        Some(source) if let Some(error) = source.downcast_ref::<ParseIntError>() => match error.kind() {
+            IntErrorKind::PosOverflow => format!("a whole number, at most {}", u64::MAX),
+            _ => "a whole number, 0 or more".to_owned(),
+        },
         Some(source) => source.to_string(),
         None => "something else".to_owned(),
     }

@@ -4,13 +4,13 @@ use super::{Ending, exec_options, print, say, say_notes};
 use crate::architecture::{Architecture, GraphModel};
 use crate::checkpoint::{self, Checkpoint};
 use crate::cli::TrainArgs;
-use crate::config::{ModelOverride, RunConfig, RunOverride};
+use crate::config::{Backend, ModelOverride, RunConfig, RunOverride};
 use crate::data::Corpus;
 use crate::formats::config_for;
 use crate::rundir::RunDir;
 use crate::tensor_file::Tensors;
 use crate::trainer::{self, Lines, Requests, Summary, Trainer};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
@@ -33,6 +33,9 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
         found.check_is(&model, &path.display().to_string())?;
     }
     model.check_bytes()?;
+    if matches!((&model, config.train.backend), (Architecture::Gpt(_), Backend::Cpu | Backend::Interp)) {
+        memory::check(memory::estimate(&config).total, "training this configuration")?;
+    }
     let corpus = Corpus::open(&config.data, model.ctx())?;
     let options = exec_options(&args.exec, Some(&config.train))?;
     if let (Some(gpu), Some((dir, _))) = (&options.gpu, &resumed)

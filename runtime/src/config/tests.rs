@@ -91,10 +91,24 @@ fn unknown_names_come_with_the_nearest() {
          medium, large, xl, huge, massive, mega, behemoth, gpt2"
     );
     assert_eq!(
-        parse_error("[train]\nbatchs = 3\n"),
-        "f.toml: there is no key \"batchs\" in [train] (did you mean \"batch\"?)"
+        parse_error("[data]\ndta = 3\n"),
+        "f.toml: there is no key \"dta\" in [data] (did you mean \"data\"?): the keys there are data, val_data"
     );
-    assert_eq!(parse_error("[trian]\n"), "f.toml: there is no key \"trian\" (did you mean \"train\"?)");
+    assert_eq!(
+        parse_error("[trian]\n"),
+        "f.toml: there is no key \"trian\" (did you mean \"train\"?): the keys there are preset, graph, model, train, data"
+    );
+    for (text, key, section) in [
+        ("[model]\nbatch = 3", "batch", "train"),
+        ("layers = 3", "layers", "model"),
+        ("[train]\nval_data = 3", "val_data", "data"),
+    ] {
+        let error = parse_error(text);
+        assert!(
+            error.contains(&format!("no key \"{key}\"")) && error.ends_with(&format!(": it belongs in [{section}]")),
+            "{error}"
+        );
+    }
 }
 
 #[test]
@@ -116,7 +130,10 @@ fn bad_values_are_one_sentence() {
         change(&mut config);
         config.validate().unwrap_err().to_string()
     };
-    assert_eq!(error(|c| c.model.heads = 5), "d_model must be a multiple of heads, and 96 is not one of 5");
+    assert_eq!(
+        error(|c| c.model.heads = 5),
+        "d_model must be a multiple of heads, and 96 is not one of 5: choose heads 4 or 6, or another d_model"
+    );
     assert_eq!(error(|c| c.model.heads = 0), "heads must be from 1 to 4096, and is 0");
     assert_eq!(error(|c| c.model.ctx = usize::MAX), format!("ctx must be from 1 to 1048576, and is {}", usize::MAX));
     assert_eq!(error(|c| c.train.steps = 0), "steps must be from 1 to 99999999, and is 0");
@@ -126,5 +143,11 @@ fn bad_values_are_one_sentence() {
     assert_eq!(error(|c| c.train.betas[1] = 1.0), "betas must be from 0 to below 1, and is 1");
     assert_eq!(error(|c| c.train.grad_clip = -1.0), "grad_clip must be 0 (none) or more, and is -1");
     assert_eq!(error(|c| c.train.threads = Some(0)), "threads must be from 1 to 1024, and is 0");
+    assert!(error(|c| c.model.heads = 97).ends_with("96 is not one of 97: choose heads 96, or another d_model"));
+    assert_eq!(
+        error(|c| c.train.batch = MAX_BATCH),
+        "a tensor of batch 1048576 times ctx 64 times d_mlp 384 has 25769803776 elements, and 2147483647 is the most: choose smaller ones"
+    );
+    assert!(error(|c| c.model.vocab = 1 << 20).contains("tensor of "));
     assert_eq!(error(|c| c.train.batch = 0), "batch must be from 1 to 1048576, and is 0");
 }

@@ -60,7 +60,6 @@
 
 mod differences;
 pub mod gpu;
-mod memory;
 mod request;
 mod response;
 mod subject;
@@ -68,6 +67,5 @@ mod subject;
 #[cfg(any(target_arch = "wasm32", test))]
 mod exports;
 
-pub use memory::estimate;
 pub use request::answer;
 pub use response::{Response, read, write_request};

@@ -4,7 +4,6 @@
 //! - A graph's text stays as it came: what a page was given it may give back. The compiler calls it [`GRAPH_FILE`], in source locations, too.
 //! - Nothing is compiled whose sizes do not fit a page's words; [`Subject::check_size`] comes first.
 
-use crate::memory::{Memory, estimate};
 use crate::response::{Place, Refusal};
 use serde_json::{Map, Value, json};
 use tinygpt_ir::program::{ProgramStats, TargetModel};
@@ -13,6 +12,7 @@ use tinygpt_ir::{Graph, Op};
 use tinygpt_runtime::architecture::{Architecture, GraphModel};
 use tinygpt_runtime::compile::Compiled;
 use tinygpt_runtime::config::{BUILTIN, RunConfig, RunOverride};
+use tinygpt_runtime::memory::{Memory, estimate};
 use tinygpt_runtime::wasm::bundle::{GRAPH_FILE, program, usual_entries};
 use tinygpt_runtime::{Error, Result};
 

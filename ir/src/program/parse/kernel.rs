@@ -30,7 +30,7 @@ use crate::program::{
 };
 use crate::text::{Fault, Read, Token, literal, suggest};
 
-/// Most nodes that a kernel's origin names.
+/// Most nodes that the origins of all kernels name together: a run of nodes is short to write.
 const MAX_NODES: usize = 1 << 20;
 /// Greatest product of the extents of a space.
 const MAX_POINTS: u128 = 1 << 62;
@@ -119,11 +119,12 @@ impl Parser<'_> {
             let span = self.t.span();
             let (first, run) = self.node()?;
             let last = if run { self.node()?.0 } else { first };
-            if last < first || last as usize - first as usize + nodes.len() >= MAX_NODES {
+            if last < first || (last - first) as usize >= MAX_NODES - self.origins {
                 let message =
-                    format!("%{first}..%{last} is no ascending run, or the kernel has over {MAX_NODES} nodes");
+                    format!("%{first}..%{last} is no ascending run, or the kernels have over {MAX_NODES} nodes in all");
                 return Err(Fault::new(span, message));
             }
+            self.origins += (last - first) as usize + 1;
             nodes.extend((first..=last).map(NodeId));
         }
         self.t.end_of_line()?;

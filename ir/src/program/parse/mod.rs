@@ -29,7 +29,7 @@ const MAX_ID: u64 = u32::MAX as u64 - 1;
 
 /// Reads the text of a program; see the module comment of [`print`](super::print) for its grammar.
 pub fn parse(text: &str) -> Result<Program, ParseError> {
-    let mut p = Parser { t: Cursor::new(text), program: empty(), named: Vec::new(), unordered: false };
+    let mut p = Parser { t: Cursor::new(text), program: empty(), named: Vec::new(), unordered: false, origins: 0 };
     match p.file() {
         Ok(()) => Ok(p.program),
         Err(fault) => Err(ParseError::new(text, fault)),
@@ -56,6 +56,8 @@ struct Parser<'s> {
     named: Vec<(BufferId, Range<usize>)>,
     /// Whether kernels come without a stage from here on.
     unordered: bool,
+    /// Nodes named by the origins of all kernels so far.
+    origins: usize,
 }
 
 /// The number after `prefix` in words such as `b12`.

@@ -28,11 +28,11 @@ const SECTION: &str = "==== ";
 
 /// A filetest, read.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Filetest {
+pub struct Filetest {
     /// IR text with its comments.
     pub input: String,
     /// One a `; test` line.
-    pub tests: Vec<Test>,
+    pub(super) tests: Vec<Test>,
     /// All sections, as [`section`] writes them.
     pub expected: String,
 }
@@ -64,7 +64,7 @@ impl Filetest {
     }
 
     /// The text of a test's section; empty if it has none.
-    pub fn expected_of(&self, test: &Test) -> &str {
+    pub(super) fn expected_of(&self, test: &Test) -> &str {
         let title = format!("{SECTION}{}\n", test.text);
         let Some(at) = self.expected.find(&title) else { return "" };
         let body = &self.expected[at + title.len()..];

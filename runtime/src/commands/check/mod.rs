@@ -16,7 +16,6 @@ use super::{Ending, print};
 use crate::cli::CheckArgs;
 use crate::error::one_line;
 use crate::{Error, Result};
-use file::Filetest;
 use rayon::prelude::*;
 use regex_lite::Regex;
 use similar::TextDiff;
@@ -25,6 +24,7 @@ use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+pub use file::Filetest;
 pub use steps::STEPS;
 
 /// What files of a folder end in.
