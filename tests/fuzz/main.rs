@@ -28,6 +28,9 @@ pub enum Outcome {
     Refused(String),
 }
 
+/// Tries an input. Panics where what it read does not read back.
+pub type Check = Box<dyn Fn(&[u8]) -> Outcome>;
+
 /// A parser, and how it is tried.
 pub struct Target {
     pub name: &'static str,
@@ -35,8 +38,7 @@ pub struct Target {
     pub seeds: Vec<Vec<u8>>,
     /// Bytes of memory that may be live at once: so many for each byte of input, and so many more; None where the input is compiled.
     pub memory: Option<(usize, usize)>,
-    /// Tries an input. Panics where what it read does not read back.
-    pub check: Box<dyn Fn(&[u8]) -> Outcome>,
+    pub check: Check,
 }
 
 /// Inputs tried, however short the time.

@@ -20,7 +20,7 @@ impl Random {
 
     /// Below `n`; 0 where `n` is 0.
     fn below(&mut self, n: usize) -> usize {
-        (u128::from(self.next()) * n as u128 >> 64) as usize
+        ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
 
     fn of<'t, T: ?Sized>(&mut self, list: &[&'t T]) -> &'t T {
@@ -84,10 +84,11 @@ impl<'s> Mutator<'s> {
         Mutator { seeds, words }
     }
 
-    /// One to six changes of a seed.
+    /// One to six changes of a seed, more often few.
     pub fn input(&self, random: &mut Random) -> Vec<u8> {
         let mut input = self.seeds[random.below(self.seeds.len())].clone();
-        for _ in 0..=random.below(6) {
+        let most = 1 + random.below(6);
+        for _ in 0..=random.below(most) {
             self.change(&mut input, random);
             input.truncate(LONGEST);
         }

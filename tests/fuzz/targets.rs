@@ -261,7 +261,7 @@ pub fn request() -> Target {
         json!({"request": "compile", "config": config, "variants": [{"relaxed": false, "threads": true}], "entries": ["train"]}),
     ];
     let seeds = bytes(requests.map(|request| request.to_string()));
-    Target { name: "request", seeds, memory: None, check: Box::new(|input| ask(input)) }
+    Target { name: "request", seeds, memory: None, check: Box::new(ask) }
 }
 
 fn ask(input: &[u8]) -> Outcome {

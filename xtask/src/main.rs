@@ -1,8 +1,9 @@
 //! Project commands, run as `cargo xtask COMMAND` (the alias is in `.cargo/config.toml`).
 //!
 //! - `test`: every test there is, doc tests included;
-//! - `ci`: format, clippy with warnings denied, the runner compiled and compared, then `test`; `.ci/run` calls it;
+//! - `ci`: format, clippy with warnings denied, the runner compiled and compared, `walkthrough`, then `test`; `.ci/run` calls it;
 //! - `web`: the compiler for the page, built for wasm32;
+//! - `walkthrough`: the walk-through of README.md, run as it is written;
 //! - `bench-peers`: `tinygpt bench` and PyTorch, run alternately on the same model.
 //!
 //! Invariants:
@@ -13,6 +14,7 @@
 
 mod peers;
 mod suite;
+mod walkthrough;
 mod web;
 
 use std::path::Path;
@@ -32,10 +34,12 @@ struct Cli {
 enum Task {
     /// Run every test of the workspace, doc tests included (with CI set: ignored ones too)
     Test,
-    /// What CI runs: format check, clippy with warnings denied, then the test command
+    /// What CI runs: format check, clippy with warnings denied, the walk-through, then the test command
     Ci,
     /// Build the compiler for the page (web/dist/tinygpt_web.wasm), and print its size
     Web(web::Args),
+    /// Run the walk-through of README.md as it is written
+    Walkthrough,
     /// Time `tinygpt bench` and PyTorch alternately, and print the ratio of the medians
     BenchPeers(peers::Args),
 }
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         Task::Test => suite::test(),
         Task::Ci => suite::ci(),
         Task::Web(args) => web::web(&args),
+        Task::Walkthrough => walkthrough::walkthrough(),
         Task::BenchPeers(args) => peers::bench_peers(&args),
     };
     let (message, status) = match result {

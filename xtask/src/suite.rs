@@ -11,7 +11,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::{Failure, cargo, root, spelled, step, web};
+use crate::{Failure, cargo, root, spelled, step, walkthrough, web};
+
+/// Seconds for which CI tries hostile input on each of nine parsers: one minute together.
+const FUZZ_SECONDS: &str = "7";
 
 const NEEDS: &str = "\
 Needs beyond the Rust toolchain (rustup installs that from rust-toolchain.toml): a C compiler called `cc`, for
@@ -30,11 +33,12 @@ pub fn test() -> Result<(), Failure> {
     println!("{NEEDS}");
     fetch_packages()?;
     unless_required("TINYGPT_REQUIRE_WEB", web::build(false, false))?;
-    let totals = run_tests()?;
+    let totals = run_tests(None)?;
     totals.conclude()
 }
 
-/// Format check, clippy, the runner's JavaScript, the compiler for the page, and the tests; stops at the first step that fails.
+/// Format check, clippy, the runner's JavaScript, the compiler for the page, the walk-through, and the tests, those of hostile
+/// input for a minute; stops at the first step that fails.
 pub fn ci() -> Result<(), Failure> {
     println!("{NEEDS}");
     step(&mut cargo(&["fmt", "--all", "--check"]))?;
@@ -42,7 +46,8 @@ pub fn ci() -> Result<(), Failure> {
     fetch_packages()?;
     check_runner()?;
     unless_required("TINYGPT_REQUIRE_WEB", web::build(false, true))?;
-    let totals = run_tests()?;
+    walkthrough::walkthrough()?;
+    let totals = run_tests(Some(FUZZ_SECONDS))?;
     totals.conclude()
 }
 
@@ -125,7 +130,8 @@ fn has_npm() -> bool {
     version.is_ok_and(|status| status.success())
 }
 
-fn run_tests() -> Result<Totals, Failure> {
+/// `fuzz_seconds` is how long each parser is tried, where TINYGPT_FUZZ_SECONDS does not say it.
+fn run_tests(fuzz_seconds: Option<&str>) -> Result<Totals, Failure> {
     let ignored_too = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
     let runner = if has_nextest() { Runner::Nextest } else { Runner::Libtest };
     // --no-fail-fast everywhere: one failing test does not hide the others.
@@ -144,6 +150,9 @@ fn run_tests() -> Result<Totals, Failure> {
     if ignored_too {
         unit.args(ignored_flags);
         doc.args(["--", "--include-ignored"]);
+    }
+    if let (Some(seconds), None) = (fuzz_seconds, std::env::var_os("TINYGPT_FUZZ_SECONDS")) {
+        unit.env("TINYGPT_FUZZ_SECONDS", seconds);
     }
     let mut totals = counted_step(&mut unit, runner)?;
     totals.add(counted_step(&mut doc, Runner::Libtest)?);
