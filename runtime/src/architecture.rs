@@ -262,6 +262,15 @@ impl GraphModel {
         Self::parse(&text, &path.display().to_string())
     }
 
+    /// Reads a file, and gives each node its line there as the source line. The name of the file lives as long as the process.
+    pub fn read_located(path: &Path) -> Result<Self> {
+        let model = Self::read(path)?;
+        let text = std::fs::read_to_string(path).map_err(|e| Error::reading(path, e))?;
+        let name: &'static str = Box::leak(path.display().to_string().into_boxed_str());
+        let graph = tinygpt_ir::text::parse_located(&text, name).map_err(|e| Error::reading(path, e))?;
+        Ok(Self { graph, ..model })
+    }
+
     pub fn graph(&self) -> &Graph {
         &self.graph
     }

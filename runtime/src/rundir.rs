@@ -1,16 +1,20 @@
 //! A run directory: config.toml, metrics.jsonl, samples.txt, on GPUs the plan, and the checkpoints of one training run.
 //!
-//! Invariants: a directory belongs to one run (creating one where a run already is, is an error); metrics.jsonl has one
-//! object a line, by rising step, and no step twice: resuming cuts it back to the checkpoint's step; what was logged is
-//! on file when the call returns.
+//! Invariants:
+//! - A directory belongs to one run: creating one where a run already is, is an error.
+//! - One process writes to it, which holds the lock on its file `.lock`. The system drops the lock with the process, however that ends.
+//! - metrics.jsonl has one object a line, by rising step, and no step twice: resuming cuts it and samples.txt back to the checkpoint's step.
+//!   What was logged is on file when the call returns.
+//! - Files that are replaced are written aside and renamed.
 
 pub use crate::architecture::GRAPH_FILE;
 use crate::config::RunConfig;
 use crate::{Error, Result, checkpoint};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where runs go that are not told where to go.
@@ -20,6 +24,7 @@ const CONFIG_FILE: &str = "config.toml";
 const METRICS_FILE: &str = "metrics.jsonl";
 const SAMPLES_FILE: &str = "samples.txt";
 const PLAN_FILE: &str = "plan";
+const LOCK_FILE: &str = ".lock";
 
 /// One line of metrics.jsonl. A number that is not finite is written as null.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -39,31 +44,65 @@ pub struct Metrics {
 }
 
 /// An existing run directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct RunDir {
     path: PathBuf,
+    /// Open for as long as this process may write.
+    lock: Option<Arc<File>>,
 }
 
 impl RunDir {
-    /// Makes the directory of a new run, at `out` or as `runs/DATE-TIME-PRESET`, and writes its config.toml.
+    /// Makes the directory of a new run, at `out` or as `runs/DATE-TIME-PRESET`, locks it, and writes its config.toml.
     pub fn create(out: Option<&Path>, config: &RunConfig, now: SystemTime) -> Result<Self> {
         let path = match out {
             Some(out) => out.to_owned(),
             None => unused(&Path::new(RUNS).join(format!("{}-{}", date_and_time(now), config.label()))),
         };
-        if path.join(CONFIG_FILE).exists() {
+        fs::create_dir_all(&path).map_err(|e| Error::writing(&path, e))?;
+        let dir = Self { path, lock: None }.locked()?;
+        if dir.path.join(CONFIG_FILE).exists() {
             return Err(Error::input(format!(
                 "{} already holds a run: go on with it by --resume, or choose another --out",
-                path.display()
+                dir.path.display()
             )));
         }
-        fs::create_dir_all(&path).map_err(|e| Error::writing(&path, e))?;
-        let file = path.join(CONFIG_FILE);
-        fs::write(&file, config.to_toml()?).map_err(|e| Error::writing(&file, e))?;
-        Ok(Self { path })
+        dir.replace(CONFIG_FILE, config.to_toml()?.as_bytes())?;
+        Ok(dir)
     }
 
-    /// The run that `resume` names: a run directory, or `auto` for the newest under runs/ that has a checkpoint.
+    /// Locks the directory, so that no other process writes to it. Errors: another process has it.
+    pub fn locked(mut self) -> Result<Self> {
+        let path = self.path.join(LOCK_FILE);
+        let open = OpenOptions::new().create(true).truncate(false).write(true).read(true).open(&path);
+        let mut file = open.map_err(|e| Error::writing(&path, e))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let owner = std::io::read_to_string(&file).unwrap_or_default();
+                return Err(Error::input(format!(
+                    "{} is in use by another tinygpt{}: wait until it ends, or stop it",
+                    self.path.display(),
+                    if owner.is_empty() { String::new() } else { format!(" (process {owner})") }
+                )));
+            }
+            Err(TryLockError::Error(e)) => {
+                return Err(Error::failed(format!("cannot lock {}: {e}", path.display())));
+            }
+        }
+        // Who has it is for people to read; the lock is what counts.
+        let id = std::process::id().to_string();
+        file.set_len(0).and_then(|()| file.write_all(id.as_bytes())).map_err(|e| Error::writing(&path, e))?;
+        self.lock = Some(Arc::new(file));
+        Ok(self)
+    }
+
+    /// Replaces a file of the directory, whole or not at all.
+    fn replace(&self, name: &str, contents: &[u8]) -> Result<()> {
+        let (path, aside) = (self.path.join(name), self.path.join(format!("{name}.new")));
+        fs::write(&aside, contents).and_then(|()| fs::rename(&aside, &path)).map_err(|e| Error::writing(&path, e))
+    }
+
+    /// The run that `resume` names: a run directory, or `auto` for the newest under runs/ that has a checkpoint. It is not locked.
     pub fn open(resume: &str) -> Result<Self> {
         if resume == "auto" {
             return Self::newest(Path::new(RUNS));
@@ -72,7 +111,7 @@ impl RunDir {
         if !path.join(CONFIG_FILE).is_file() {
             return Err(Error::input(format!("{} is not a run directory: it has no {CONFIG_FILE}", path.display())));
         }
-        Ok(Self { path })
+        Ok(Self { path, lock: None })
     }
 
     /// The run under `parent` whose latest checkpoint is the newest by the file system's clock.
@@ -97,7 +136,7 @@ impl RunDir {
                 newest = newest.max(Some((time, path)));
             }
         }
-        newest.map(|(_, path)| Self { path }).ok_or_else(none)
+        newest.map(|(_, path)| Self { path, lock: None }).ok_or_else(none)
     }
 
     pub fn path(&self) -> &Path {
@@ -137,7 +176,7 @@ impl RunDir {
         whole.lines().map(|line| serde_json::from_str(line).map_err(|e| Error::reading(&path, e))).collect()
     }
 
-    /// Cuts metrics.jsonl back to the steps up to `step`, before a run goes on from there.
+    /// Cuts metrics.jsonl and samples.txt back to the steps up to `step`, before a run goes on from there.
     pub fn rewind(&self, step: u64) -> Result<()> {
         let mut text = String::new();
         for metrics in self.metrics()?.iter().filter(|metrics| metrics.step <= step) {
@@ -145,15 +184,18 @@ impl RunDir {
             text += &serde_json::to_string(metrics).map_err(|e| Error::writing(&path, e))?;
             text.push('\n');
         }
-        let path = self.path.join(METRICS_FILE);
-        let aside = self.path.join(format!("{METRICS_FILE}.new"));
-        fs::write(&aside, text).and_then(|()| fs::rename(&aside, &path)).map_err(|e| Error::writing(&path, e))
+        self.replace(METRICS_FILE, text.as_bytes())?;
+        let path = self.path.join(SAMPLES_FILE);
+        match fs::read_to_string(&path) {
+            Ok(samples) => self.replace(SAMPLES_FILE, samples_up_to(&samples, step).as_bytes()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(Error::reading(&path, e)),
+        }
     }
 
     /// Keeps the text of the graph that the run trains.
     pub fn set_graph(&self, text: &str) -> Result<()> {
-        let path = self.path.join(GRAPH_FILE);
-        fs::write(&path, text).map_err(|e| Error::writing(&path, e))
+        self.replace(GRAPH_FILE, text.as_bytes())
     }
 
     /// The plan of the run's kernels and where it lies; none if the run has none.
@@ -168,9 +210,7 @@ impl RunDir {
 
     /// Replaces the plan.
     pub fn set_plan(&self, plan: &str) -> Result<()> {
-        let path = self.path.join(PLAN_FILE);
-        let aside = self.path.join(format!("{PLAN_FILE}.new"));
-        fs::write(&aside, plan).and_then(|()| fs::rename(&aside, &path)).map_err(|e| Error::writing(&path, e))
+        self.replace(PLAN_FILE, plan.as_bytes())
     }
 
     /// Appends a sample to samples.txt under a heading that names the step. Bytes that are not UTF-8 are replaced.
@@ -178,6 +218,19 @@ impl RunDir {
         let text = format!("== step {step} ==\n{}\n\n", String::from_utf8_lossy(text));
         append(&self.path.join(SAMPLES_FILE), text.as_bytes())
     }
+}
+
+/// The leading samples that were taken after at most `step` steps.
+fn samples_up_to(samples: &str, step: u64) -> &str {
+    let mut at = 0;
+    for line in samples.split_inclusive('\n') {
+        let heading = line.trim_end().strip_prefix("== step ").and_then(|rest| rest.strip_suffix(" =="));
+        if heading.and_then(|number| number.parse::<u64>().ok()).is_some_and(|found| found > step) {
+            break;
+        }
+        at += line.len();
+    }
+    &samples[..at]
 }
 
 fn append(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -258,9 +311,19 @@ mod tests {
         let run = RunDir::create(Some(&out), &small(), UNIX_EPOCH).unwrap();
         let text = fs::read_to_string(out.join(CONFIG_FILE)).unwrap();
         assert_eq!(text, small().to_toml().unwrap());
+        let error = RunDir::create(Some(&out), &small(), UNIX_EPOCH).unwrap_err().to_string();
+        let owner = std::process::id();
+        assert_eq!(
+            error,
+            format!("{} is in use by another tinygpt (process {owner}): wait until it ends, or stop it", out.display())
+        );
+        let path = run.path().to_owned();
+        drop(run);
         let error = RunDir::create(Some(&out), &small(), UNIX_EPOCH).unwrap_err();
         assert!(error.to_string().contains("already holds a run"));
-        assert_eq!(RunDir::open(out.to_str().unwrap()).unwrap(), run);
+        let run = RunDir::open(path.to_str().unwrap()).unwrap().locked().unwrap();
+        assert!(RunDir::open(path.to_str().unwrap()).unwrap().locked().is_err());
+        assert_eq!(RunDir::open(out.to_str().unwrap()).unwrap().path(), run.path());
         assert!(RunDir::open(dir.path().to_str().unwrap()).unwrap_err().to_string().contains("not a run directory"));
         assert_eq!(unused(&out), dir.path().join("a/b-2"));
     }
@@ -291,6 +354,9 @@ mod tests {
         run.add_sample(9, b"up\xff").unwrap();
         let text = fs::read_to_string(dir.path().join(SAMPLES_FILE)).unwrap();
         assert_eq!(text, "== step 5 ==\nonce\n\n== step 9 ==\nup\u{fffd}\n\n");
+        run.rewind(8).unwrap();
+        let text = fs::read_to_string(dir.path().join(SAMPLES_FILE)).unwrap();
+        assert_eq!(text, "== step 5 ==\nonce\n\n");
     }
 
     #[test]

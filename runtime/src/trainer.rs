@@ -11,8 +11,10 @@
 //! | [`run`] | the loop around it: metrics, saving, stopping |
 //! | [`events`] | what the loop tells, and the lines that say so |
 //! | [`requests`] | what may be asked of it meanwhile |
+//! | [`find_nan`] | the operation at fault where numbers go wrong |
 
 pub mod events;
+pub mod find_nan;
 pub mod requests;
 pub mod run;
 
@@ -85,6 +87,8 @@ pub struct Trainer {
     started: Instant,
     /// Made when first needed.
     eval: Option<EvalLoss>,
+    /// Step after which the model was last validated, and its loss.
+    validated: Option<(u64, f64)>,
     generator: Option<Generator>,
 }
 
@@ -133,6 +137,7 @@ impl Trainer {
             elapsed_before: 0.0,
             started,
             eval: None,
+            validated: None,
             generator: None,
         })
     }
@@ -147,6 +152,7 @@ impl Trainer {
         self.train.load(&checkpoint.weights, Some([&checkpoint.m, &checkpoint.v]), origin)?;
         self.step = checkpoint.step;
         self.elapsed_before = checkpoint.elapsed_s;
+        self.validated = checkpoint.val_loss.map(|loss| (checkpoint.step, loss));
         Ok(())
     }
 
@@ -211,7 +217,9 @@ impl Trainer {
             self.corpus.fill_val(index, count, ids, targets);
             total += eval.loss(&self.batch)?;
         }
-        Ok(total / count as f64)
+        let loss = total / count as f64;
+        self.validated = Some((self.step, loss));
+        Ok(loss)
     }
 
     /// `bytes` bytes that the model writes after a line's end, drawn under the run's seed.
@@ -240,8 +248,9 @@ impl Trainer {
             Architecture::Gpt(_) => None,
             Architecture::Graph(graph) => Some(Arc::clone(graph)),
         };
+        let val_loss = self.validated.filter(|(step, _)| *step == self.step).map(|(_, loss)| loss);
         let (step, elapsed_s, config) = (self.step, self.elapsed_s(), self.config.clone());
-        Ok(Checkpoint { step, elapsed_s, val_loss: None, config, graph, weights, m, v })
+        Ok(Checkpoint { step, elapsed_s, val_loss, config, graph, weights, m, v })
     }
 
     fn tokens_per_step(&self) -> usize {

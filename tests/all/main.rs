@@ -4,6 +4,7 @@
 //! - [`programs`]: operations, random graphs and a model that is no GPT on the CPU against the interpreter
 //! - [`testing`]: the checks that users run on their own models can fail
 //! - [`training`]: the overfit gate; runs are equal to the last bit over threads and resumes
+//! - [`reliability`]: runs that are stopped, killed, locked, out of room, or out of finite numbers
 //! - [`gpu`]: all of this on a GPU adapter, and what only GPUs have: steps in flight, counters, plans
 //! - [`cli`]: the command line's contract: output, sentences, exit statuses
 //! - [`refusals`]: bad input, each with its sentence and its exit status
@@ -36,6 +37,7 @@ mod own_model;
 mod parity;
 mod programs;
 mod refusals;
+mod reliability;
 mod run;
 mod site;
 mod snapshots;

@@ -1,7 +1,9 @@
 //! Training as a whole: it can overfit, and it is the same run however it is run.
 
-use crate::support::{Cli, INTERP, cpus};
+use crate::support::{Cli, INTERP, cpus, gpu};
+use crate::wasm;
 use std::collections::HashMap;
+use tinygpt::models::{GptConfig, gpt as gpt_graph, preset};
 use tinygpt::passes::optimizer::AdamWConfig;
 use tinygpt::runtime::checkpoint::Checkpoint;
 use tinygpt::runtime::compile::ExecOptions;
@@ -46,9 +48,15 @@ pub fn tensors(cli: &Cli, run: &str) -> HashMap<&'static str, Vec<u8>> {
 
 #[test]
 fn a_stopped_and_resumed_run_is_the_run_that_was_not() {
-    for flags in ["--threads 2", "--threads 1 --no-templates", "--backend interp"] {
+    let mut forms = vec!["--threads 2", "--threads 1 --no-templates", "--backend interp", ACCUMULATING];
+    let on_gpu = format!("--backend gpu --no-tune {ACCUMULATING}");
+    if gpu().is_some() {
+        forms.extend(["--backend gpu --no-tune", &on_gpu]);
+    }
+    for flags in forms {
         let cli = Cli::new();
         cli.small_config("");
+        cli.file("val.txt", "the moon saw the hen and the fox. ".repeat(9));
         cli.ok(&format!("train --config small.toml {flags} --steps 40 --out whole"));
         let stopped = cli.ok(&format!("train --config small.toml {flags} --steps 40 --stop-at 20 --out parts"));
         assert!(stopped.stdout.starts_with("step 20 checkpoint parts/step-00000020"), "{}", stopped.stdout);
@@ -62,6 +70,74 @@ fn a_stopped_and_resumed_run_is_the_run_that_was_not() {
         };
         assert_eq!(losses("parts").len(), 40);
         assert_eq!(losses("parts"), losses("whole"));
+    }
+}
+
+/// Every part of a run that a resume must go on with.
+const ACCUMULATING: &str =
+    "--accumulate 3 --schedule cosine --warmup 5 --keep 1 --val-data val.txt --eval-every 7 --save-every 9";
+
+/// Losses and gradient norms of a run, and its last weights.
+fn course(cli: &Cli, run: &str) -> (Vec<[f64; 2]>, Vec<f32>) {
+    let text = std::fs::read_to_string(cli.path(run).join("metrics.jsonl")).unwrap();
+    let numbers = text.lines().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        ["loss", "grad_norm"].map(|key| line[key].as_f64().unwrap())
+    });
+    let weights = Checkpoint::load(&cli.path(run)).unwrap().weights;
+    (numbers.collect(), weights.values().flat_map(|t| t.as_f32().unwrap().to_vec()).collect())
+}
+
+/// Three micro-batches of two rows are one batch of six, to rounding, on every backend, and for a model that is no GPT.
+#[test]
+fn micro_batches_are_one_larger_batch() {
+    let cli = Cli::new();
+    cli.small_config("lr = 1e-3");
+    cli.file("text.txt", "the fox and the hen saw the moon. ".repeat(80));
+    for rows in [2, 6] {
+        let config = GptConfig {
+            ctx: 8,
+            layers: 1,
+            heads: 2,
+            d_model: 8,
+            d_mlp: 16,
+            batch: rows,
+            ..preset("tiny").unwrap().config
+        };
+        cli.file(&format!("{rows}.gir"), gpt_graph(&config).unwrap().to_string());
+    }
+    let same = "--data text.txt --steps 8 --warmup 2 --sample-bytes 0 --lr 1e-3";
+    let mut backends = vec!["cpu --threads 2", "cpu --threads 1", "interp"];
+    backends.extend(gpu().map(|_| "gpu --no-tune"));
+    backends.extend(wasm::have_node().then_some("wasm --threads 2"));
+    for (model, whole) in [("--config small.toml", "--config small.toml --batch 6"), ("--graph 2.gir", "--graph 6.gir")]
+    {
+        let on = |flags: &str, backend: &str, out: &str| {
+            cli.ok(&format!("train {flags} {same} --backend {backend} --out {out}"));
+            let found = course(&cli, out);
+            std::fs::remove_dir_all(cli.path(out)).unwrap();
+            found
+        };
+        let (expected, weights) = on(whole, "interp", "whole");
+        let mut bits = Vec::new();
+        for backend in &backends {
+            let (found, end) = on(&format!("{model} --accumulate 3"), backend, "parts");
+            assert_eq!(found.len(), expected.len());
+            for (step, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                for (a, b) in found.iter().zip(expected) {
+                    assert!(
+                        (a - b).abs() <= 1e-4 * b,
+                        "{backend}, {model}, step {step}: {found:?}, expected {expected:?}"
+                    );
+                }
+            }
+            let apart = end.iter().zip(&weights).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart < 2e-4, "{backend}, {model}: weights differ by {apart}");
+            if backend.starts_with("cpu") {
+                bits.push(end);
+            }
+        }
+        assert!(bits[0] == bits[1], "threads change a bit");
     }
 }
 
@@ -97,7 +173,7 @@ fn a_run_is_recorded_in_its_directory() {
     let mut names: Vec<_> =
         std::fs::read_dir(cli.path("run")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["config.toml", "metrics.jsonl", "samples.txt", "step-00000030", "step-00000040"]);
+    assert_eq!(names, [".lock", "config.toml", "metrics.jsonl", "samples.txt", "step-00000030", "step-00000040"]);
     let config = std::fs::read_to_string(cli.path("run/config.toml")).unwrap();
     assert!(config.contains("seed = 7") && config.contains("/text.txt\""), "{config}");
     let checkpoint = Checkpoint::load(&cli.path("run")).unwrap();

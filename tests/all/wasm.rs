@@ -34,7 +34,7 @@ pub fn have(what: &str, there: bool, variable: &str) -> bool {
     there
 }
 
-fn have_node() -> bool {
+pub fn have_node() -> bool {
     have("Node", Command::new("node").arg("--version").output().is_ok(), "TINYGPT_REQUIRE_NODE")
 }
 

@@ -117,6 +117,9 @@ pub struct TrainArgs {
     /// Print the resolved configuration and stop
     #[arg(long, help_heading = "What to print")]
     pub print_config: bool,
+    /// Go on until a step has numbers that are not finite, and name the operation that made the first; writes no run directory
+    #[arg(long, conflicts_with = "out", help_heading = "What to print")]
+    pub find_nan: bool,
     /// Print how long each pass of the compiler took, and what it did
     #[arg(long, help_heading = "What to print")]
     pub time_passes: bool,

@@ -7,7 +7,7 @@ use crate::cli::TrainArgs;
 use crate::config::{Backend, ModelOverride, RunConfig, RunOverride};
 use crate::data::Corpus;
 use crate::formats::config_for;
-use crate::rundir::RunDir;
+use crate::rundir::{GRAPH_FILE, RunDir};
 use crate::tensor_file::Tensors;
 use crate::trainer::{self, Lines, Requests, Summary, Trainer};
 use crate::{Error, Result, memory};
@@ -15,7 +15,8 @@ use std::path::Path;
 use std::time::{Instant, SystemTime};
 
 pub fn run(args: &TrainArgs) -> Result<Ending> {
-    let resumed = args.resume.as_deref().map(resume).transpose()?;
+    let writes = !(args.print_config || args.find_nan);
+    let resumed = args.resume.as_deref().map(|name| resume(name, writes)).transpose()?;
     let init = args.init.as_deref().map(|path| checkpoint::load_model(path, args.heads)).transpose()?;
     let config = match &resumed {
         Some((_, checkpoint)) => checkpoint.config.clone(),
@@ -28,7 +29,7 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
         return Ok(Ending::Done);
     }
     check_stop(args.stop_at, &config, resumed.as_ref().map_or(0, |(_, checkpoint)| checkpoint.step))?;
-    let model = model(&config, resumed.as_ref().map(|(_, checkpoint)| checkpoint))?;
+    let model = model(&config, resumed.as_ref(), args.find_nan)?;
     if let (Some((found, _)), Some(path)) = (&init, &args.init) {
         found.check_is(&model, &path.display().to_string())?;
     }
@@ -63,9 +64,16 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
             say(compiled.fusion_report()?.to_string().trim_end());
         }
     }
+    if let Some((dir, checkpoint)) = &resumed {
+        trainer.restore(checkpoint, &dir.path().display().to_string())?;
+    }
+    if args.find_nan {
+        return find_nan(&mut trainer, args.stop_at.unwrap_or(config.train.steps));
+    }
+    // Before there is a directory: a signal finds either no run or one that is saved.
+    let requests = listen()?;
     let dir = match &resumed {
         Some((dir, checkpoint)) => {
-            trainer.restore(checkpoint, &dir.path().display().to_string())?;
             dir.rewind(checkpoint.step)?;
             dir.clone()
         }
@@ -73,6 +81,10 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
             let dir = RunDir::create(args.out.as_deref(), &config, SystemTime::now())?;
             if let Architecture::Graph(model) = &model {
                 dir.set_graph(&model.graph().to_string())?;
+            }
+            if init.is_some() {
+                // The weights that it starts from are no function of the configuration: the run must not depend on where they came from.
+                trainer.checkpoint()?.save(dir.path())?;
             }
             dir
         }
@@ -95,7 +107,6 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
         dir.path().display(),
         resumed.as_ref().map_or(String::new(), |(_, checkpoint)| format!(", from step {}", checkpoint.step)),
     ));
-    let requests = listen()?;
     let keep_plan = || options.gpu.as_ref().map_or(Ok(()), |gpu| dir.set_plan(&gpu.tuner().plan()));
     keep_plan()?;
     let summary = trainer.run(&dir, args.stop_at, requests, &mut Lines::new(say))?;
@@ -116,18 +127,34 @@ fn layer(args: &TrainArgs, init: Option<&(Architecture, Tensors)>) -> Result<Run
     Ok(layer)
 }
 
-/// What is trained: that of the checkpoint to go on from, the graph that the configuration names, or its GPT.
-fn model(config: &RunConfig, checkpoint: Option<&Checkpoint>) -> Result<Architecture> {
-    match (checkpoint, &config.graph) {
-        (Some(checkpoint), _) => Ok(checkpoint.architecture()),
-        (None, Some(path)) => GraphModel::read(Path::new(path)).map(Architecture::from),
+/// What is trained: that of the checkpoint to go on from, the graph that the configuration names, or its GPT. With `lines` the nodes of a
+/// graph say where in its file they are.
+fn model(config: &RunConfig, resumed: Option<&(RunDir, Checkpoint)>, lines: bool) -> Result<Architecture> {
+    let read = if lines { GraphModel::read_located } else { GraphModel::read };
+    match (resumed, &config.graph) {
+        (Some((dir, _)), Some(_)) if lines => read(&dir.path().join(GRAPH_FILE)).map(Architecture::from),
+        (Some((_, checkpoint)), _) => Ok(checkpoint.architecture()),
+        (None, Some(path)) => read(Path::new(path)).map(Architecture::from),
         (None, None) => Ok(Architecture::from(&config.model)),
     }
 }
 
-/// The run to go on with, and its latest checkpoint.
-fn resume(name: &str) -> Result<(RunDir, Checkpoint)> {
+/// Goes on until a step goes wrong, and prints which operation is at fault.
+fn find_nan(trainer: &mut Trainer, end: u64) -> Result<Ending> {
+    let first = trainer.steps_done() + 1;
+    say(&format!("looking for the first number that is not finite, from step {first} to {end}"));
+    match trainer.find_nan(end)? {
+        Some(culprit) => print(format!("{culprit}\n").as_bytes()).map(|()| Ending::Done),
+        None => {
+            Err(Error::failed(format!("steps {first} to {end} have only finite numbers: there is nothing to find")))
+        }
+    }
+}
+
+/// The run to go on with, locked if it is to be written to, and its latest checkpoint.
+fn resume(name: &str, writes: bool) -> Result<(RunDir, Checkpoint)> {
     let dir = RunDir::open(name)?;
+    let dir = if writes { dir.locked()? } else { dir };
     let checkpoint = Checkpoint::load(dir.path())?;
     Ok((dir, checkpoint))
 }

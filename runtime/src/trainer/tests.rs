@@ -93,10 +93,35 @@ fn a_loss_that_is_not_finite_ends_the_run_and_is_not_saved() {
     let (dir, run) = run_dir(&config);
     let error = trainer(&config).run(&run, None, &Requests::new(), &mut quiet).unwrap_err();
     assert_eq!(error.exit_status(), 1);
-    assert!(error.to_string().contains("saved nothing more"), "{error}");
+    assert!(error.to_string().contains("--find-nan"), "{error}");
     if let Some(saved) = checkpoint::latest(dir.path()).unwrap() {
         let saved = Checkpoint::load(&saved).unwrap();
         assert!(saved.weights.values().all(|t| t.as_f32().unwrap().iter().all(|x| x.is_finite())));
+    }
+}
+
+#[test]
+fn micro_batches_are_one_step_of_all_their_tokens() {
+    let mut config = config();
+    (config.train.accumulate, config.train.steps) = (3, 4);
+    let (_dir, run) = run_dir(&config);
+    let mut told = Vec::new();
+    let mut tell = |event: &Event<'_>| match event {
+        Event::Started(started) => told.push((started.end, started.tokens_per_step)),
+        Event::Step { metrics, tokens, .. } => told.push((metrics.step, *tokens)),
+        _ => {}
+    };
+    trainer(&config).run(&run, None, &Requests::new(), &mut tell).unwrap();
+    assert_eq!(told, [(4, 24), (1, 24), (2, 24), (3, 24), (4, 24)]);
+    // The schedule counts steps of the optimizer.
+    assert_eq!(run.metrics().unwrap()[0].lr, config.train.lr_schedule().lr_at(0));
+
+    let mut whole = config.clone();
+    (whole.train.accumulate, whole.train.batch) = (1, 6);
+    let (mut parts, mut whole) = (trainer(&config), trainer(&whole));
+    for _ in 0..4 {
+        let (a, b) = (parts.step().unwrap(), whole.step().unwrap());
+        assert!((a.loss - b.loss).abs() < 1e-5 * b.loss && (a.grad_norm - b.grad_norm).abs() < 1e-4 * b.grad_norm);
     }
 }
 

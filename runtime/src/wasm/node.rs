@@ -92,6 +92,9 @@ impl Node {
         let mut command = Command::new(&program);
         command.arg(scripts.path().join(HOST.0));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Ctrl-C goes to a terminal's whole process group; Node must live until the step under way is saved.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = command.spawn().map_err(|e| {
             Error::input(format!(
                 "cannot start Node ({}: {}), in which the backend wasm runs: install Node {OLDEST} or later, or set {NODE_VARIABLE} to its path",
