@@ -551,17 +551,30 @@ fn the_runners_figures_are_those_of_the_host() {
 
 #[test]
 fn the_runners_own_tests_pass() {
+    for tests in ["test/units.test.mjs", "test/engine.test.mjs"] {
+        passes_in_node(tests);
+    }
+}
+
+/// The playground's training worker, in Node; says itself what it lacks, and fails instead with TINYGPT_REQUIRE_WEB=1.
+#[test]
+fn the_playgrounds_sessions_pass() {
+    passes_in_node("test/session.test.mjs");
+}
+
+/// The WebGPU runner on Chromium's SwiftShader, against the WebAssembly runner; says itself what it lacks, and fails instead with
+/// TINYGPT_REQUIRE_CHROMIUM=1. SwiftShader compiles for a minute.
+#[test]
+fn webgpu_in_node_agrees_with_webassembly() {
+    passes_in_node("test/gpu.test.mjs");
+}
+
+fn passes_in_node(tests: &str) {
     if !have_node() {
         return;
     }
-    let run = Command::new("node")
-        .args(["--test", "test/units.test.mjs", "test/engine.test.mjs"])
-        .current_dir(web())
-        .output()
-        .unwrap();
-    let run = Run::of(run);
-    assert_eq!(run.status, 0, "{}{}", run.stdout, run.stderr);
-    assert!(run.stdout.contains("fail 0"), "{}", run.stdout);
+    let run = Run::of(Command::new("node").args(["--test", tests]).current_dir(web()).output().unwrap());
+    assert!(run.status == 0 && run.stdout.contains("fail 0"), "{}{}", run.stdout, run.stderr);
 }
 
 /// web/runner/dist, which the binary embeds, is what web/runner/src compiles to.

@@ -1,7 +1,7 @@
 // The WebGPU runner on Dawn and SwiftShader, judged by the WebAssembly runner: run by `node --test`.
 //
 // Needs web/dist/tinygpt_web.wasm (`cargo xtask web`), Chromium's SwiftShader and the package webgpu; says so and skips where one is
-// missing, and fails instead with TINYGPT_REQUIRE_DAWN=1.
+// missing, and fails instead with TINYGPT_REQUIRE_CHROMIUM=1.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { Gpu, GpuRunner, reportOf } from '../runner/dist/gpu.js';
@@ -11,7 +11,7 @@ import { dawn, whyNoDawn } from './dawn.mjs';
 import { compileSite, memoryHost, whyNoTypeScript } from './site.mjs';
 
 const why = whyNoDawn() ?? whyNoCompiler() ?? whyNoTypeScript();
-if (why !== undefined && process.env.TINYGPT_REQUIRE_DAWN === '1') throw new Error(why);
+if (why !== undefined && process.env.TINYGPT_REQUIRE_CHROMIUM === '1') throw new Error(why);
 const options = { skip: why };
 
 // As small as a GPT goes, and of the shape that a gradient check has: SwiftShader compiles a kernel in a second, each but once.

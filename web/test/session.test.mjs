@@ -234,6 +234,28 @@ test('gradients, attention weights and kernels are looked at without changing th
   await assert.rejects(ask('attention', { prompt: '' }), /no run is open/);
 });
 
+test('a model in text form trains, and is kept with its text', options, async () => {
+  const graph = compiler.request({ request: 'graph', config, stage: 'graph' }).result.text;
+  const folder = new MemoryFolder();
+  const host = memoryHost(folder);
+  const { ask } = sessionOn(host);
+  const { batch: _, ...train } = config.train;
+  const opened = await ask('open', { ...open, config: { preset: 'tiny', graph, train } });
+  assert.equal(opened.config.graph, graph);
+  const first = (await ask('step')).loss;
+  assert.ok(Math.abs(first - 5.55) < 0.2, `${first}`);
+  assert.equal((await ask('sample', { prompt: 'On', tokens: 5, temperature: 0 })).bytes.length, 5);
+  await ask('save');
+  const second = (await ask('step')).loss;
+  const { ask: again } = sessionOn(memoryHost(folder));
+  const restored = await again('open', { config: {}, backend: 'wasm', threads: 1, resume: 'opfs' });
+  assert.deepEqual([restored.restoredStep, restored.config.graph], [1, graph]);
+  assert.equal((await again('step')).loss, second);
+  assert.ok((await again('gradcheck', { count: 3 })).passed);
+  await ask('close');
+  await again('close');
+});
+
 test('a probe and the benchmark measure beside the run, in the stated form', options, async () => {
   const host = memoryHost();
   const { ask } = sessionOn(host);

@@ -346,8 +346,8 @@ export interface TrainerRequests {
   profile: { args: { repeats?: number; fusion?: boolean }; result: Profile };
   benchmark: { args: { config: Config; threads?: number; relaxed?: boolean; notes?: string }; result: Benchmark };
   export: { args: { format: ExportFormat }; result: { files: ExportedFile[] } };
-  /** Opens the model of a file (safetensors, .tinygpt), at the steps that it states, with the options given. */
-  import: { args: { name: string; bytes: Uint8Array; open: Omit<OpenOptions, 'config' | 'resume'> }; result: Opened };
+  /** Opens the model of a file (safetensors, .tinygpt), at the steps that it states, with the options given; `heads` of one that does not state them. */
+  import: { args: { name: string; bytes: Uint8Array; heads?: number; open: Omit<OpenOptions, 'config' | 'resume'> }; result: Opened };
   close: { args: Record<string, never>; result: null };
 }
 

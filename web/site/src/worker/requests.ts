@@ -75,7 +75,7 @@ export function answerer(
     benchmark: (options) => measure((watch) => benchmark(engines, options, watch)),
     profile: ({ repeats = REPEATS, fusion = true }) => measure((watch) => profile(engines, session.current, { repeats, fusion }, watch)),
     export: ({ format }) => session.use(async ({ engine }) => ({ files: exported(format, await engine.trainable.exportState(), engine.trainable.step) })),
-    import: ({ name, bytes, open }) => imported(name, bytes, open),
+    import: (args) => imported(args),
     close: async () => {
       cancel();
       return session.close();
@@ -89,13 +89,15 @@ export function answerer(
     return [...blobs].map(([name, bytes]) => ({ name: format === 'tinygpt' ? `step-${step}.tinygpt` : name, bytes }));
   };
 
-  const imported = async (name: string, bytes: Uint8Array, open: Args<'import'>['open']): Promise<Opened> => {
-    const { result, blobs } = engines.compiler.request({ request: 'decode', name }, [[name, bytes]]);
+  const imported = async ({ name, bytes, heads, open }: Args<'import'>): Promise<Opened> => {
+    const { result, blobs } = engines.compiler.request({ request: 'decode', name, ...(heads === undefined ? {} : { heads }) }, [[name, bytes]]);
     const file = (of: string) => blobs.get(of);
     const [model, optim, state] = [file('model.safetensors'), file('optim.safetensors'), file('state.json')];
     if (model === undefined) throw new Error(`${name} holds no weights: choose a safetensors or .tinygpt file of a model`);
     const resume: CheckpointFiles = { model, ...(optim === undefined ? {} : { optim }), ...(state === undefined ? {} : { state }) };
-    return session.open({ ...open, config: result.config, resume });
+    // Where its text came from is a path on another machine; the session has a text of its own.
+    const { data: _, ...config } = result.config;
+    return session.open({ ...open, config, resume });
   };
 
   return (name, args, partial) => {
