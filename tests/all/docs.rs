@@ -13,8 +13,16 @@ fn document(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).unwrap()
 }
 
-const DOCUMENTS: [&str; 6] =
-    ["README.md", "docs/ARCHITECTURE.md", "docs/FILETESTS.md", "docs/FORMATS.md", "docs/IR.md", "docs/REJECTED.md"];
+const DOCUMENTS: [&str; 8] = [
+    "README.md",
+    "docs/ARCHITECTURE.md",
+    "docs/FILETESTS.md",
+    "docs/FORMATS.md",
+    "docs/IR.md",
+    "docs/REJECTED.md",
+    "SECURITY.md",
+    "CHANGELOG.md",
+];
 
 /// The code block that follows `mark`.
 fn block_after<'t>(text: &'t str, mark: &str) -> &'t str {
