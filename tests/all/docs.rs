@@ -74,13 +74,26 @@ fn links(text: &str) -> impl Iterator<Item = &str> {
         .filter(|p| !p.contains("://"))
 }
 
+/// Whether a heading has this anchor, as GitHub makes them: small letters, hyphens for spaces, no punctuation.
+fn has_heading(text: &str, anchor: &str) -> bool {
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    let slug = |heading: &str| heading.trim().to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-");
+    text.lines().filter(|line| line.starts_with('#')).any(|line| slug(line.trim_start_matches('#')) == anchor)
+}
+
 #[test]
 fn links_and_paths_lead_somewhere() {
     for name in DOCUMENTS {
         let text = document(name);
         let folder = root().join(name).parent().unwrap().to_path_buf();
         for link in links(&text) {
-            assert!(folder.join(link).exists(), "{name} links to {link}, which does not exist");
+            let (file, anchor) = link.split_once('#').map_or((link, None), |(file, anchor)| (file, Some(anchor)));
+            let file = if file.is_empty() { root().join(name) } else { folder.join(file) };
+            assert!(file.exists(), "{name} links to {link}, which does not exist");
+            if let Some(anchor) = anchor {
+                let text = std::fs::read_to_string(&file).unwrap();
+                assert!(has_heading(&text, anchor), "{name} links to {link}, and there is no such heading");
+            }
         }
         for path in text.split('`').skip(1).step_by(2).filter(|p| p.ends_with(".rs") && p.contains('/')) {
             // The code map leaves out the folder of the crate that it is about.
