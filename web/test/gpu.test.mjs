@@ -129,7 +129,7 @@ test('a session trains on the GPU, is looked at and measured, and says what beca
   const session = new Session(engines, host);
   const answer = answerer(session, host, async () => ({}));
   const ask = async (name, args = {}) => answer(name, args, () => undefined);
-  const opened = await ask('open', { config: { ...config, train: { ...config.train, steps: 30, eval_every: 10, sample_bytes: 4 } }, backend: 'webgpu' });
+  const opened = await ask('open', { config: { ...config, train: { ...config.train, steps: 30, eval_every: 10, sample_bytes: 4 } }, backend: 'webgpu', sampleEvery: 10 });
   assert.ok(opened.adapter.software && opened.notices[0] === opened.adapter.softwareNote);
   assert.equal((await ask('step')).step, 1);
 

@@ -14,9 +14,9 @@ const options = { skip: why };
 const config = {
   preset: 'tiny',
   model: { layers: 1, ctx: 16, d_model: 24, heads: 3 },
-  train: { steps: 60, batch: 4, eval_every: 25, eval_batches: 2, sample_bytes: 20, save_every: 20 },
+  train: { steps: 60, batch: 4, eval_every: 25, eval_batches: 2, sample_bytes: 20 },
 };
-const open = { config, backend: 'wasm', threads: 1, relaxed: false };
+const open = { config, backend: 'wasm', threads: 1, relaxed: false, sampleEvery: 25, keepEvery: 20 };
 let compiler, Session, Engines, answerer, RunStore, tasks, measure, client;
 
 before(async () => {
@@ -313,6 +313,7 @@ test('refusals are sentences, and the session stays usable', options, async () =
   await assert.rejects(ask('open', { ...open, config: { preset: 'gpt2', model: { layers: 1, d_model: 12, ctx: 8 } } }), /vocab is 50\d+: choose another preset/);
   await assert.rejects(ask('open', { ...open, data: { kind: 'text', name: 'a', bytes: new Uint8Array(5) } }), /the text has 5 bytes/);
   await assert.rejects(ask('open', { ...open, backend: 'webgpu' }), /this browser has no WebGPU/);
+  await assert.rejects(ask('open', { ...open, config: { ...config, train: { ...config.train, accumulate: 2 } } }), /accumulate is 2, and a page takes one batch a step/);
   await assert.rejects(ask('dance'), /there is no request "dance"/);
   await assert.rejects(ask('start'), /no run is open/);
   assert.equal(session.state, 'idle');

@@ -15,9 +15,20 @@ use tinygpt_runtime::model::initial_weights;
 use tinygpt_runtime::wasm::bundle::{Bundle, Contents, MANIFEST_FILE, Variant, bundle};
 use tinygpt_runtime::{Error, Result, checkpoint, corpus};
 
-/// Keys that mean something on the command line only: a page brings its own backend, text and files.
-const NATIVE_KEYS: &[&str] =
-    &["backend", "threads", "isa", "no_templates", "adapter", "checked", "no_tune", "keep", "data", "val_data"];
+/// Keys that mean something on the command line only: a page brings its own backend, text and files, and takes one batch a step.
+const NATIVE_KEYS: &[&str] = &[
+    "backend",
+    "threads",
+    "isa",
+    "no_templates",
+    "adapter",
+    "checked",
+    "no_tune",
+    "keep",
+    "accumulate",
+    "data",
+    "val_data",
+];
 
 /// A request, as the crate's comment describes it.
 #[derive(Debug, Deserialize)]

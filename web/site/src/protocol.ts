@@ -50,9 +50,9 @@ export interface OpenOptions {
   validation?: Uint8Array;
   /** Go on from the run that this browser keeps (its configuration and text then come from there), or from a checkpoint's files. */
   resume?: 'opfs' | CheckpointFiles;
-  /** Steps between samples of the text; 0 for none. Default: each validation. */
+  /** Steps between samples of the text; 0 for none. Default: at validations, at most one in three seconds. */
   sampleEvery?: number;
-  /** Steps between checkpoints kept in the browser; 0 for those of pauses only. Default: the configuration's `save_every`, at most 200. */
+  /** Steps between checkpoints kept in the browser; 0 for those of pauses only. Default: one in fifteen seconds. */
   keepEvery?: number;
   /** Keep nothing in the browser. Default: false. */
   ephemeral?: boolean;

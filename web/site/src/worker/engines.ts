@@ -81,6 +81,10 @@ export class Engines {
     if (resolution.vocab !== 256) {
       throw new Error(`text is read as bytes, which need vocab 256, and vocab is ${resolution.vocab}: choose another preset`);
     }
+    const { accumulate } = resolution.config.train;
+    if (typeof accumulate === 'number' && accumulate > 1) {
+      throw new Error(`accumulate is ${accumulate}, and a page takes one batch a step: set it to 1 and raise batch instead, or train on the command line`);
+    }
     const state = files ?? { model: this.initialModel(options.config) };
     const opened = options.backend === 'webgpu' ? await this.#onGpu(options, resolution, state) : await this.#onWasm(options, state);
     return { ...opened, resolution, compileMs: performance.now() - started };

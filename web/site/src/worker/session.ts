@@ -37,9 +37,10 @@ const SLICE_MS = { wasm: 40, webgpu: 100 };
 /** Most milliseconds of a sample that the run takes of itself. */
 const SAMPLE_MS = 1500;
 const SAMPLE_BYTES = 200;
-/** Longest time between checkpoints. */
-const KEEP_MS = 60_000;
-const KEEP_STEPS = 200;
+/** Time between samples that nobody asked for, lest a fast run spends its time on them. */
+const SAMPLE_GAP_MS = 3000;
+/** Time between checkpoints, where no number of steps is given. */
+const KEEP_MS = 15_000;
 /** Steps in a row whose loss or gradient is not finite that end a run, as in runtime/src/trainer. */
 export const BAD_STEPS = 5;
 
@@ -65,6 +66,8 @@ interface Run {
   store: RunStore | undefined;
   pace: Pace;
   kept: { step: number; at: number };
+  /** When the run sampled itself last. */
+  sampledAt: number;
   /** Steps that are not finite, in a row. */
   bad: number;
   lastGood: number;
@@ -154,6 +157,7 @@ export class Session {
       store,
       pace: new Pace(batch * ctx),
       kept: { step: kept === null ? -1 : step, at: performance.now() },
+      sampledAt: -Infinity,
       bad: 0,
       lastGood: step,
     };
@@ -304,11 +308,10 @@ export class Session {
       this.#fail(failureOf(error, run.lastGood));
     }
     this.#tell(run);
-    if (this.#state === 'running' && run.engine.trainable.step >= run.config.train.steps) {
-      this.#enter('finished');
-      await this.turns.take(() => this.#keepIfNew(run));
-    } else if (this.#state === 'running') {
-      this.#enter(this.#halt ?? 'paused');
+    if (this.#state === 'running') {
+      const finished = run.engine.trainable.step >= run.config.train.steps;
+      if (finished) await this.turns.take(() => this.#keepIfNew(run));
+      this.#enter(finished ? 'finished' : (this.#halt ?? 'paused'));
     }
     this.#loop = undefined;
   }
@@ -323,7 +326,7 @@ export class Session {
     let mark = performance.now();
     let failure: Failure | undefined;
     for (;;) {
-      const wanted = this.#halt === undefined && this.turns.waiting === 0 && failure === undefined;
+      const wanted = this.#halt === undefined && this.turns.waiting === 0 && failure === undefined && !isKeepTime(run);
       while (wanted && next < limit && underWay.length < trainable.depth) {
         const count = Math.min(groupSize(run), limit - next);
         const group = trainable.trainSteps(count);
@@ -346,6 +349,7 @@ export class Session {
       return true;
     }
     if (trainable.step === limit) await this.#look(run);
+    if (isKeepTime(run)) await this.#keepIfNew(run);
     return trainable.step >= steps;
   }
 
@@ -359,20 +363,22 @@ export class Session {
       const judged = data.problems.length > 0 ? await judge(trainable, data.problems) : {};
       this.#host.emit('validated', { step, loss, bitsPerByte: loss / Math.LN2, perplexity: Math.exp(loss), ...judged });
     }
-    if (isDue(sampleEvery(run), step, train.steps) && this.#halt === undefined && train.sample_bytes > 0) {
-      this.#host.emit('sampled', { step, text: await this.#ownSample(run) });
-    }
-    if (isDue(keepEvery(run), step, train.steps) || performance.now() - run.kept.at >= KEEP_MS) await this.#keepIfNew(run);
+    if (isDue(sampleEvery(run), step, train.steps) && this.#halt === undefined && train.sample_bytes > 0) await this.#sampleItself(run);
+    if (run.options.keepEvery !== undefined && isDue(run.options.keepEvery, step, train.steps)) await this.#keepIfNew(run);
   }
 
-  async #ownSample({ engine: { trainable }, config: { train } }: Run): Promise<string> {
+  async #sampleItself(run: Run): Promise<void> {
+    const { engine: { trainable }, config: { train }, options } = run;
     const started = performance.now();
+    const last = trainable.step >= train.steps;
+    if (options.sampleEvery === undefined && !last && started - run.sampledAt < SAMPLE_GAP_MS) return;
     const bytes: number[] = [];
     for await (const byte of trainable.generate({ tokens: Math.min(train.sample_bytes, SAMPLE_BYTES), seed: train.seed })) {
       bytes.push(byte);
       if (performance.now() - started >= SAMPLE_MS) break;
     }
-    return new TextDecoder().decode(Uint8Array.from(bytes));
+    run.sampledAt = performance.now();
+    this.#host.emit('sampled', { step: trainable.step, text: new TextDecoder().decode(Uint8Array.from(bytes)) });
   }
 
   /** Takes results; the failure that they are, if they are one. */
@@ -500,13 +506,15 @@ const isDue = (every: number, step: number, steps: number) => step === steps || 
 
 const sampleEvery = ({ options, config }: Run) => options.sampleEvery ?? config.train.eval_every;
 
-const keepEvery = ({ options, config: { train } }: Run) => options.keepEvery ?? (train.save_every > 0 ? Math.min(train.save_every, KEEP_STEPS) : KEEP_STEPS);
+/** Whether a checkpoint is due by the clock. */
+const isKeepTime = ({ options, store, kept, engine }: Run) =>
+  options.keepEvery === undefined && store !== undefined && engine.trainable.step !== kept.step && performance.now() - kept.at >= KEEP_MS;
 
 /** The next step after `step` at which something is looked at. */
 function nextDue(run: Run, step: number): number {
   const { train } = run.config;
   const after = (every: number) => (every > 0 ? step + every - (step % every) : train.steps);
-  return Math.min(train.steps, after(train.eval_every), after(sampleEvery(run)), after(keepEvery(run)));
+  return Math.min(train.steps, after(train.eval_every), after(sampleEvery(run)), after(run.options.keepEvery ?? 0));
 }
 
 /** Steps of a group: as many as take a slice. */

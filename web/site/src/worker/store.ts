@@ -55,6 +55,10 @@ export class RunStore {
   readonly #folder: Folder;
   /** Number of the newest whole place, and which one it is; undefined before the first look. */
   #newest: { number: number; place: number } | undefined;
+  /** What the places hold, once they were looked at. */
+  #metas: (Meta | undefined)[] | undefined;
+  /** Texts that are known to be whole, by digest. */
+  readonly #texts = new Set<string>();
 
   constructor(folder: Folder) {
     this.#folder = folder;
@@ -63,9 +67,9 @@ export class RunStore {
   /** Keeps a text; returns its digest. */
   async putText(text: Uint8Array): Promise<string> {
     const digest = await digestOf(text);
-    const name = `text-${digest}`;
-    const there = await this.#folder.read(name);
-    if (there === undefined || (await digestOf(there)) !== digest) await this.#folder.write(name, [text]);
+    if (this.#texts.has(digest)) return digest;
+    if ((await this.text(digest)) === undefined) await this.#folder.write(`text-${digest}`, [text]);
+    this.#texts.add(digest);
     return digest;
   }
 
@@ -77,7 +81,7 @@ export class RunStore {
 
   /** Keeps a checkpoint. */
   async save({ meta, files }: Kept): Promise<void> {
-    if (this.#newest === undefined) await this.#load();
+    if (this.#metas === undefined) await this.#load();
     const newest = this.#newest ?? { number: 0, place: 1 };
     const place = 1 - newest.place;
     const parts = [files.model, files.optim, files.state] as Uint8Array[];
@@ -93,6 +97,7 @@ export class RunStore {
     const digest = new Uint8Array(await sha([text, ...parts]));
     await this.#folder.write(PLACES[place] as string, [length, text, digest, ...parts]);
     this.#newest = { number: header.number, place };
+    (this.#metas ??= [])[place] = meta;
     await this.#forgetTexts();
   }
 
@@ -104,15 +109,19 @@ export class RunStore {
   /** Removes everything. */
   async clear(): Promise<void> {
     for (const name of await this.#folder.list()) await this.#folder.remove(name);
-    this.#newest = undefined;
+    [this.#newest, this.#metas] = [undefined, undefined];
+    this.#texts.clear();
   }
 
   async #load(): Promise<{ kept: Kept; number: number } | undefined> {
     let newest: { kept: Kept; number: number; place: number } | undefined;
+    const metas: (Meta | undefined)[] = [];
     for (const [place, name] of PLACES.entries()) {
       const read = await this.#read(name);
+      metas.push(read?.kept.meta);
       if (read !== undefined && (newest === undefined || read.number > newest.number)) newest = { ...read, place };
     }
+    this.#metas = metas;
     this.#newest = newest && { number: newest.number, place: newest.place };
     return newest;
   }
@@ -134,13 +143,13 @@ export class RunStore {
 
   /** Removes texts that neither place names. */
   async #forgetTexts(): Promise<void> {
-    const named = new Set<string>();
-    for (const name of PLACES) {
-      const meta = (await this.#read(name))?.kept.meta;
-      for (const digest of [meta?.data.digest, meta?.validation]) if (digest !== undefined) named.add(`text-${digest}`);
-    }
+    const digests = (this.#metas ?? []).flatMap((meta) => [meta?.data.digest, meta?.validation]);
+    const named = new Set(digests.map((digest) => `text-${digest}`));
     for (const name of await this.#folder.list()) {
-      if (name.startsWith('text-') && !named.has(name)) await this.#folder.remove(name);
+      if (name.startsWith('text-') && !named.has(name)) {
+        this.#texts.delete(name.slice('text-'.length));
+        await this.#folder.remove(name);
+      }
     }
   }
 }
