@@ -10,6 +10,7 @@
 //! | | inputs and outputs of each entry |
 //! | | temporaries: one slab, shared by all entries, because one entry runs at a time |
 //! | | memory that the tasks of a kernel share, likewise |
+//! | | with clocks, the seconds of each kernel |
 //! | [`Layout::fixed_bytes`] | scratch, [`Layout::thread_bytes`] for each thread |
 //!
 //! Invariants
@@ -82,6 +83,17 @@ pub struct EntryLayout {
     /// Inputs and states, in the program's order.
     pub params: Vec<SlotLayout>,
     pub outputs: Vec<SlotLayout>,
+    /// Of a module with clocks.
+    pub clocks: Option<ClockLayout>,
+}
+
+/// Where a module with clocks counts the time of an entry's kernels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClockLayout {
+    /// Address of an f64 for each kernel: its seconds in all steps since they were zeros.
+    pub offset: usize,
+    /// Names of the kernels, in that order.
+    pub kernels: Vec<String>,
 }
 
 /// A module's memory, as its caller sees it.
@@ -195,6 +207,14 @@ pub fn plan(entries: &[Entry<'_>], needs: &Needs, options: &WasmOptions) -> Resu
         }
         all.push(known);
     }
+    let clocks = |entry: &Entry<'_>| -> Result<ClockLayout, WasmError> {
+        let kernels: Vec<String> = entry.program.kernels.values().map(|kernel| kernel.name.clone()).collect();
+        Ok(ClockLayout { offset: take(8 * kernels.len())?, kernels })
+    };
+    let clocks: Vec<Option<ClockLayout>> = match options.clocks {
+        true => entries.iter().map(clocks).map(|c| c.map(Some)).collect::<Result<_, _>>()?,
+        false => vec![None; entries.len()],
+    };
     let thread_bytes = needs.scratch.next_multiple_of(LINE);
     let whole = options.max_threads.checked_mul(thread_bytes).and_then(|b| b.checked_add(end));
     let whole = whole.ok_or(WasmError::AddressSpace)?;
@@ -203,7 +223,8 @@ pub fn plan(entries: &[Entry<'_>], needs: &Needs, options: &WasmOptions) -> Resu
     if !memory64 && !small {
         return Err(WasmError::TooLarge { bytes: whole, threads: options.max_threads });
     }
-    let entries = entries.iter().zip(&all).map(|(e, places)| entry_layout(e, places)).collect();
+    let entries =
+        entries.iter().zip(&all).zip(clocks).map(|((e, places), clocks)| entry_layout(e, places, clocks)).collect();
     let layout = Layout { memory64, fixed_bytes: end, thread_bytes, max_threads: options.max_threads, entries };
     Ok(Plan { layout, buffers: all, tables, arena })
 }
@@ -212,7 +233,7 @@ fn name_of(program: &Program, buffer: BufferId) -> String {
     program.buffers[buffer].label.clone()
 }
 
-fn entry_layout(entry: &Entry<'_>, places: &[usize]) -> EntryLayout {
+fn entry_layout(entry: &Entry<'_>, places: &[usize], clocks: Option<ClockLayout>) -> EntryLayout {
     let slot = |name: &str, kind, ty: &tinygpt_ir::types::TensorType, buffer: BufferId| SlotLayout {
         name: name.to_string(),
         kind,
@@ -226,5 +247,5 @@ fn entry_layout(entry: &Entry<'_>, places: &[usize]) -> EntryLayout {
         slot(&p.name, kind, &p.ty, p.buffer)
     });
     let outputs = entry.program.outputs.iter().map(|o| slot(&o.name, SlotKind::Output, &o.ty, o.buffer));
-    EntryLayout { name: entry.name.to_string(), params: params.collect(), outputs: outputs.collect() }
+    EntryLayout { name: entry.name.to_string(), params: params.collect(), outputs: outputs.collect(), clocks }
 }

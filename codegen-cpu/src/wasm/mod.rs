@@ -24,6 +24,9 @@
 //! - with threads, `worker(thread: i32)` for each other thread, 1 and up, which returns after `stop()`, called on thread 0 between steps.
 //!   Until all of them run `worker`, an entry waits for them.
 //!
+//! With `clocks` it also imports `env.clock: () -> f64`, the time in seconds, and has a barrier between kernels: thread 0 adds to
+//! [`EntryLayout::clocks`] what each kernel took. No other thread calls the clock, but each has to bring one.
+//!
 //! Every thread instantiates the same module with the same memory. Thread 0 sleeps by `memory.atomic.wait32`, which a browser's main
 //! thread may not: it belongs in a worker too.
 //!
@@ -49,7 +52,7 @@ mod tidy;
 #[cfg(test)]
 mod tests;
 
-pub use layout::{EntryLayout, Layout, PAGE, SlotKind, SlotLayout};
+pub use layout::{ClockLayout, EntryLayout, Layout, PAGE, SlotKind, SlotLayout};
 pub use peak::{PEAK_FLOP, peak_module};
 pub use text::wat;
 
@@ -67,12 +70,14 @@ pub struct WasmOptions {
     pub memory64: Option<bool>,
     /// Most threads that the memory may have room for.
     pub max_threads: usize,
+    /// Count the seconds of each kernel, which then run one after another.
+    pub clocks: bool,
 }
 
 impl Default for WasmOptions {
-    /// What every engine has: no relaxed SIMD, threads, at most 64 of them.
+    /// What every engine has: no relaxed SIMD, threads, at most 64 of them; no clocks.
     fn default() -> WasmOptions {
-        WasmOptions { relaxed: false, threads: true, memory64: None, max_threads: 64 }
+        WasmOptions { relaxed: false, threads: true, memory64: None, max_threads: 64, clocks: false }
     }
 }
 

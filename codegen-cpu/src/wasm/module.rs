@@ -5,6 +5,9 @@
 //! - `train.worker`: the other threads' part, which is the parallel rounds alone;
 //! - `train.stage_N` for each round: its tasks, as calls of kernel functions (`_phase_P` where a stage has more than one).
 //!
+//! With clocks, stages have one kernel each, and thread 0 reads the clock after each round. Functions are numbered behind those that are
+//! imported, of which there is that one or none.
+//!
 //! A parallel round's function runs on all threads, each of which takes the next task from a counter until there is none (see
 //! [`super::threads`]); any other runs all its tasks, on thread 0.
 
@@ -16,7 +19,7 @@ use super::{Entry, Report, WasmError, WasmModule, WasmOptions};
 use crate::lower::{self, LowerOptions, Lowered};
 use crate::units::{Distinct, place_shared};
 use std::collections::HashMap;
-use tinygpt_ir::program::{Kernel, KernelId};
+use tinygpt_ir::program::{Kernel, KernelId, Program};
 use tinygpt_vloop::Func;
 use wasm_encoder::{
     BlockType, CodeSection, ConstExpr, DataSection, EntityType, ExportKind, ExportSection, FunctionSection,
@@ -52,6 +55,12 @@ pub fn build(entries: &[Entry<'_>], options: &WasmOptions) -> Result<WasmModule,
     if options.max_threads == 0 {
         return Err(WasmError::NoThreads);
     }
+    let apart: Vec<Program> =
+        if options.clocks { entries.iter().map(one_kernel_a_stage).collect() } else { Vec::new() };
+    let apart: Vec<Entry<'_>> =
+        entries.iter().zip(&apart).map(|(entry, program)| Entry { name: entry.name, program }).collect();
+    let entries = if options.clocks { &apart } else { entries };
+    let imported = u32::from(options.clocks);
     let mut kernels = Kernels::default();
     let prepared: Vec<Prepared> = entries.iter().map(|e| kernels.prepare(e)).collect::<Result<_, _>>()?;
     let mut tables = Tables::default();
@@ -82,7 +91,7 @@ pub fn build(entries: &[Entry<'_>], options: &WasmOptions) -> Result<WasmModule,
         ..Report::default()
     };
 
-    let meet = options.threads.then(|| Meet::add(&mut functions, memory64, needs.counters));
+    let meet = options.threads.then(|| Meet::add(&mut functions, imported, memory64, needs.counters));
     let mut workers = Vec::new();
     for (i, (entry, prepared)) in entries.iter().zip(&prepared).enumerate() {
         let mut parts = Vec::new();
@@ -91,12 +100,18 @@ pub fn build(entries: &[Entry<'_>], options: &WasmOptions) -> Result<WasmModule,
             let several = prepared.rounds.iter().any(|r| r.stage == round.stage && r.phase > 0);
             let crew = meet.as_ref().filter(|_| round.parallel).map(|meet| Crew { meet, round: shared });
             shared += usize::from(crew.is_some());
-            parts.push(Part { function: functions.len() as u32, tasks: round.tasks(), crew });
+            parts.push(Part {
+                function: imported + functions.len() as u32,
+                stage: round.stage,
+                tasks: round.tasks(),
+                crew,
+            });
             let mut e = RoundEmit {
                 entry,
                 buffers: &plan.buffers[i],
                 arena: plan.arena,
                 funcs: &kernels.funcs,
+                imported,
                 tables: &mut tables,
                 tables_at: plan.tables,
                 memory64,
@@ -106,22 +121,23 @@ pub fn build(entries: &[Entry<'_>], options: &WasmOptions) -> Result<WasmModule,
         }
         report.rounds += parts.len();
         report.parallel_rounds += shared;
-        exports.push((entry.name.to_string(), functions.len() as u32));
-        functions.push(leader(entry, &parts, i + 1, plan.layout.fixed_bytes, memory64));
+        exports.push((entry.name.to_string(), imported + functions.len() as u32));
+        let clocks = plan.layout.entries[i].clocks.as_ref().map(|clocks| clocks.offset);
+        functions.push(leader(entry, &parts, i + 1, plan.layout.fixed_bytes, clocks, memory64));
         if meet.is_some() {
-            workers.push(functions.len() as u32);
+            workers.push(imported + functions.len() as u32);
             functions.push(follower(entry, &parts, memory64));
         }
     }
-    exports.push(("init".into(), functions.len() as u32));
+    exports.push(("init".into(), imported + functions.len() as u32));
     match &meet {
         None => functions.push(threads::init_alone(memory64)),
         Some(meet) => {
             functions.push(threads::init(memory64));
             let scratch = (plan.layout.fixed_bytes, plan.layout.thread_bytes);
-            exports.push(("worker".into(), functions.len() as u32));
+            exports.push(("worker".into(), imported + functions.len() as u32));
             functions.push(threads::worker(memory64, meet, &workers, scratch));
-            exports.push(("stop".into(), functions.len() as u32));
+            exports.push(("stop".into(), imported + functions.len() as u32));
             functions.push(threads::stop(memory64, meet));
         }
     }
@@ -133,7 +149,7 @@ pub fn build(entries: &[Entry<'_>], options: &WasmOptions) -> Result<WasmModule,
         maximum: Some((plan.layout.memory_pages(options.max_threads) as u64).min(ENGINE_PAGES)),
         page_size_log2: None,
     };
-    let bytes = encode(Some(memory), &functions, &exports, (plan.tables, &tables.words));
+    let bytes = encode(Some(memory), options.clocks, &functions, &exports, (plan.tables, &tables.words));
     super::validate(&bytes)?;
     report.bytes = bytes.len();
     Ok(WasmModule {
@@ -154,9 +170,15 @@ pub fn single(func: &Func, options: &WasmOptions) -> Result<Vec<u8>, WasmError> 
     let maximum = options.threads.then_some(1 << 16);
     let memory = MemoryType { memory64, shared: options.threads, minimum: 1, maximum, page_size_log2: None };
     let function = kernel_function(func, FuncOptions { relaxed: options.relaxed, memory64 })?;
-    let bytes = encode(Some(memory), &[function], &[(func.name.clone(), 0)], (0, &[]));
+    let bytes = encode(Some(memory), false, &[function], &[(func.name.clone(), 0)], (0, &[]));
     super::validate(&bytes)?;
     Ok(bytes)
+}
+
+/// The program of an entry with a barrier after each kernel. Its places stay good: what is alive at once does not grow.
+fn one_kernel_a_stage(entry: &Entry<'_>) -> Program {
+    let stages = (0..entry.program.kernels.len() as u32).map(|k| (k, k + 1)).collect();
+    Program { stages, ..entry.program.clone() }
 }
 
 /// Lines that say where a kernel comes from.
@@ -179,6 +201,7 @@ struct Crew<'a> {
 struct Part<'a> {
     /// Number of its function.
     function: u32,
+    stage: usize,
     tasks: usize,
     /// None if it is thread 0's alone.
     crew: Option<Crew<'a>>,
@@ -278,6 +301,7 @@ struct RoundEmit<'a, 'e> {
     buffers: &'a [usize],
     arena: usize,
     funcs: &'a [Func],
+    imported: u32,
     tables: &'a mut Tables,
     tables_at: usize,
     memory64: bool,
@@ -395,7 +419,8 @@ impl<'e> RoundEmit<'_, 'e> {
             })?;
             self.param(param);
         }
-        self.ins().call(call.func as u32);
+        let function = self.imported + call.func as u32;
+        self.ins().call(function);
         Ok(())
     }
 
@@ -432,36 +457,56 @@ impl<'e> RoundEmit<'_, 'e> {
     }
 }
 
-/// Thread 0's part of an entry. `number` is the entry's command.
-fn leader(entry: &Entry<'_>, parts: &[Part], number: usize, scratch: usize, memory64: bool) -> Function {
+/// The imported clock's function.
+const CLOCK: u32 = 0;
+
+/// Thread 0's part of an entry. `number` is the entry's command; `clocks` is where the seconds of its kernels are counted.
+fn leader(
+    entry: &Entry<'_>,
+    parts: &[Part],
+    number: usize,
+    scratch: usize,
+    clocks: Option<usize>,
+    memory64: bool,
+) -> Function {
+    let (last, now) = (0, 1);
     let mut code = Vec::new();
     let mut w = Words { sink: InstructionSink::new(&mut code), memory64 };
     if let Some(crew) = parts.iter().find_map(|p| p.crew) {
         crew.meet.begin(&mut w, number);
     }
+    if clocks.is_some() {
+        w.sink.call(CLOCK).local_set(last);
+    }
     for part in parts {
         if let Some(crew) = part.crew {
             crew.meet.start(&mut w, crew.round);
         }
-        if memory64 {
-            w.sink.i64_const(scratch as i64);
-        } else {
-            w.sink.i32_const(scratch as u32 as i32);
-        }
+        w.constant(scratch);
         w.sink.call(part.function);
         if let Some(crew) = part.crew {
             crew.meet.finish(&mut w, crew.round, part.tasks);
         }
+        if let Some(clocks) = clocks {
+            // A stage is a kernel.
+            let at = clocks + 8 * part.stage;
+            let f64_at = MemArg { offset: 0, align: 3, target: Default::default(), ordering: None };
+            w.constant(at);
+            w.constant(at);
+            w.sink.f64_load(f64_at).call(CLOCK).local_tee(now).f64_add().local_get(last).f64_sub().f64_store(f64_at);
+            w.sink.local_get(now).local_set(last);
+        }
     }
     w.sink.end();
-    let mut body = wasm_encoder::Function::new([]);
+    let locals: &[ValType] = if clocks.is_some() { &[ValType::F64; 2] } else { &[] };
+    let mut body = wasm_encoder::Function::new_with_locals_types(locals.iter().copied());
     body.raw(code);
     Function {
         name: entry.name.to_string(),
         params: Vec::new(),
         result: None,
         body,
-        locals: Vec::new(),
+        locals: ["last", "now"].iter().take(locals.len()).map(|name| name.to_string()).collect(),
         comments: vec![format!("program {}, thread 0's part", entry.program.name)],
     }
 }
@@ -489,15 +534,20 @@ fn follower(entry: &Entry<'_>, parts: &[Part], memory64: bool) -> Function {
     }
 }
 
-/// The bytes of a module that imports `env.memory`, if it has one, with tables at an address.
+/// The bytes of a module that imports `env.memory`, if it has one, and `env.clock`, if it has `clocks`, with tables at an address.
 pub fn encode(
     memory: Option<MemoryType>,
+    clocks: bool,
     functions: &[Function],
     exports: &[(String, u32)],
     (tables_at, tables): (usize, &[u32]),
 ) -> Vec<u8> {
     let mut types = TypeSection::new();
     let mut known: HashMap<(&[ValType], Option<ValType>), u32> = HashMap::new();
+    if clocks {
+        types.ty().function([], [ValType::F64]);
+        known.insert((&[], Some(ValType::F64)), CLOCK);
+    }
     let mut declared = FunctionSection::new();
     let mut code = CodeSection::new();
     for f in functions {
@@ -514,6 +564,9 @@ pub fn encode(
     if let Some(memory) = memory {
         let mut imports = ImportSection::new();
         imports.import("env", "memory", EntityType::Memory(memory));
+        if clocks {
+            imports.import("env", "clock", EntityType::Function(0));
+        }
         module.section(&imports);
     }
     module.section(&declared);
@@ -535,11 +588,14 @@ pub fn encode(
     let mut names = NameSection::new();
     names.module("tinygpt");
     let (mut function_names, mut local_names) = (NameMap::new(), IndirectNameMap::new());
-    for (i, f) in functions.iter().enumerate() {
-        function_names.append(i as u32, &f.name);
+    if clocks {
+        function_names.append(CLOCK, "clock");
+    }
+    for (i, f) in (u32::from(clocks)..).zip(functions) {
+        function_names.append(i, &f.name);
         let mut locals = NameMap::new();
         f.locals.iter().enumerate().for_each(|(l, name)| locals.append(l as u32, name));
-        local_names.append(i as u32, &locals);
+        local_names.append(i, &locals);
     }
     names.functions(&function_names);
     names.locals(&local_names);

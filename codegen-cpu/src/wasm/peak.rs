@@ -55,5 +55,5 @@ pub fn peak_module(relaxed: bool) -> Vec<u8> {
         locals: names.chain((0..ACCUMULATORS).map(|a| format!("acc{a}"))).collect(),
         comments: Vec::new(),
     };
-    encode(None, &[peak], &[("peak".into(), 0)], (0, &[]))
+    encode(None, false, &[peak], &[("peak".into(), 0)], (0, &[]))
 }

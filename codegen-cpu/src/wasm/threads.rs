@@ -80,10 +80,18 @@ pub struct Words<'a> {
 impl Words<'_> {
     fn address(&mut self, word: Word) {
         match word {
-            Word::In(local) => self.sink.local_get(local),
-            Word::At(at) if self.memory64 => self.sink.i64_const(at as i64),
-            Word::At(at) => self.sink.i32_const(at as i32),
-        };
+            Word::In(local) => drop(self.sink.local_get(local)),
+            Word::At(at) => self.constant(at),
+        }
+    }
+
+    /// An address.
+    pub fn constant(&mut self, at: usize) {
+        if self.memory64 {
+            self.sink.i64_const(at as i64);
+        } else {
+            self.sink.i32_const(at as u32 as i32);
+        }
     }
 
     fn load(&mut self, word: Word) {
@@ -162,9 +170,9 @@ pub struct Meet {
 }
 
 impl Meet {
-    /// Adds them to a module's functions.
-    pub fn add(functions: &mut Vec<Function>, memory64: bool, counters: usize) -> Meet {
-        let first = functions.len() as u32;
+    /// Adds them to a module's functions, whose numbers begin behind those imported.
+    pub fn add(functions: &mut Vec<Function>, imported: u32, memory64: bool, counters: usize) -> Meet {
+        let first = imported + functions.len() as u32;
         let meet = Meet { count: first, wait: first + 1, advance: first + 2, until: first + 3, begin: first + 4 };
         functions.extend([count(memory64), wait(memory64), advance(memory64), until(memory64)]);
         functions.push(meet.begin_function(memory64, counters));

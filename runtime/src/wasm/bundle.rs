@@ -110,6 +110,16 @@ pub struct Entry {
     /// Inputs and states.
     pub params: Vec<SlotPlace>,
     pub outputs: Vec<SlotPlace>,
+    /// Of a module with clocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clocks: Option<Clocks>,
+}
+
+/// Where a module with clocks counts: an f64 for each kernel, its seconds in all steps since it was zero.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Clocks {
+    pub offset: usize,
+    pub kernels: Vec<String>,
 }
 
 /// One value in the module's memory: row-major elements of four bytes.
@@ -194,6 +204,8 @@ pub struct Contents {
     pub variants: Vec<Variant>,
     /// Without it each node of the graph has a kernel of its own.
     pub fusion: bool,
+    /// Modules that count the seconds of each kernel. Their layout is their own.
+    pub clocks: bool,
 }
 
 impl Contents {
@@ -201,7 +213,7 @@ impl Contents {
     pub fn new(config: RunConfig, model: Architecture) -> Contents {
         let entries = usual_entries(&model).into_iter().map(str::to_owned).collect();
         let state = StartingState::fresh();
-        Contents { config, model, state, entries, variants: Variant::ALL.to_vec(), fusion: true }
+        Contents { config, model, state, entries, variants: Variant::ALL.to_vec(), fusion: true, clocks: false }
     }
 
     /// The same of a GPT.
@@ -275,7 +287,7 @@ struct Programs<'a> {
 
 /// The bundle of a model. Errors: a configuration that no module can hold, no variant, no entry or one that the model lacks.
 pub fn bundle(contents: &Contents) -> Result<Bundle> {
-    let Contents { config, model, state, variants, .. } = contents;
+    let Contents { config, model, state, variants, clocks, .. } = contents;
     config.validate()?;
     if config.train.seed > MAX_SEED {
         return Err(Error::input(format!(
@@ -294,7 +306,7 @@ pub fn bundle(contents: &Contents) -> Result<Bundle> {
     let mut variant_files = Vec::new();
     for variant in variants {
         let Variant { relaxed, threads } = *variant;
-        let options = WasmOptions { relaxed, threads, memory64: None, max_threads: MAX_THREADS };
+        let options = WasmOptions { relaxed, threads, memory64: None, max_threads: MAX_THREADS, clocks: *clocks };
         let module = wasm::module(&entries, &options).map_err(|e| Error::input(one_line(e)))?;
         let own = layout_of(&module.layout);
         if *layout.get_or_insert_with(|| own.clone()) != own {
@@ -354,8 +366,12 @@ fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
 /// A module's layout as a manifest has it.
 pub fn layout_of(layout: &wasm::Layout) -> Layout {
     let slots = |slots: &[wasm::SlotLayout]| slots.iter().map(slot_of).collect();
-    let entry =
-        |e: &wasm::EntryLayout| Entry { name: e.name.clone(), params: slots(&e.params), outputs: slots(&e.outputs) };
+    let entry = |e: &wasm::EntryLayout| Entry {
+        name: e.name.clone(),
+        params: slots(&e.params),
+        outputs: slots(&e.outputs),
+        clocks: e.clocks.as_ref().map(|c| Clocks { offset: c.offset, kernels: c.kernels.clone() }),
+    };
     Layout {
         memory64: layout.memory64,
         fixed_bytes: layout.fixed_bytes,

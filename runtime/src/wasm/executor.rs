@@ -46,7 +46,13 @@ impl WasmExecutor {
             )));
         }
         let start = Instant::now();
-        let options = WasmOptions { relaxed: features.relaxed, threads: shared, memory64: None, max_threads: threads };
+        let options = WasmOptions {
+            relaxed: features.relaxed,
+            threads: shared,
+            memory64: None,
+            max_threads: threads,
+            clocks: false,
+        };
         let entry = wasm::Entry { name: ENTRY, program };
         let module = wasm::module(&[entry], &options).map_err(|e| Error::input(traced(program, e)))?;
         let took = start.elapsed();

@@ -27,7 +27,7 @@
 //! | `presets` | | `default`, and of each of `presets` what `resolve` says | |
 //! | `keys` | | `keys` of a configuration: `section`, `key`, `type` (`integer`, `number`, `pair`, `flag`, `text`, `choice`), `choices`, `min`, `max`, `without` (the bound that is not in the range), `optional`, `native` (of the command line alone), `help` | |
 //! | `resolve` | `config` | `config` (complete), `params`, `memory` (in bytes; an estimate, for a graph exact), `flop_per_step`, `batch`, `ctx`, `vocab`, `entries` (those that `compile` makes unasked) | |
-//! | `compile` | `config`, `variants` (list of `{relaxed, threads}`, else all four), `entries`, `fusion` | the manifest | the files of `tinygpt export --format web` but for state and runner, `manifest.json` among them; of a graph also `model.gir` |
+//! | `compile` | `config`, `variants` (list of `{relaxed, threads}`, else all four), `entries`, `fusion`, `clocks` | the manifest | the files of `tinygpt export --format web` but for state and runner, `manifest.json` among them; of a graph also `model.gir` |
 //! | `graph` | `config`, `stage` (`graph`, `grad`, `fused`, `program`), `entry`, `fusion` | `text` | |
 //! | `wgsl` | `config`, `entry`, `fusion`, `caps` (what the adapter has beyond every WebGPU adapter) | allocations, slots, modules, launches: see [`gpu`] | |
 //! | `wat` | `config`, `entry`, `fusion`, `variant` (else plain, one thread) | `kernels`: `name`, `archetype` and `text` of each | |
@@ -37,7 +37,9 @@
 //!
 //! `entry` is the program meant: `train` (also where it is left out), `evaluate` (loss of a batch), `decode` (one token with cached keys and values),
 //! `logits` (of one row), `gradient` (loss and `grad.NAME` for each weight, of a batch) or `look` (logits and attention weights of one row). A graph has
-//! no `decode` and no `look`; its `logits` take its own rows. With `fusion` false each node of the graph has a kernel of its own.
+//! no `decode` and no `look`; its `logits` take its own rows. With `fusion` false each node of the graph has a kernel of its own. With
+//! `clocks` modules import `env.clock: () -> f64`, in seconds, run kernel by kernel, and leave what each kernel took where the manifest's `clocks` of the
+//! entry says, an f64 each, summed over steps; their layout is their own.
 //!
 //! # Responses
 //!

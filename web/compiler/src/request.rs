@@ -47,6 +47,8 @@ enum Request {
         entries: Option<Vec<String>>,
         #[serde(default = "yes")]
         fusion: bool,
+        #[serde(default)]
+        clocks: bool,
     },
     Graph {
         #[serde(default)]
@@ -144,10 +146,10 @@ fn respond(request: Request, blobs: &Blobs) -> Result<Response, Refusal> {
         }
         Request::Keys {} => Ok(json!({"keys": described_keys()?}).into()),
         Request::Resolve { config } => Ok(Subject::new(config)?.describe()?.into()),
-        Request::Compile { config, variants, entries, fusion } => {
+        Request::Compile { config, variants, entries, fusion, clocks } => {
             let subject = Subject::new(config)?;
             subject.check_size()?;
-            let mut contents = Contents { fusion, ..Contents::new(subject.config, subject.model) };
+            let mut contents = Contents { fusion, clocks, ..Contents::new(subject.config, subject.model) };
             if let Some(keys) = variants {
                 contents.variants = keys.into_iter().map(Variant::from).collect();
             }

@@ -69,6 +69,7 @@ fn a_page_gets_the_bytes_of_the_native_compiler() {
         json!({"request": "differences", "config": tiny, "seed": 1, "count": 3}),
         json!({"request": "compile", "config": tiny, "variants": [{"threads": true}], "entries": ["gradient", "look"], "fusion": false}),
         json!({"request": "wgsl", "config": tiny, "entry": "look", "fusion": false}),
+        json!({"request": "compile", "config": tiny, "variants": [{"threads": true, "relaxed": true}], "clocks": true}),
         json!({"request": "resolve", "config": {"preset": "tny"}}),
         json!({"request": "init", "config": {"preset": "behemoth"}}),
     ];
@@ -125,6 +126,25 @@ fn a_page_compiles_and_trains_without_a_server() {
     for (at, (ours, theirs)) in in_page.iter().zip(&losses).enumerate() {
         assert!((ours - theirs).abs() <= 1e-3 * theirs, "step {}: {ours} in a page, {theirs} natively", at + 1);
     }
+}
+
+/// A module with clocks computes the same, and counts every round of every kernel.
+#[test]
+fn a_module_with_clocks_counts_its_kernels() {
+    let Some(output) = node("clocks.mjs", "") else { return };
+    let made: Value = serde_json::from_slice(&output).unwrap();
+    let (plain, clocked) = (&made["plain"], &made["clocked"]);
+    assert_eq!(plain["losses"], clocked["losses"]);
+    assert!(plain["losses"][1].as_f64() < plain["losses"][0].as_f64());
+    assert!(plain.get("kernels").is_none());
+    let config = json!({"preset": "tiny", "model": {"layers": 1}});
+    let native = read(&answer(json!({"request": "wat", "config": config}).to_string().as_bytes())).unwrap().result;
+    let names: Vec<&Value> = native["kernels"].as_array().unwrap().iter().map(|kernel| &kernel["name"]).collect();
+    assert_eq!(clocked["kernels"].as_array().unwrap().iter().collect::<Vec<_>>(), names);
+    let seconds: Vec<f64> = clocked["seconds"].as_array().unwrap().iter().map(|s| s.as_f64().unwrap()).collect();
+    // Two steps: each kernel has a round or several, and the clock is read once a round and once at the start.
+    assert!(seconds.iter().all(|s| *s >= 2.0 && *s % 2.0 == 0.0), "{seconds:?}");
+    assert_eq!(seconds.iter().sum::<f64>(), clocked["calls"].as_f64().unwrap() - 2.0);
 }
 
 /// Where two responses differ first, for people.
