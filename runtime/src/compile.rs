@@ -130,6 +130,20 @@ impl Compiled {
         Ok(FusionReport::new(&unfused, &self.program))
     }
 
+    /// The graphs in order: `graph` as declared, `grad` the whole step, then the state after each pass by the pass's name. A name's
+    /// second pass is `NAME-2`.
+    pub fn graphs(&self) -> Result<Vec<(String, Graph)>> {
+        let mut graphs = vec![("graph".to_string(), self.forward.clone()), ("grad".to_string(), self.step.clone())];
+        for (i, pass) in PASSES.iter().enumerate() {
+            let (_, before) = &graphs[graphs.len() - 1];
+            let after = pass.run(before, &mut pass::Stats::default()).map_err(|e| Error::failed(one_line(e)))?;
+            let earlier = PASSES[..i].iter().filter(|p| p.name() == pass.name()).count();
+            let name = if earlier == 0 { pass.name().to_string() } else { format!("{}-{}", pass.name(), earlier + 1) };
+            graphs.push((name, after));
+        }
+        Ok(graphs)
+    }
+
     /// Milliseconds of every stage, with what the passes did.
     pub fn time_table(&self) -> String {
         let mut table = self.passes.time_table();

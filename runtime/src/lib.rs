@@ -52,7 +52,6 @@ pub mod tensor;
 pub mod tensor_file;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod trainer;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod viz;
 pub mod wasm;
 #[cfg(not(target_arch = "wasm32"))]

@@ -99,6 +99,10 @@ fn the_page_leads_from_a_line_to_its_kernel_and_code_and_back() {
         assert!(stage["marked"].as_u64().unwrap() > 0, "{stage}");
     }
     assert!(stages[1]["fresh"].as_u64().unwrap() > 0 && stages[0]["fresh"] == 0, "{stages:?}");
+    let rows = |key: &str| found[key].as_u64().unwrap();
+    assert!(0 < rows("closed") && rows("closed") < rows("open"), "{} then {} kernels", rows("open"), rows("closed"));
+    assert!(found["chosen"].is_string());
+    assert_eq!(found["axe"], json!([]));
     assert_eq!(found["left"], 0, "Escape clears");
     assert!(found["coloured"].as_u64().unwrap() > 10, "times of the profile");
 }
@@ -127,4 +131,6 @@ fn a_graph_is_a_picture_for_graphviz_and_a_graph_of_ones_own_is_a_page() {
     cli.ok("dump --preset tiny --stage graph -o .");
     cli.ok("viz --graph graph.gir -o own.html");
     assert!(read("own.html").contains("attention_grad_grad_blocks_0_attn"));
+    // Its lines are those of the file, and every node of it has its own.
+    assert!(read("own.html").contains(r#""files":[{"name":"graph.gir","lines":["tinygpt-graph 1""#));
 }

@@ -1,11 +1,15 @@
 // Opens a page of `tinygpt viz` in headless Chromium from its file, without a network, and goes from a DSL line to its kernel and its WGSL,
-// and back. Prints what it found as JSON.
+// and back, by mouse and by keyboard. Axe looks at it in light and in dark, wide and on a phone. Prints what it found as JSON.
 //
 //   node viz.mjs PAGE.html LINE-TEXT [SCREENSHOT.png]
 //
 // LINE-TEXT is part of the DSL line to choose. $CHROMIUM names the browser.
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
 import { chromium } from 'playwright-core';
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
 const [file, text, screenshot] = process.argv.slice(2);
 const browser = await chromium.launch({
@@ -44,6 +48,31 @@ try {
     if (found.stages.at(-1)?.name === name) break;
     found.stages.push({ name, marked: await marked('graph').count(), fresh: await page.locator('#graph .row.new').count() });
     await page.keyboard.press('ArrowRight');
+  }
+  // A scope closes and opens by keyboard, and what is chosen there is chosen.
+  const rows = page.locator('#kernels .row:visible');
+  await page.locator('#kernels').focus();
+  await page.keyboard.press('Home');
+  found.open = await rows.count();
+  await page.keyboard.press('ArrowLeft');
+  found.closed = await rows.count();
+  await page.keyboard.press('ArrowRight');
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('Enter');
+  found.chosen = await page.locator('#kernels .row.picked').getAttribute('data-kernel');
+
+  found.axe = [];
+  await page.evaluate(AXE);
+  for (const colorScheme of ['light', 'dark']) {
+    for (const width of [1500, 390]) {
+      await page.emulateMedia({ colorScheme });
+      await page.setViewportSize({ width, height: 850 });
+      const { violations } = await page.evaluate(() => axe.run(document, { resultTypes: ['violations'] }));
+      found.axe.push(...violations.map(({ id, nodes }) => `${colorScheme} ${width}: ${id}: ${nodes[0].html.slice(0, 200)}: ${nodes[0].failureSummary}`));
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      if (wide > 0) found.axe.push(`${width}: the page is ${wide} pixels wider than its window`);
+      if (screenshot) await page.screenshot({ path: screenshot.replace('.png', `-${colorScheme}-${width}.png`) });
+    }
   }
   await page.keyboard.press('Escape');
   found.left = (await marked('source').count()) + (await marked('kernels').count());

@@ -1,20 +1,27 @@
 //! `viz`: a page that leads from the lines of a model to its code, and back; or a picture of one of its graphs.
 
-use super::dump::{Options, Stages, declared};
-use super::{Ending, say};
-use crate::cli::VizArgs;
+use super::dump::{Options, Renderer, Stages, declared};
+use super::{Ending, read_text, say};
+use crate::cli::{Stage, VizArgs};
 use crate::compile::compile;
 use crate::config::RunConfig;
 use crate::error::{did_you_mean, one_line};
 use crate::profile::Profile;
-use crate::{Error, Result, gpu, viz};
+use crate::viz::{self, Page, Target, Times};
+use crate::{Error, Result, gpu};
+use std::path::Path;
+use tinygpt_ir::Graph;
 use tinygpt_ir::dot::dot;
-use tinygpt_ir::program::TargetModel;
+use tinygpt_ir::program::{KernelId, TargetModel};
+use tinygpt_ir::text::parse_located;
 
 pub fn run(args: &VizArgs) -> Result<Ending> {
     let config = RunConfig::preset(&args.model.preset)?;
     let options = Options::stable();
-    let (forward, goal) = declared(&config, args.model.graph.as_deref())?;
+    let (mut forward, goal) = declared(&config, args.model.graph.as_deref())?;
+    if let Some(file) = &args.model.graph {
+        forward = located(file)?;
+    }
     let of = |target: &TargetModel| -> Result<Stages> { Ok(Stages::new(compile(forward.clone(), &goal, target)?)) };
     let cpu = of(&TargetModel::cpu())?;
     let picture = args.out.extension().is_some_and(|ending| ending == "dot");
@@ -29,7 +36,14 @@ pub fn run(args: &VizArgs) -> Result<Ending> {
             let gpu = of(&gpu::device::target(&options.caps))?;
             let title =
                 format!("tinygpt: {}", if args.model.graph.is_some() { &forward.name } else { &args.model.preset });
-            viz::page(&title, &cpu, &gpu, &options, profile(args)?.as_ref())?
+            let profile = profile(args)?;
+            let target = |name, stages, tabs| target(name, stages, tabs, &options, profile.as_ref());
+            let targets = vec![
+                target("CPU", &cpu, &[("CLIF", Stage::Clif), ("WAT", Stage::Wat)])?,
+                target("GPU", &gpu, &[("WGSL", Stage::Wgsl)])?,
+            ];
+            let source = |file: &str| std::fs::read_to_string(file).ok();
+            viz::page(&Page { title: &title, targets, source: &source })?
         }
     };
     std::fs::write(&args.out, &text).map_err(|e| Error::writing(&args.out, e))?;
@@ -40,6 +54,36 @@ pub fn run(args: &VizArgs) -> Result<Ending> {
         format!("{path}: {size:.1} MB, opens in any browser, without a network")
     });
     Ok(Ending::Done)
+}
+
+/// The graph in a file, each node with its line there.
+fn located(file: &Path) -> Result<Graph> {
+    // Locations name files for as long as the process runs, as those of the DSL do.
+    let name: &'static str = Box::leak(file.display().to_string().into_boxed_str());
+    parse_located(&read_text(file)?, name).map_err(|e| Error::input(format!("{name}: {}", one_line(e))))
+}
+
+/// A program with its code, and its times where the profile is of this kind of target.
+fn target<'a>(
+    name: &'static str,
+    stages: &'a Stages,
+    tabs: &[(&'static str, Stage)],
+    options: &Options,
+    profile: Option<&Profile>,
+) -> Result<Target<'a>> {
+    let compiled = &stages.compiled;
+    let all: Vec<KernelId> = compiled.program.kernels.ids().collect();
+    let renderer = Renderer::new(compiled, options, &all);
+    let code = |stage: Stage| -> Result<Vec<(KernelId, String)>> {
+        let files = renderer.files(stage)?;
+        Ok(files.iter().filter_map(|file| Some((file.kernel?, file.text().into_owned()))).collect())
+    };
+    let tabs = tabs.iter().map(|(tab, stage)| Ok((*tab, code(*stage)?))).collect::<Result<_>>()?;
+    let times = profile.filter(|p| p.subject.backend == name.to_lowercase()).map(|p| Times {
+        about: format!("a profile of {:.3} ms on {}", p.step_ms, p.subject.adapter),
+        kernels: p.rows.iter().map(|row| (row.name.clone(), row.ms, row.share)).collect(),
+    });
+    Ok(Target { name, compiled, tabs, times })
 }
 
 /// The graph after a pass, as DOT text.

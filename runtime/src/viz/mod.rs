@@ -1,26 +1,51 @@
-//! One offline page that shows a model from its DSL lines to its code: lines, graph nodes after each pass, kernels, CLIF, WebAssembly and WGSL,
-//! linked both ways.
+//! One offline page that shows a model from its lines to its code: lines, graph nodes after each pass, kernels and the code of each, linked both
+//! ways. The command `viz` writes it, and the compiler in a page answers with it; either brings the kinds of code that it has.
 //!
-//! The page is `page.html` with `page.css`, `page.js` and the data below as JSON. Links are by DSL line (every node of every graph knows its own), and
+//! The page is `page.html` with `page.css`, `page.js` and the data below as JSON. Links are by line (every node of every graph knows its own), and
 //! between the last graph and the kernels by node.
 //!
 //! Invariants: the page asks nothing of a network; equal texts are stored once; the data cannot end its script element (`<` is escaped).
 
-use crate::cli::Stage;
-use crate::commands::dump::{Options, Renderer, Stages};
+use crate::compile::Compiled;
 use crate::error::one_line;
-use crate::profile::Profile;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
-use tinygpt_ir::program::{KernelId, Program};
+use tinygpt_ir::program::{Kernel, KernelId, Program};
 use tinygpt_ir::{Graph, Loc, NodeId, Op};
 
-/// Sources that the binary carries; those of a user's model are read from the working directory.
+/// Sources that the binary carries.
 const SOURCES: [(&str, &str); 2] = [
     ("models/gpt.rs", include_str!("../../../models/gpt.rs")),
     ("passes/src/optimizer.rs", include_str!("../../../passes/src/optimizer.rs")),
 ];
+
+/// What a page shows.
+pub struct Page<'a> {
+    pub title: &'a str,
+    /// At least one; the graphs are those of the first.
+    pub targets: Vec<Target<'a>>,
+    /// The text of a source file that a location names, where it is at hand and the binary does not carry it.
+    pub source: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// A program and its code.
+pub struct Target<'a> {
+    /// For people: `CPU`.
+    pub name: &'static str,
+    pub compiled: &'a Compiled,
+    /// Kinds of code, by name: texts of kernels, in order.
+    pub tabs: Vec<(&'static str, Vec<(KernelId, String)>)>,
+    pub times: Option<Times>,
+}
+
+/// What kernels took.
+pub struct Times {
+    /// What was measured, as a phrase: `a profile of 3.141 ms on an EPYC`.
+    pub about: String,
+    /// Milliseconds, and share of the step, by kernel.
+    pub kernels: Vec<(String, f64, f64)>,
+}
 
 #[derive(Serialize)]
 struct Data {
@@ -98,12 +123,12 @@ struct Tables {
 }
 
 impl Tables {
-    fn loc(&mut self, loc: &Loc) -> usize {
+    fn loc(&mut self, loc: &Loc, source: &dyn Fn(&str) -> Option<String>) -> usize {
         let file = match self.file_of.get(loc.file) {
             Some(file) => *file,
             None => {
                 let carried = SOURCES.iter().find(|(name, _)| *name == loc.file).map(|(_, text)| (*text).to_owned());
-                let text = carried.or_else(|| std::fs::read_to_string(loc.file).ok());
+                let text = carried.or_else(|| source(loc.file));
                 let lines = text.map(|text| text.lines().map(str::to_owned).collect());
                 self.files.push(File { name: loc.file.to_owned(), lines });
                 self.file_of.insert(loc.file.to_owned(), self.files.len() - 1);
@@ -128,41 +153,38 @@ impl Tables {
     }
 }
 
-/// The page of a model compiled for the CPU and for a GPU, its kernels coloured by the times of `profile` where there is one.
+/// The text of a page.
 ///
 /// # Errors
-/// A stage cannot be rendered; the profile is of another program.
-pub fn page(title: &str, cpu: &Stages, gpu: &Stages, options: &Options, profile: Option<&Profile>) -> Result<String> {
+/// A pass fails; times are of another program.
+pub fn page(page: &Page<'_>) -> Result<String> {
+    let Page { title, targets, source } = page;
+    let first = targets.first().ok_or_else(|| Error::failed("a page needs a target, which is a fault of tinygpt"))?;
     let mut tables = Tables::default();
     let mut stages = Vec::new();
-    for (name, graph) in cpu.graphs()? {
-        stages.push(StageData { name, kind: "graph", target: None, blocks: graph_blocks(&graph, &mut tables) });
+    // The text of a graph comes first of all files: it is the model.
+    for (name, graph) in first.compiled.graphs()? {
+        let blocks = graph_blocks(&graph, &mut tables, source);
+        stages.push(StageData { name, kind: "graph", target: None, blocks });
     }
-    for (at, of) in [cpu, gpu].into_iter().enumerate() {
-        let name = format!("program for {}", TARGETS[at]);
-        stages.push(StageData {
-            name,
-            kind: "program",
-            target: Some(at),
-            blocks: program_blocks(&of.compiled.program),
-        });
+    for (at, target) in targets.iter().enumerate() {
+        let name = format!("program for {}", target.name);
+        let blocks = program_blocks(&target.compiled.program);
+        stages.push(StageData { name, kind: "program", target: Some(at), blocks });
     }
-    let targets = vec![
-        target(0, cpu, &[("CLIF", Stage::Clif), ("WAT", Stage::Wat)], options, profile, &mut tables)?,
-        target(1, gpu, &[("WGSL", Stage::Wgsl)], options, profile, &mut tables)?,
-    ];
-    let tabs = [("CLIF", 0), ("WAT", 0), ("WGSL", 1)].map(|(name, target)| Tab { name, target }).into();
-    let nodes = cpu.compiled.passes.graph.nodes.len();
-    let mut about = format!(
-        "{nodes} graph nodes, {} kernels on a CPU, {} on a GPU",
-        targets[0].kernels.len(),
-        targets[1].kernels.len()
-    );
-    if let Some(profile) = profile {
-        about += &format!("; coloured by a profile of {:.3} ms on {}", profile.step_ms, profile.subject.adapter);
+    let mut about = format!("{} graph nodes", first.compiled.passes.graph.nodes.len());
+    let mut shown = Vec::new();
+    let mut tabs = Vec::new();
+    for (at, target) in targets.iter().enumerate() {
+        about += &format!(", {} kernels for {}", target.compiled.program.kernels.len(), target.name);
+        tabs.extend(target.tabs.iter().map(|(name, _)| Tab { name, target: at }));
+        shown.push(target_data(target, &mut tables, source)?);
+    }
+    for times in targets.iter().filter_map(|target| target.times.as_ref()) {
+        about += &format!("; coloured by {}", times.about);
     }
     let Tables { files, locs, texts, .. } = tables;
-    let data = Data { about, files, locs, stages, targets, tabs, texts };
+    let data = Data { about, files, locs, stages, targets: shown, tabs, texts };
     let data = serde_json::to_string(&data).map_err(|e| Error::failed(one_line(e)))?.replace('<', "\\u003c");
     let title = title.replace('&', "&amp;").replace('<', "&lt;");
     // The data come last: nothing in them is a place to fill in.
@@ -173,10 +195,8 @@ pub fn page(title: &str, cpu: &Stages, gpu: &Stages, options: &Options, profile:
         .replacen("@DATA@", &data, 1))
 }
 
-const TARGETS: [&str; 2] = ["CPU", "GPU"];
-
 /// The text of a graph, cut where the scope changes.
-fn graph_blocks(graph: &Graph, tables: &mut Tables) -> Vec<Block> {
+fn graph_blocks(graph: &Graph, tables: &mut Tables, source: &dyn Fn(&str) -> Option<String>) -> Vec<Block> {
     let mut blocks = vec![Block { scope: String::new(), rows: Vec::new() }];
     let mut top = true;
     for row in graph.to_string().lines() {
@@ -198,7 +218,7 @@ fn graph_blocks(graph: &Graph, tables: &mut Tables) -> Vec<Block> {
         let defined = row.trim_start().strip_prefix('%').and_then(|r| r.split_once(" = "));
         let node = defined.and_then(|(id, _)| id.parse().ok()).map(NodeId);
         let known = node.map(|n| &graph.nodes[n]).filter(|n| !matches!(n.op, Op::Param(_)));
-        let loc = known.and_then(|n| n.loc.as_ref()).map_or(-1, |loc| tables.loc(loc) as i64);
+        let loc = known.and_then(|n| n.loc.as_ref()).map_or(-1, |loc| tables.loc(loc, source) as i64);
         if let Some(block) = blocks.last_mut() {
             block.rows.push((row.to_owned(), node.map_or(-1, |n| i64::from(n.0)), loc));
         }
@@ -224,49 +244,35 @@ fn program_blocks(program: &Program) -> Vec<Block> {
     blocks
 }
 
-fn target(
-    at: usize,
-    stages: &Stages,
-    tabs: &[(&'static str, Stage)],
-    options: &Options,
-    profile: Option<&Profile>,
+fn target_data(
+    target: &Target<'_>,
     tables: &mut Tables,
+    source: &dyn Fn(&str) -> Option<String>,
 ) -> Result<TargetData> {
-    let program = &stages.compiled.program;
-    let all: Vec<KernelId> = program.kernels.ids().collect();
-    let renderer = Renderer::new(&stages.compiled, options, &all);
-    let mut kernels: Vec<KernelData> = program
-        .kernels
-        .values()
-        .map(|kernel| KernelData {
-            name: kernel.name.clone(),
-            scopes: kernel.provenance.scopes.clone(),
-            locs: kernel.provenance.locs.iter().map(|loc| tables.loc(loc)).collect(),
-            nodes: kernel.provenance.nodes.iter().chain(&kernel.provenance.recomputed).map(|n| n.0).collect(),
-            code: BTreeMap::new(),
-            ms: None,
-            share: None,
-        })
-        .collect();
-    for (tab, stage) in tabs {
-        for file in renderer.files(*stage)? {
-            if let Some(id) = file.kernel {
-                let text = tables.text(file.text().into_owned());
-                kernels[id.index()].code.entry(tab).or_default().push(text);
-            }
+    let program = &target.compiled.program;
+    let kernel = |kernel: &Kernel| KernelData {
+        name: kernel.name.clone(),
+        scopes: kernel.provenance.scopes.clone(),
+        locs: kernel.provenance.locs.iter().map(|loc| tables.loc(loc, source)).collect(),
+        nodes: kernel.provenance.nodes.iter().chain(&kernel.provenance.recomputed).map(|n| n.0).collect(),
+        code: BTreeMap::new(),
+        ms: None,
+        share: None,
+    };
+    let mut kernels: Vec<KernelData> = program.kernels.values().map(kernel).collect();
+    for (tab, texts) in &target.tabs {
+        for (id, text) in texts {
+            let text = tables.text(text.clone());
+            kernels[id.index()].code.entry(tab).or_default().push(text);
         }
     }
-    let backend = TARGETS[at].to_lowercase();
-    if let Some(profile) = profile.filter(|p| p.subject.backend == backend) {
-        for row in &profile.rows {
-            let kernel = kernels.iter_mut().find(|k| k.name == row.name).ok_or_else(|| {
-                Error::input(format!(
-                    "the profile has a row {}, and the program has no such kernel: profile the same preset, a kernel a row",
-                    row.name
-                ))
-            })?;
-            (kernel.ms, kernel.share) = (Some(row.ms), Some(row.share));
-        }
+    for (name, ms, share) in target.times.iter().flat_map(|times| &times.kernels) {
+        let kernel = kernels.iter_mut().find(|k| k.name == *name).ok_or_else(|| {
+            Error::input(format!(
+                "the profile has a row {name}, and the program has no such kernel: profile the same preset, a kernel a row"
+            ))
+        })?;
+        (kernel.ms, kernel.share) = (Some(*ms), Some(*share));
     }
-    Ok(TargetData { name: TARGETS[at], kernels })
+    Ok(TargetData { name: target.name, kernels })
 }

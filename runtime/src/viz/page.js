@@ -48,24 +48,56 @@ function pick(picked) {
     if (picked.kind !== "line" && first.length && !first.some(([file]) => file === state.file)) state.file = first[0][0];
   }
   render();
-  for (const id of ["source", "graph", "kernels"]) {
+  for (const id of PANES) {
     const mark = $(id).querySelector(".picked, .on");
     $(id).scrollLeft = 0;
     if (mark) {
-      for (let d = mark.closest("details"); d; d = d.parentElement.closest("details")) d.open = true;
+      const scope = mark.closest("[aria-expanded]");
+      if (scope) open(scope, true);
       const box = $(id).getBoundingClientRect(), at = mark.getBoundingClientRect();
       if (at.top < box.top || at.bottom > box.bottom) $(id).scrollTop += at.top - box.top - box.height / 3;
     }
   }
 }
 
-function row(text, className, action) {
+// Panes whose rows can be chosen: a list of lines, and trees of scopes.
+const PANES = ["source", "graph", "kernels"];
+let numbered = 0;
+
+function row(text, className, role, action) {
   const e = element("span", "row " + className, text);
-  e.setAttribute("role", "option");
+  e.id = "row-" + numbered++;
+  e.setAttribute("role", role);
+  e.setAttribute("aria-selected", /picked/.test(className));
   if (action) e.addEventListener("click", action);
+  else e.setAttribute("aria-disabled", "true");
   e.choose = action;
   return e;
 }
+
+function open(scope, expanded) {
+  scope.setAttribute("aria-expanded", expanded);
+  scope.lastChild.hidden = !expanded;
+}
+
+// A scope of a tree with its rows; `on` if one of them is marked.
+function branch(name, expanded, on, rows) {
+  const scope = element("div", "scope"), head = element("span", "head" + (on ? " on" : ""), name), group = element("div");
+  scope.dataset.scope = name;
+  scope.id = "row-" + numbered++;
+  scope.setAttribute("role", "treeitem");
+  scope.setAttribute("aria-label", name);
+  group.setAttribute("role", "group");
+  group.append(...rows);
+  scope.append(head, group);
+  open(scope, expanded);
+  head.choose = () => open(scope, scope.getAttribute("aria-expanded") !== "true");
+  head.addEventListener("click", head.choose);
+  return scope;
+}
+
+// Names of the scopes that are closed in a pane.
+const closed = (id) => new Set([...$(id).querySelectorAll("[aria-expanded=false]")].map((scope) => scope.dataset.scope));
 
 function renderSource(marks) {
   const used = new Map();
@@ -78,7 +110,7 @@ function renderSource(marks) {
     const on = locs && locs.some((l) => marks.locs.has(l));
     const picked = p && p.kind === "line" && p.file === state.file && p.line === number;
     const classes = (locs ? "" : "dead ") + (on ? "on " : "") + (picked ? "picked" : "");
-    const e = row("", classes, locs && (() => pick({ kind: "line", file: state.file, line: number })));
+    const e = row("", classes, "option", locs && (() => pick({ kind: "line", file: state.file, line: number })));
     e.dataset.line = number;
     e.append(element("span", "n", number), file.lines ? file.lines[number - 1] : file.name + ":" + number);
     return e;
@@ -103,16 +135,12 @@ function renderGraph(marks) {
   const stage = data.stages[state.stage], isNew = fresh(state.stage), p = state.picked;
   $("pass").value = state.stage;
   $("pass-name").textContent = stage.name;
-  const open = new Set([...$("graph").querySelectorAll("details:not([open])")].map((d) => d.dataset.scope));
+  const shut = closed("graph");
+  const kernels = stage.kind === "program" ? data.targets[stage.target].kernels : [];
   $("graph").replaceChildren(...stage.blocks.map((block) => {
-    const d = element("details");
-    d.dataset.scope = block.scope;
-    d.open = !open.has(block.scope);
-    const summary = element("summary", "", block.scope || "(top)");
-    d.append(summary);
+    const kernel = kernels.findIndex((k) => k.name === block.scope);
     let any = false;
-    for (const [text, node, loc] of block.rows) {
-      const kernel = stage.kind === "program" ? data.targets[stage.target].kernels.findIndex((k) => k.name === block.scope) : -1;
+    const rows = block.rows.map(([text, node, loc]) => {
       let on = state.stage === lastGraph && marks.nodes.size ? marks.nodes.has(node) : loc >= 0 && marks.locs.has(loc);
       if (stage.kind === "program") on = kernel >= 0 && stage.target === tab().target && marks.kernels.has(kernel);
       any ||= on;
@@ -120,10 +148,10 @@ function renderGraph(marks) {
       const action = kernel >= 0
         ? () => pick({ kind: "kernel", target: stage.target, kernel })
         : loc >= 0 || node >= 0 ? () => pick({ kind: "node", stage: state.stage, node, loc }) : undefined;
-      d.append(row(text, (action ? "" : "dead ") + (isNew(text) ? "new " : "") + (on ? "on " : "") + (picked ? "picked" : ""), action));
-    }
-    if (any) summary.className = "on";
-    return d;
+      return row(text, (action ? "" : "dead ") + (isNew(text) ? "new " : "") + (on ? "on " : "") + (picked ? "picked" : ""), "treeitem", action);
+    });
+    const name = block.scope || "(top)";
+    return branch(name, !shut.has(name), any, rows);
   }));
 }
 
@@ -134,17 +162,12 @@ function renderKernels(marks) {
     const scope = (k.scopes[0] || "(no scope)").split("/").map((s) => s.split(".").slice(0, 2).join(".")).slice(0, 2).join("/");
     groups.set(scope, [...(groups.get(scope) || []), i]);
   });
-  const closed = new Set([...$("kernels").querySelectorAll("details:not([open])")].map((d) => d.dataset.scope));
+  const shut = closed("kernels");
   $("kernels").replaceChildren(...[...groups].map(([scope, kernels]) => {
-    const d = element("details");
-    d.dataset.scope = scope;
-    d.open = !closed.has(scope);
-    const summary = element("summary", kernels.some((i) => marks.kernels.has(i)) ? "on" : "", scope);
-    d.append(summary);
-    for (const i of kernels) {
+    const rows = kernels.map((i) => {
       const k = t.kernels[i];
       const picked = p && p.kind === "kernel" && p.target === tab().target && p.kernel === i;
-      const e = row("", "kernel " + (marks.kernels.has(i) ? "on " : "") + (picked ? "picked" : ""), () => pick({ kind: "kernel", target: tab().target, kernel: i }));
+      const e = row("", "kernel " + (marks.kernels.has(i) ? "on " : "") + (picked ? "picked" : ""), "treeitem", () => pick({ kind: "kernel", target: tab().target, kernel: i }));
       e.dataset.kernel = k.name;
       e.title = k.scopes.join("\n");
       e.append(k.name);
@@ -152,9 +175,9 @@ function renderKernels(marks) {
         e.style.backgroundSize = (100 * k.share / hottest).toFixed(1) + "% 100%";
         e.append(element("span", "ms", `  ${k.ms.toFixed(3)} ms ${(100 * k.share).toFixed(1)}%`));
       }
-      d.append(e);
-    }
-    return d;
+      return e;
+    });
+    return branch(scope, !shut.has(scope), kernels.some((i) => marks.kernels.has(i)), rows);
   }));
 }
 
@@ -180,6 +203,7 @@ function renderTabs() {
   $("tabs").replaceChildren(...data.tabs.map((t) => {
     const b = element("button", "", t.name);
     b.setAttribute("role", "tab");
+    b.setAttribute("aria-controls", "code");
     b.setAttribute("aria-selected", t.name === state.tab);
     b.addEventListener("click", () => { state.tab = t.name; render(); });
     return b;
@@ -204,20 +228,39 @@ function render() {
   if (state.picked) $("status").textContent = `${marks.locs.size} line(s) of the model, ${marks.kernels.size} kernel(s) of ${target().name}`;
 }
 
-for (const id of ["source", "graph", "kernels"]) {
+for (const id of PANES) {
   $(id).addEventListener("keydown", (event) => {
-    const rows = [...$(id).querySelectorAll(".row:not(.dead)")].filter((r) => r.offsetParent);
+    const rows = [...$(id).querySelectorAll(".row:not(.dead), .head")].filter((r) => r.offsetParent);
     const at = rows.findIndex((r) => r.classList.contains("at"));
+    const scope = at >= 0 ? rows[at].closest("[aria-expanded]") : null;
+    const go = (next) => {
+      rows.forEach((r) => r.classList.remove("at"));
+      if (!next) return;
+      next.classList.add("at");
+      next.scrollIntoView({ block: "nearest" });
+      // A scope's head stands for it.
+      $(id).setAttribute("aria-activedescendant", next.id || next.parentElement.id);
+    };
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step) {
-      event.preventDefault();
-      const from = at >= 0 ? at : rows.findIndex((r) => r.classList.contains("on")) - step;
-      const next = rows[Math.max(0, Math.min(rows.length - 1, from + step))];
-      rows.forEach((r) => r.classList.remove("at"));
-      if (next) { next.classList.add("at"); next.scrollIntoView({ block: "nearest" }); }
-    } else if (event.key === "Enter" && at >= 0) {
+      const marked = rows.findIndex((r) => r.classList.contains("on"));
+      const from = at >= 0 ? at : marked >= 0 ? marked - step : -1;
+      go(rows[Math.max(0, Math.min(rows.length - 1, from + step))]);
+    } else if (event.key === "Home" || event.key === "End") {
+      go(rows.at(event.key === "Home" ? 0 : -1));
+    } else if (event.key === "ArrowRight" && scope) {
+      open(scope, true);
+    } else if (event.key === "ArrowLeft" && scope) {
+      open(scope, false);
+      go(scope.firstChild);
+    } else if ((event.key === "Enter" || event.key === " ") && at >= 0) {
+      const place = [...$(id).querySelectorAll(".row, .head")].indexOf(rows[at]);
       rows[at].choose();
+      go([...$(id).querySelectorAll(".row, .head")][place]);
+    } else {
+      return;
     }
+    event.preventDefault();
   });
 }
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") pick(null); });

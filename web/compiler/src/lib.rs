@@ -33,6 +33,7 @@
 //! | `wat` | `config`, `entry`, `fusion`, `variant` (else plain, one thread) | `kernels`: `name`, `archetype` and `text` of each | |
 //! | `init` | `config`, `seed` (else the configuration's) | | `model.safetensors`, as in a checkpoint |
 //! | `differences` | `config`, `seed`, `count` (12) | central differences of the loss in f64: `coordinates` (`weight`, `index`, `difference`), the `loss`, and the `config` that they are of, with one short row of a GPT | the `model.safetensors` that they are taken at, and its batch, `ids` and `targets` as i32 |
+//! | `inspect` | `config`, `target` (`wasm`, `webgpu`), `entry`, `fusion`, `caps`, `profile` (list of `kernel`, `seconds`, `share`) | totals: `nodes`, `kernels`, `archetypes`, `launches`, `stages`, `flop`, `bytes_read`, `bytes_written`, `planned_bytes` of temporaries and their `lower_bound_bytes`; `by_kernel` | `page.html`: lines, graph after each pass, kernels and code, linked; one file, to show in a frame |
 //! | `corpus` | | | `corpus.txt` |
 //!
 //! `entry` is the program meant: `train` (also where it is left out), `evaluate` (loss of a batch), `decode` (one token with cached keys and values),
@@ -62,6 +63,7 @@
 
 mod differences;
 pub mod gpu;
+mod inspect;
 mod request;
 mod response;
 mod subject;

@@ -2,12 +2,14 @@
 
 use crate::differences::{COUNT, differences, reduced};
 use crate::gpu::{AdapterCaps, dispatch_list};
+use crate::inspect::{Inspected, KernelTime, Target, inspect};
 use crate::response::{Blobs, Refusal, Response, encode, read_request};
 use crate::subject::{Config, Subject};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tinygpt_codegen_cpu::wasm::{self, WasmOptions};
 use tinygpt_ir::program::TargetModel;
+use tinygpt_runtime::architecture::Architecture;
 use tinygpt_runtime::compile::Compiled;
 use tinygpt_runtime::config::keys::keys;
 use tinygpt_runtime::config::{DEFAULT_PRESET, PRESETS, RunConfig};
@@ -89,6 +91,18 @@ enum Request {
         config: Config,
         seed: Option<u64>,
         count: Option<usize>,
+    },
+    Inspect {
+        #[serde(default)]
+        config: Config,
+        target: Target,
+        #[serde(default = "train")]
+        entry: String,
+        #[serde(default = "yes")]
+        fusion: bool,
+        #[serde(default)]
+        caps: AdapterCaps,
+        profile: Option<Vec<KernelTime>>,
     },
     Corpus {},
 }
@@ -191,6 +205,24 @@ fn respond(request: Request, blobs: &Blobs) -> Result<Response, Refusal> {
                 ("targets".to_owned(), made.batch.targets.bytes().to_vec()),
             ];
             Ok(Response { result, blobs })
+        }
+        Request::Inspect { config, target, entry, fusion, caps, profile } => {
+            let (subject, caps) = (Subject::new(config)?, caps.resolve()?);
+            let model = if target == Target::Wasm { TargetModel::cpu() } else { caps.target() };
+            let compiled = subject.program(&entry, &model, fusion)?;
+            let title = match &subject.model {
+                Architecture::Gpt(_) => &subject.config.preset,
+                Architecture::Graph(graph) => &graph.graph().name,
+            };
+            let (result, page) = inspect(Inspected {
+                compiled: &compiled,
+                title,
+                text: subject.text(),
+                target,
+                caps: &caps,
+                measured: profile,
+            })?;
+            Ok(Response { result, blobs: vec![("page.html".into(), page.into_bytes())] })
         }
         Request::Corpus {} => {
             Ok(Response { result: json!({}), blobs: vec![("corpus.txt".into(), corpus::text().as_bytes().to_vec())] })

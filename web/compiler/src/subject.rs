@@ -63,6 +63,11 @@ impl Subject {
         Ok(Subject { config, model, text })
     }
 
+    /// The text of the graph that is the model.
+    pub fn text(&self) -> Option<&str> {
+        self.text.as_deref()
+    }
+
     /// The complete configuration, as a page may give it back.
     pub fn config_json(&self) -> Result<Value> {
         let mut config = serde_json::to_value(&self.config).map_err(|e| Error::failed(e.to_string()))?;

@@ -2,8 +2,8 @@
 
 use super::{lines, shaders};
 use crate::cli::{Stage, Target};
-use crate::compile::{Compiled, PASSES};
-use crate::error::{did_you_mean, one_line};
+use crate::compile::Compiled;
+use crate::error::did_you_mean;
 use crate::gpu::tune::Variants;
 use crate::provenance::traced;
 use crate::{Error, Result};
@@ -17,7 +17,6 @@ use tinygpt_codegen_wgsl::Caps;
 use tinygpt_ir::Graph;
 use tinygpt_ir::program::{Kernel, KernelId, Program};
 use tinygpt_passes::compile as lowering;
-use tinygpt_passes::pass::Stats;
 
 /// How stages are written.
 #[derive(Debug, Clone)]
@@ -276,21 +275,9 @@ impl Stages {
         Stages { compiled }
     }
 
-    /// The graphs in order: `graph` as declared, `grad` the whole step, then the state after each pass by the pass's name. A name's
-    /// second pass is `NAME-2`.
+    /// [`Compiled::graphs`]
     pub fn graphs(&self) -> Result<Vec<(String, Graph)>> {
-        let mut graphs = vec![
-            ("graph".to_string(), self.compiled.forward.clone()),
-            ("grad".to_string(), self.compiled.step.clone()),
-        ];
-        for (i, pass) in PASSES.iter().enumerate() {
-            let (_, before) = &graphs[graphs.len() - 1];
-            let after = pass.run(before, &mut Stats::default()).map_err(|e| Error::failed(one_line(e)))?;
-            let earlier = PASSES[..i].iter().filter(|p| p.name() == pass.name()).count();
-            let name = if earlier == 0 { pass.name().to_string() } else { format!("{}-{}", pass.name(), earlier + 1) };
-            graphs.push((name, after));
-        }
-        Ok(graphs)
+        self.compiled.graphs()
     }
 
     /// The programs in order, by the name of the pass that made them.
