@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use tinygpt::runtime::bug;
 use tinygpt::runtime::cli::{Command, usage};
 use tinygpt::runtime::commands::{
-    bench, check, devices, dump, eval, export, opt, parity, profile, run, sample, say, train, viz,
+    bench, check, devices, dump, eval, export, opt, parity, profile, run, sample, say, serve, train, viz,
 };
 
 fn main() -> ExitCode {
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Devices => devices::run(),
     };
     match result {

@@ -19,6 +19,7 @@
 //! - [`wasm`]: WebAssembly run by Node, exports run by the JavaScript runner in Node and in Chromium
 //! - [`site`]: the playground in Chromium
 //! - [`inspect`]: profiles, and the page that shows a program
+//! - [`serve`]: the playground's server
 //! - [`docs`]: what the documents repeat of the code is what the code says
 //! - [`formats`]: model files of other programs, hostile files, export and import, real PyTorch
 //!
@@ -39,6 +40,7 @@ mod programs;
 mod refusals;
 mod reliability;
 mod run;
+mod serve;
 mod site;
 mod snapshots;
 mod support;

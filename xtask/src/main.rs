@@ -4,6 +4,7 @@
 //! - `ci`: format, clippy with warnings denied, the runner compiled and compared, `walkthrough`, then `test`; `.ci/run` calls it;
 //! - `web`: the compiler for the page, built for wasm32;
 //! - `walkthrough`: the walk-through of README.md, run as it is written;
+//! - `site`: the playground as static files, with that compiler;
 //! - `bench-peers`: `tinygpt bench` and PyTorch, run alternately on the same model.
 //!
 //! Invariants:
@@ -13,6 +14,7 @@
 //! - Exit status: 0 done, 1 a step or a test failed, 2 usage or something needed is missing.
 
 mod peers;
+mod site;
 mod suite;
 mod walkthrough;
 mod web;
@@ -40,6 +42,8 @@ enum Task {
     Web(web::Args),
     /// Run the walk-through of README.md as it is written
     Walkthrough,
+    /// Build the playground (web/site/dist), and print what its first load takes
+    Site,
     /// Time `tinygpt bench` and PyTorch alternately, and print the ratio of the medians
     BenchPeers(peers::Args),
 }
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
         Task::Ci => suite::ci(),
         Task::Web(args) => web::web(&args),
         Task::Walkthrough => walkthrough::walkthrough(),
+        Task::Site => site::site(),
         Task::BenchPeers(args) => peers::bench_peers(&args),
     };
     let (message, status) = match result {

@@ -99,7 +99,7 @@ fn unless_required(variable: &str, outcome: Result<(), Failure>) -> Result<(), F
 
 /// Fetches the packages of Node that tests use, where there is npm and they are missing or older than their lock file: Dawn, which holds
 /// Chromium's shader compiler, and what drives Chromium and compiles the runner.
-fn fetch_packages() -> Result<(), Failure> {
+pub fn fetch_packages() -> Result<(), Failure> {
     if !has_npm() {
         return Ok(());
     }
@@ -125,7 +125,7 @@ fn check_runner() -> Result<(), Failure> {
     unless_required("TINYGPT_REQUIRE_NODE", checked)
 }
 
-fn has_npm() -> bool {
+pub fn has_npm() -> bool {
     let version = Command::new("npm").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     version.is_ok_and(|status| status.success())
 }

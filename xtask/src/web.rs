@@ -135,7 +135,7 @@ fn apt_get(args: &[&str]) -> Result<(), Failure> {
 }
 
 /// Bytes of the file after gzip -9; None where there is no gzip.
-fn gzipped(path: &Path) -> Option<usize> {
+pub fn gzipped(path: &Path) -> Option<usize> {
     let output = Command::new("gzip").args(["-9", "-c"]).arg(path).stdin(Stdio::null()).output().ok()?;
     std::io::stderr().write_all(&output.stderr).ok()?;
     output.status.success().then_some(output.stdout.len())

@@ -18,6 +18,7 @@ pub use train::{ConfigArgs, ExportArgs, ExportFormat, TrainArgs};
 
 use crate::config::{Backend, Isa};
 use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
 
 /// A compiler for small language models: declare, differentiate, fuse, train.
 #[derive(Debug, Parser)]
@@ -59,8 +60,23 @@ pub enum Command {
     Check(CheckArgs),
     /// Write a model as files for another program
     Export(Box<ExportArgs>),
+    /// Serve the built playground on this machine
+    Serve(ServeArgs),
     /// List what can run programs here
     Devices,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Folder of the built site [default: web/site/dist, which `cargo xtask site` makes]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Port of 127.0.0.1 to listen on; 0 for any that is free
+    #[arg(long, value_name = "N", default_value_t = 8080)]
+    pub port: u16,
+    /// Open the page in a browser
+    #[arg(long)]
+    pub open: bool,
 }
 
 /// What runs the program. Flattened last: its heading would hold what follows.

@@ -70,6 +70,8 @@ fn the_contract_parses() {
         "tinygpt train --backend gpu --adapter H100 --checked --no-tune",
         "tinygpt check tests/filetests a.gir --bless --filter simplify",
         "tinygpt devices",
+        "tinygpt serve",
+        "tinygpt serve --dir d --port 0 --open",
         "tinygpt train --backend wasm --threads 2",
         "tinygpt dump --preset tiny --stage wat --kernel ^attn",
         "tinygpt dump --preset tiny --stage wasm -o d",

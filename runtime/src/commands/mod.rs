@@ -14,6 +14,7 @@ pub mod parity;
 pub mod profile;
 pub mod run;
 pub mod sample;
+pub mod serve;
 pub mod train;
 pub mod viz;
 

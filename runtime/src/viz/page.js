@@ -86,7 +86,8 @@ function branch(name, expanded, on, rows) {
   scope.dataset.scope = name;
   scope.id = "row-" + numbered++;
   scope.setAttribute("role", "treeitem");
-  scope.setAttribute("aria-label", name);
+  scope.setAttribute("aria-labelledby", scope.id + "-name");
+  head.id = scope.id + "-name";
   group.setAttribute("role", "group");
   group.append(...rows);
   scope.append(head, group);
@@ -239,7 +240,7 @@ for (const id of PANES) {
       next.classList.add("at");
       next.scrollIntoView({ block: "nearest" });
       // A scope's head stands for it.
-      $(id).setAttribute("aria-activedescendant", next.id || next.parentElement.id);
+      $(id).setAttribute("aria-activedescendant", next.classList.contains("head") ? next.parentElement.id : next.id);
     };
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step) {

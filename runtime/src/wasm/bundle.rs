@@ -17,7 +17,7 @@
 //! The last two are made only where they are asked for. A model that is a graph has no `decode` and no `look`, and its `logits` take its own number of
 //! rows; one without the output `logits` lacks that entry, too.
 
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, GRAPH_FILE};
 use crate::compile::{self, Compiled, Goal};
 use crate::config::{ModelConfig, RunConfig};
 use crate::error::{did_you_mean, one_line};
@@ -187,9 +187,6 @@ pub struct Bundle {
 
 /// Names of the entries.
 pub const ENTRIES: [&str; 6] = ["train", "evaluate", "decode", "logits", "gradient", "look"];
-
-/// File of a bundle's model where that is a graph.
-pub const GRAPH_FILE: &str = "model.gir";
 
 /// What a bundle is made from.
 #[derive(Debug, Clone)]

@@ -10,9 +10,9 @@ use tinygpt_codegen_cpu::wasm::{self, WasmOptions};
 use tinygpt_codegen_wgsl::Caps;
 use tinygpt_ir::program::stats::ARCHETYPES;
 use tinygpt_ir::program::{KernelId, ProgramStats};
+use tinygpt_runtime::architecture::GRAPH_FILE;
 use tinygpt_runtime::compile::Compiled;
 use tinygpt_runtime::viz::{self, Page, Times};
-use tinygpt_runtime::wasm::bundle::GRAPH_FILE;
 use tinygpt_runtime::{Error, Result};
 
 /// What runs the program.

@@ -34,6 +34,8 @@
 //! | `init` | `config`, `seed` (else the configuration's) | | `model.safetensors`, as in a checkpoint |
 //! | `differences` | `config`, `seed`, `count` (12) | central differences of the loss in f64: `coordinates` (`weight`, `index`, `difference`), the `loss`, and the `config` that they are of, with one short row of a GPT | the `model.safetensors` that they are taken at, and its batch, `ids` and `targets` as i32 |
 //! | `inspect` | `config`, `target` (`wasm`, `webgpu`), `entry`, `fusion`, `caps`, `profile` (list of `kernel`, `seconds`, `share`) | totals: `nodes`, `kernels`, `archetypes`, `launches`, `stages`, `flop`, `bytes_read`, `bytes_written`, `planned_bytes` of temporaries and their `lower_bound_bytes`; `by_kernel` | `page.html`: lines, graph after each pass, kernels and code, linked; one file, to show in a frame |
+//! | `encode` | `format` (`safetensors`, `tinygpt`, `hf-gpt2`); blobs: `model.safetensors`, `optim.safetensors`, `state.json` of a checkpoint | | the format's files |
+//! | `decode` | `name`, `heads` (of a file that does not state them); blob: a file of any of these formats but the last | `config`, `step`, `elapsed_s`, `params`, `moments` (whether the file had them), `history` (`step`, `loss`, `val_loss`), `saved_at` | the files of a checkpoint |
 //! | `corpus` | | | `corpus.txt` |
 //!
 //! `entry` is the program meant: `train` (also where it is left out), `evaluate` (loss of a batch), `decode` (one token with cached keys and values),
@@ -62,6 +64,7 @@
 //! - No request traps, but for faults of the compiler: every other failure is a response with one sentence.
 
 mod differences;
+mod files;
 pub mod gpu;
 mod inspect;
 mod request;

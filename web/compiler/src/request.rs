@@ -1,6 +1,7 @@
 //! Requests, and what each comes to.
 
 use crate::differences::{COUNT, differences, reduced};
+use crate::files::{decode as decode_file, encode as encode_files};
 use crate::gpu::{AdapterCaps, dispatch_list};
 use crate::inspect::{Inspected, KernelTime, Target, inspect};
 use crate::response::{Blobs, Refusal, Response, encode, read_request};
@@ -104,6 +105,13 @@ enum Request {
         caps: AdapterCaps,
         profile: Option<Vec<KernelTime>>,
     },
+    Encode {
+        format: String,
+    },
+    Decode {
+        name: String,
+        heads: Option<usize>,
+    },
     Corpus {},
 }
 
@@ -143,13 +151,14 @@ impl From<VariantKeys> for Variant {
 pub fn answer(request: &[u8]) -> Vec<u8> {
     let response = read_request(request).map_err(Refusal::from).and_then(|(request, blobs)| {
         let request = serde_json::from_value(request);
-        respond(request.map_err(|e| Error::input(format!("the request is not understood: {e}")))?, &blobs)
+        respond(request.map_err(|e| Error::input(format!("the request is not understood: {e}")))?, blobs)
     });
     encode(response)
 }
 
-fn respond(request: Request, blobs: &Blobs) -> Result<Response, Refusal> {
-    if let Some((name, _)) = blobs.first() {
+fn respond(request: Request, blobs: Blobs) -> Result<Response, Refusal> {
+    let takes_blobs = matches!(request, Request::Encode { .. } | Request::Decode { .. });
+    if let Some((name, _)) = blobs.first().filter(|_| !takes_blobs) {
         return Err(Error::input(format!("the request brings the blob {name}, which it has no use for")).into());
     }
     match request {
@@ -224,6 +233,8 @@ fn respond(request: Request, blobs: &Blobs) -> Result<Response, Refusal> {
             })?;
             Ok(Response { result, blobs: vec![("page.html".into(), page.into_bytes())] })
         }
+        Request::Encode { format } => Ok(encode_files(&format, blobs)?),
+        Request::Decode { name, heads } => Ok(decode_file(&name, heads, blobs)?),
         Request::Corpus {} => {
             Ok(Response { result: json!({}), blobs: vec![("corpus.txt".into(), corpus::text().as_bytes().to_vec())] })
         }

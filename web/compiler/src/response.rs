@@ -1,7 +1,7 @@
 //! Requests and responses as bytes: a JSON header and binary blobs in one block. The layout is in the crate's comment.
 
 use serde_json::{Value, json};
-use tinygpt_runtime::wasm::bundle::GRAPH_FILE;
+use tinygpt_runtime::architecture::GRAPH_FILE;
 use tinygpt_runtime::{Error, Result};
 
 /// Blobs start at multiples of this, so that a typed array of any element can view them.

@@ -9,11 +9,11 @@ use serde_json::{Map, Value, json};
 use tinygpt_ir::program::{ProgramStats, TargetModel};
 use tinygpt_ir::text::parse_located;
 use tinygpt_ir::{Graph, Op};
-use tinygpt_runtime::architecture::{Architecture, GraphModel};
+use tinygpt_runtime::architecture::{Architecture, GRAPH_FILE, GraphModel};
 use tinygpt_runtime::compile::Compiled;
 use tinygpt_runtime::config::{BUILTIN, RunConfig, RunOverride};
 use tinygpt_runtime::memory::{Memory, estimate};
-use tinygpt_runtime::wasm::bundle::{GRAPH_FILE, program, usual_entries};
+use tinygpt_runtime::wasm::bundle::{program, usual_entries};
 use tinygpt_runtime::{Error, Result};
 
 /// Bytes that a page's 32-bit memory has, which is also what the compiler in a page can count to.

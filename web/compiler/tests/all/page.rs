@@ -70,6 +70,8 @@ fn a_page_gets_the_bytes_of_the_native_compiler() {
         json!({"request": "compile", "config": tiny, "variants": [{"threads": true}], "entries": ["gradient", "look"], "fusion": false}),
         json!({"request": "wgsl", "config": tiny, "entry": "look", "fusion": false}),
         json!({"request": "compile", "config": tiny, "variants": [{"threads": true, "relaxed": true}], "clocks": true}),
+        json!({"request": "inspect", "config": tiny, "target": "wasm"}),
+        json!({"request": "inspect", "config": tiny, "target": "webgpu", "fusion": false}),
         json!({"request": "resolve", "config": {"preset": "tny"}}),
         json!({"request": "init", "config": {"preset": "behemoth"}}),
     ];
@@ -86,6 +88,7 @@ fn a_page_gets_the_bytes_of_the_native_compiler() {
     requests.push(json!({"request": "resolve", "config": {"graph": text}}));
     requests.push(json!({"request": "compile", "config": {"graph": text}, "variants": [{}]}));
     requests.push(json!({"request": "resolve", "config": {"graph": text.replace("layer_norm", "layer_nrm")}}));
+    requests.push(json!({"request": "inspect", "config": {"graph": text}, "target": "wasm", "entry": "evaluate"}));
     let Some(responses) = in_node(&requests) else { return };
     assert_eq!(responses.len(), requests.len());
     for (request, response) in requests.iter().zip(&responses) {
@@ -126,6 +129,25 @@ fn a_page_compiles_and_trains_without_a_server() {
     for (at, (ours, theirs)) in in_page.iter().zip(&losses).enumerate() {
         assert!((ours - theirs).abs() <= 1e-3 * theirs, "step {}: {ours} in a page, {theirs} natively", at + 1);
     }
+}
+
+/// Requests with blobs, as compiler.js makes them, give the bytes that they give natively.
+#[test]
+fn files_come_and_go_in_a_page() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in crate::files::checkpoint() {
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    let Some(output) = node("files.mjs", dir.path().to_str().unwrap()) else { return };
+    let made: Value = serde_json::from_slice(&output).unwrap();
+    let native = read(&answer(&tinygpt_web::write_request(
+        &json!({"request": "encode", "format": "tinygpt"}),
+        &crate::files::checkpoint(),
+    )));
+    let file = native.unwrap().blobs.remove(0).1;
+    assert_eq!(std::fs::read(dir.path().join("model.tinygpt")).unwrap(), file);
+    assert_eq!((&made["step"], &made["moments"]), (&json!(12), &json!(true)));
+    assert_eq!(made["refused"], json!({"line": 2, "column": 1}));
 }
 
 /// A module with clocks computes the same, and counts every round of every kernel.
