@@ -4,6 +4,7 @@
 //! compared with is all the memory that the machine, or the container, ever gives a process.
 
 use crate::config::RunConfig;
+#[cfg(not(target_arch = "wasm32"))]
 use crate::{Error, Result};
 use serde::Serialize;
 
