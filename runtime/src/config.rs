@@ -189,7 +189,7 @@ section! {
         save_every: u64,
         /// Bytes of the sample at each checkpoint; 0 for none.
         sample_bytes: usize,
-        /// Newest checkpoints kept; 0 keeps all.
+        /// Newest checkpoints kept, beside the best by validation loss; 0 keeps all.
         keep: usize,
         /// What runs the program.
         backend: Backend,

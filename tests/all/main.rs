@@ -23,7 +23,7 @@
 //! - [`docs`]: what the documents repeat of the code is what the code says
 //! - [`formats`]: model files of other programs, hostile files, export and import, real PyTorch
 //!
-//! `tests/allocation.rs` is a binary of its own, since it counts the allocations of a process.
+//! `tests/allocation.rs` and `tests/hostile_memory.rs` are binaries of their own, since they count the allocations of a process.
 
 mod check;
 mod cli;

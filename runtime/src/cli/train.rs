@@ -109,7 +109,7 @@ pub struct TrainArgs {
     /// Bytes of the sample at each checkpoint and at the end, 0 to 1048576; 0 for none [default: the preset's]
     #[arg(long, value_name = "N", help_heading = "Run directory")]
     pub sample_bytes: Option<usize>,
-    /// Newest checkpoints kept; 0 keeps all [default: 2]
+    /// Newest checkpoints kept, beside the best by validation loss; 0 keeps all [default: 2]
     #[arg(long, value_name = "N", help_heading = "Run directory")]
     pub keep: Option<usize>,
     #[command(flatten)]
