@@ -152,7 +152,7 @@ test('a session trains on the GPU, is looked at and measured, and says what beca
   await ask('start');
   await finished;
   assert.deepEqual(host.of('state').slice(-2), ['running', 'finished']);
-  const alone = await onGpu(init, { steps: 30 });
+  const alone = await onGpu(init, opened.config.train);
   const expected = (await alone.trainSteps(30)).map(({ loss }) => loss);
   await alone.close();
   assert.deepEqual(host.of('progress').flatMap(({ loss }) => loss), expected);

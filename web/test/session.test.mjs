@@ -234,6 +234,46 @@ test('gradients, attention weights and kernels are looked at without changing th
   await assert.rejects(ask('attention', { prompt: '' }), /no run is open/);
 });
 
+test('kernels are timed by their module\'s own clock, fused and not', options, async () => {
+  const { ask } = sessionOn(memoryHost());
+  await ask('open', open);
+  const first = (await ask('step')).loss;
+  const [fused, single] = [await ask('profile', { repeats: 2 }), await ask('profile', { repeats: 2, fusion: false })];
+  for (const { method, stepMs, kernels } of [fused, single]) {
+    assert.equal(method, 'clocks');
+    const total = kernels.reduce((sum, { seconds }) => sum + seconds, 0);
+    assert.ok(total > 0 && stepMs > 0 && kernels.every(({ seconds }) => seconds >= 0));
+    assert.ok(Math.abs(kernels.reduce((sum, { share }) => sum + share, 0) - 1) < 1e-9);
+  }
+  assert.ok(fused.kernels.length < single.kernels.length, `${fused.kernels.length} kernels fused, ${single.kernels.length} not`);
+  assert.equal(new Set(fused.kernels.map(({ kernel }) => kernel)).size, fused.kernels.length);
+  await ask('reset');
+  assert.equal((await ask('step')).loss, first);
+  await ask('close');
+});
+
+test('a run goes out as a file and comes back as it was', options, async () => {
+  const host = memoryHost();
+  const { ask } = sessionOn(host);
+  await ask('open', open);
+  for (let step = 0; step < 3; step++) await ask('step');
+  const next = (await ask('export', { format: 'checkpoint' })).files;
+  assert.deepEqual(next.map(({ name }) => name), ['model.safetensors', 'optim.safetensors', 'state.json']);
+  const { files: [{ name, bytes }] } = await ask('export', { format: 'tinygpt' });
+  assert.equal(name, 'step-3.tinygpt');
+  const { files: [weights] } = await ask('export', { format: 'safetensors' });
+  const { loss } = await ask('step');
+  const { config: _, ...others } = open;
+  const opened = await ask('import', { name, bytes, open: others });
+  assert.deepEqual([opened.restoredStep, opened.config.model, opened.config.train.batch], [3, compiler.request({ request: 'resolve', config }).result.config.model, 4]);
+  // Moments and steps came along: the next step is the same.
+  assert.equal((await ask('step')).loss, loss);
+  const bare = await ask('import', { name: weights.name, bytes: weights.bytes, open: others });
+  assert.equal(bare.params, opened.params);
+  await assert.rejects(ask('import', { name: 'photo.jpg', bytes: new Uint8Array(100), open: others }), /photo\.jpg/);
+  await ask('close');
+});
+
 test('a model in text form trains, and is kept with its text', options, async () => {
   const graph = compiler.request({ request: 'graph', config, stage: 'graph' }).result.text;
   const folder = new MemoryFolder();

@@ -28,7 +28,13 @@ export class GpuEngine {
     /** Makes the program `first`, which owns the states; the others are made when they are first run. */
     static async create(gpu, first, load) {
         const engine = new GpuEngine(gpu, load);
-        await engine.program(first);
+        try {
+            await engine.program(first);
+        }
+        catch (error) {
+            engine.close();
+            throw error;
+        }
         return engine;
     }
     /** Bytes of all buffers. */

@@ -45,7 +45,13 @@ export class GpuRunner {
         const states = [...slots.values()].filter((slot) => slot.role === 'state').map((slot) => slot.name);
         const shapes = new Map([...slots].map(([name, slot]) => [name, slot.shape]));
         const runner = new GpuRunner(engine, structuredClone(config), shapes, weightsOf(states));
-        await runner.importState(files);
+        try {
+            await runner.importState(files);
+        }
+        catch (error) {
+            await runner.close();
+            throw error;
+        }
         return runner;
     }
     get step() {

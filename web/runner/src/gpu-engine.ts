@@ -38,7 +38,12 @@ export class GpuEngine {
   /** Makes the program `first`, which owns the states; the others are made when they are first run. */
   static async create(gpu: Gpu, first: string, load: (entry: string) => Promise<DispatchList> | DispatchList): Promise<GpuEngine> {
     const engine = new GpuEngine(gpu, load);
-    await engine.program(first);
+    try {
+      await engine.program(first);
+    } catch (error) {
+      engine.close();
+      throw error;
+    }
     return engine;
   }
 

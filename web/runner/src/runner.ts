@@ -99,13 +99,18 @@ export class Runner {
     const { spins } = options;
     const settings = { threads, shared: variant.threads, ...(spins === undefined ? {} : { spins }) };
     const engine = await Engine.create(module, manifest.layout, settings);
-    const graph = manifest.config.graph;
-    const text = graph === undefined ? undefined : new TextDecoder().decode(await load(graph));
-    const runner = new Runner(manifest, engine, threads, variant, notices, text);
-    const { model, optim, step, elapsed_s } = manifest.state;
-    runner.importState({ model: await load(model), optim: optim === null ? undefined : await load(optim) });
-    [runner.#step, runner.#elapsed] = [step, elapsed_s];
-    return runner;
+    try {
+      const graph = manifest.config.graph;
+      const text = graph === undefined ? undefined : new TextDecoder().decode(await load(graph));
+      const runner = new Runner(manifest, engine, threads, variant, notices, text);
+      const { model, optim, step, elapsed_s } = manifest.state;
+      runner.importState({ model: await load(model), optim: optim === null ? undefined : await load(optim) });
+      [runner.#step, runner.#elapsed] = [step, elapsed_s];
+      return runner;
+    } catch (error) {
+      await engine.close();
+      throw error;
+    }
   }
 
   /** Steps done. */

@@ -118,7 +118,12 @@ export class Engines {
     const { result: manifest, blobs } = this.compiler.request({ request: 'compile', config, variants: [variant], ...(fusion === undefined ? {} : { fusion }) });
     const load = async (name: string) => (name === 'model.safetensors' ? files.model : blobs.get(name)) as Uint8Array<ArrayBuffer>;
     const trainable = await WasmTrainable.create(manifest, load, { threads, relaxed: variant.relaxed });
-    if (files.optim !== undefined || files.state !== undefined) await trainable.importState(files);
+    try {
+      if (files.optim !== undefined || files.state !== undefined) await trainable.importState(files);
+    } catch (error) {
+      await trainable.close();
+      throw error;
+    }
     return { trainable, notices, threads, relaxed: variant.relaxed };
   }
 }

@@ -7,16 +7,21 @@
 import { profileGpu } from '../../../runner/src/gpu-profile.js';
 import type { KernelSeconds } from '../../../runner/src/gpu-profile.js';
 import { GpuRunner } from '../../../runner/src/gpu.js';
+import type { Trainable } from '../../../runner/src/trainable.js';
 import type { Backend, Benchmark, BenchmarkLane, Config, Probe, Profile, ResolvedConfig, TrainerEvents } from '../protocol.js';
 import type { EngineOptions, Engines, OpenedEngine } from './engines.js';
 import { WasmProgram } from './program.js';
 
-/** Steps of a probe that are not read and read, and the milliseconds after which no more begin. */
-const PROBE = { warm: 2, read: 10, ms: 5000 };
+/** Steps of a probe that are not read, and that are: in groups on a GPU, which waits for each single one. */
+const PROBE = { warm: 3, read: { one: 10, grouped: 40 } };
+/** Milliseconds after which a probe begins no more steps. */
+const PROBE_MS = 5000;
+/** Steps of a group, where an engine has several groups under way. */
+const GROUP = 8;
 /** Steps of the benchmark that are not read, and read. */
 const BENCHMARK = { warm: 50, read: 150 };
 /** Steps of a profile that are timed whole. */
-const WHOLE = 5;
+const WHOLE = { one: 5, grouped: 32 };
 
 export interface Watch {
   measuring(event: TrainerEvents['measuring']): void;
@@ -30,18 +35,17 @@ export async function probe(engines: Engines, options: EngineOptions, watch: Wat
   const engine = await opened(engines, options);
   const { trainable, compileMs, resolution } = engine;
   try {
-    await trainable.trainSteps(1);
+    await trainable.trainSteps(PROBE.warm);
+    const grouped = isGrouped(engine);
+    const of = PROBE.read[grouped ? 'grouped' : 'one'];
     const started = performance.now();
-    let [steps, from] = [-PROBE.warm, started];
-    while (steps < PROBE.read && (steps < 1 || performance.now() - started < PROBE.ms)) {
-      if (steps === 0) from = performance.now();
-      await trainable.trainSteps(1);
-      steps += 1;
-      watch.measuring({ what: 'probe', backend: options.backend, step: Math.max(steps, 0), of: PROBE.read });
+    const steps = await runSteps(trainable, of, grouped ? GROUP : 1, async (step) => {
+      watch.measuring({ what: 'probe', backend: options.backend, step, of });
       await watch.breathe();
       watch.check();
-    }
-    const msPerStep = (performance.now() - from) / steps;
+      return performance.now() - started < PROBE_MS;
+    });
+    const msPerStep = (performance.now() - started) / steps;
     const tokensPerS = (1e3 * trainable.batch * trainable.ctx) / msPerStep;
     const totalS = (resolution.config.train.steps * msPerStep) / 1e3;
     return { backend: options.backend, steps, msPerStep, tokensPerS, compileMs, memoryBytes: trainable.memoryBytes, totalS };
@@ -119,28 +123,44 @@ async function opened(engines: Engines, options: EngineOptions): Promise<OpenedE
 
 async function readLane({ trainable, compileMs }: OpenedEngine, backend: Backend, watch: Watch): Promise<BenchmarkLane> {
   const all = BENCHMARK.warm + BENCHMARK.read;
-  const run = async (count: number, done: number) => {
-    let [next, under] = [0, [] as Promise<unknown>[]];
-    // Groups of a few steps, as training has them.
-    while (next < count || under.length > 0) {
-      while (next < count && under.length < trainable.depth) {
-        const group = Math.min(backend === 'webgpu' ? 8 : 1, count - next);
-        const steps = trainable.trainSteps(group);
-        steps.catch(() => undefined);
-        under.push(steps);
-        next += group;
-      }
-      await under.shift();
-      watch.measuring({ what: 'benchmark', backend, step: done + next, of: all });
+  const run = (count: number, done: number) =>
+    runSteps(trainable, count, backend === 'webgpu' ? GROUP : 1, async (step) => {
+      watch.measuring({ what: 'benchmark', backend, step: done + step, of: all });
       await watch.breathe();
       watch.check();
-    }
-  };
+      return true;
+    });
   await run(BENCHMARK.warm, 0);
   const started = performance.now();
   await run(BENCHMARK.read, BENCHMARK.warm);
   const msPerStep = (performance.now() - started) / BENCHMARK.read;
   return { backend, msPerStep, tokensPerS: (1e3 * trainable.batch * trainable.ctx) / msPerStep, steps: BENCHMARK.read, compileMs };
+}
+
+/** Whether an engine is fast enough to have groups of steps under way. */
+const isGrouped = ({ trainable, adapter }: OpenedEngine) => trainable.depth > 1 && adapter?.software !== true;
+
+/**
+ * Runs `count` steps in groups, as many groups under way as the engine likes, and calls `after` with the steps done after each; none begins
+ * once it says false. Returns the steps done.
+ */
+async function runSteps(trainable: Trainable, count: number, group: number, after: (step: number) => Promise<boolean>): Promise<number> {
+  const underWay: Promise<{ length: number }>[] = [];
+  let [next, done, more] = [0, 0, true];
+  for (;;) {
+    while (more && next < count && underWay.length < trainable.depth) {
+      const size = Math.min(group, count - next);
+      const steps = trainable.trainSteps(size);
+      // It is awaited in its turn; a failure of one before it must not leave it unseen.
+      steps.catch(() => undefined);
+      underWay.push(steps);
+      next += size;
+    }
+    const oldest = underWay.shift();
+    if (oldest === undefined) return done;
+    done += (await oldest).length;
+    more = await after(done);
+  }
 }
 
 function speed(lane: BenchmarkLane | undefined): string {
@@ -189,7 +209,12 @@ async function profileWebgpu(engines: Engines, engine: OpenedEngine, config: Con
   const state = fusion ? await runner.exportState() : undefined;
   const still = { lr: Float32Array.of(0), step: Float32Array.of(1) };
   try {
-    const stepMs = await wholeSteps(async () => void (await runner.engine.run('train', [still], ['loss'])));
+    const group = (size: number) => runner.engine.run('train', Array.from({ length: size }, () => still), ['loss']);
+    await group(1);
+    const steps = isGrouped(own) ? WHOLE.grouped : WHOLE.one;
+    const started = performance.now();
+    await Promise.all([group(steps >> 1), group(steps - (steps >> 1))]);
+    const stepMs = (performance.now() - started) / steps;
     return { stepMs, ...(await profileGpu(runner.engine, 'train', stepMs, repeats)) };
   } finally {
     if (state === undefined) await runner.close();
@@ -211,19 +236,15 @@ async function profileWasm(engines: Engines, { trainable, threads, relaxed }: Op
       await program.close();
     }
   };
-  const stepMs = await timed(false, (program) => wholeSteps(async () => program.run()));
+  const stepMs = await timed(false, (program) => {
+    program.run();
+    const started = performance.now();
+    for (let step = 0; step < WHOLE.one; step++) program.run();
+    return (performance.now() - started) / WHOLE.one;
+  });
   const kernels = await timed(true, (program): KernelSeconds[] => {
     for (let step = 0; step < repeats; step++) program.run();
     return program.clocks().map(({ kernel, seconds }) => ({ kernel, seconds: seconds / repeats, launches: 1 }));
   });
   return { method: 'clocks' as const, stepMs, kernels };
 }
-
-/** Milliseconds of one of some steps, after one that is not read. */
-async function wholeSteps(step: () => Promise<void>): Promise<number> {
-  await step();
-  const started = performance.now();
-  for (let at = 0; at < WHOLE; at++) await step();
-  return (performance.now() - started) / WHOLE;
-}
-
