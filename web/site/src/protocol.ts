@@ -52,7 +52,7 @@ export interface OpenOptions {
   resume?: 'opfs' | CheckpointFiles;
   /** Steps between samples of the text; 0 for none. Default: at validations, at most one in three seconds. */
   sampleEvery?: number;
-  /** Steps between checkpoints kept in the browser; 0 for those of pauses only. Default: one in fifteen seconds. */
+  /** Steps between checkpoints kept in the browser; 0 for those of pauses only. Default: every fifteen seconds, and at the configuration's `save_every`, five seconds apart. */
   keepEvery?: number;
   /** Keep nothing in the browser. Default: false. */
   ephemeral?: boolean;

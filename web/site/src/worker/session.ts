@@ -39,8 +39,9 @@ const SAMPLE_MS = 1500;
 const SAMPLE_BYTES = 200;
 /** Time between samples that nobody asked for, lest a fast run spends its time on them. */
 const SAMPLE_GAP_MS = 3000;
-/** Time between checkpoints, where no number of steps is given. */
+/** Longest time between checkpoints, and the time between two at `save_every`, lest a fast run spends its time on them. */
 const KEEP_MS = 15_000;
+const KEEP_GAP_MS = 5000;
 /** Steps in a row whose loss or gradient is not finite that end a run, as in runtime/src/trainer. */
 export const BAD_STEPS = 5;
 
@@ -364,7 +365,8 @@ export class Session {
       this.#host.emit('validated', { step, loss, bitsPerByte: loss / Math.LN2, perplexity: Math.exp(loss), ...judged });
     }
     if (isDue(sampleEvery(run), step, train.steps) && this.#halt === undefined && train.sample_bytes > 0) await this.#sampleItself(run);
-    if (run.options.keepEvery !== undefined && isDue(run.options.keepEvery, step, train.steps)) await this.#keepIfNew(run);
+    const spaced = run.options.keepEvery !== undefined || run.kept.step < 0 || performance.now() - run.kept.at >= KEEP_GAP_MS;
+    if (isDue(keepEvery(run), step, train.steps) && (spaced || step === train.steps)) await this.#keepIfNew(run);
   }
 
   async #sampleItself(run: Run): Promise<void> {
@@ -506,6 +508,8 @@ const isDue = (every: number, step: number, steps: number) => step === steps || 
 
 const sampleEvery = ({ options, config }: Run) => options.sampleEvery ?? config.train.eval_every;
 
+const keepEvery = ({ options, config }: Run) => options.keepEvery ?? config.train.save_every;
+
 /** Whether a checkpoint is due by the clock. */
 const isKeepTime = ({ options, store, kept, engine }: Run) =>
   options.keepEvery === undefined && store !== undefined && engine.trainable.step !== kept.step && performance.now() - kept.at >= KEEP_MS;
@@ -514,7 +518,7 @@ const isKeepTime = ({ options, store, kept, engine }: Run) =>
 function nextDue(run: Run, step: number): number {
   const { train } = run.config;
   const after = (every: number) => (every > 0 ? step + every - (step % every) : train.steps);
-  return Math.min(train.steps, after(train.eval_every), after(sampleEvery(run)), after(run.options.keepEvery ?? 0));
+  return Math.min(train.steps, after(train.eval_every), after(sampleEvery(run)), after(keepEvery(run)));
 }
 
 /** Steps of a group: as many as take a slice. */
