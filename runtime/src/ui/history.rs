@@ -1,0 +1,153 @@
+//! The losses of a run, as curves and verdicts need them.
+//!
+//! Invariants: steps rise strictly; every loss kept is finite, and the first that was not is remembered; at most [`MOST`] training points are
+//! kept, however long the run: when there are as many, neighbours are joined into their mean, and later points are means of as many steps.
+
+/// Training points kept at most; even.
+pub const MOST: usize = 1 << 15;
+
+/// A loss in nats a token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Point {
+    /// Steps done.
+    pub step: u64,
+    pub loss: f64,
+}
+
+/// See the module's invariants.
+#[derive(Debug, Clone, PartialEq)]
+pub struct History {
+    train: Vec<Point>,
+    val: Vec<Point>,
+    /// Steps that a point of `train` is the mean of.
+    every: u64,
+    /// Sum and number of the losses of the next point.
+    next: (f64, u64),
+    last_step: u64,
+    not_finite: Option<u64>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { train: Vec::new(), val: Vec::new(), every: 1, next: (0.0, 0), last_step: 0, not_finite: None }
+    }
+}
+
+impl History {
+    /// Adds what step `step` came to; a step that is not later than those before is ignored.
+    pub fn add(&mut self, step: u64, loss: Option<f64>, val_loss: Option<f64>) {
+        if step <= self.last_step {
+            return;
+        }
+        self.last_step = step;
+        for loss in [loss, val_loss].into_iter().flatten() {
+            if !loss.is_finite() {
+                self.not_finite = self.not_finite.or(Some(step));
+            }
+        }
+        if let Some(loss) = val_loss.filter(|loss| loss.is_finite()) {
+            self.val.push(Point { step, loss });
+        }
+        let Some(loss) = loss.filter(|loss| loss.is_finite()) else { return };
+        self.next = (self.next.0 + loss, self.next.1 + 1);
+        if self.next.1 < self.every {
+            return;
+        }
+        let (sum, count) = std::mem::take(&mut self.next);
+        self.train.push(Point { step, loss: sum / count as f64 });
+        if self.train.len() == MOST {
+            self.every *= 2;
+            let join = |pair: &[Point]| Point { step: pair[1].step, loss: (pair[0].loss + pair[1].loss) / 2.0 };
+            self.train = self.train.chunks_exact(2).map(join).collect();
+        }
+    }
+
+    /// Training losses by step: of single steps, or in a long run means of a few.
+    pub fn train(&self) -> &[Point] {
+        &self.train
+    }
+
+    /// Validation losses by step.
+    pub fn val(&self) -> &[Point] {
+        &self.val
+    }
+
+    /// The lowest validation; the first of equals.
+    pub fn best(&self) -> Option<Point> {
+        self.val.iter().copied().reduce(|best, point| if point.loss < best.loss { point } else { best })
+    }
+
+    /// The last step added; 0 before the first.
+    pub fn last_step(&self) -> u64 {
+        self.last_step
+    }
+
+    /// The first step whose loss was not finite.
+    pub fn not_finite(&self) -> Option<u64> {
+        self.not_finite
+    }
+
+    /// The training losses without their noise: at each point the mean of those up to `half` before and after it. At the beginning, where the
+    /// loss falls fastest, as many after as before, so that the curve starts where the run did.
+    pub fn smoothed(&self, half: usize) -> Vec<Point> {
+        let mut sums = vec![0.0];
+        sums.extend(self.train.iter().scan(0.0, |sum, point| {
+            *sum += point.loss;
+            Some(*sum)
+        }));
+        let last = self.train.len().saturating_sub(1);
+        let mean = |(at, point): (usize, &Point)| {
+            let (before, after) = (half.min(at), half.min(at).min(last - at));
+            let loss = (sums[at + after + 1] - sums[at - before]) / (before + after + 1) as f64;
+            Point { step: point.step, loss }
+        };
+        self.train.iter().enumerate().map(mean).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_are_kept_in_order_and_finite() {
+        let mut history = History::default();
+        history.add(1, Some(5.0), None);
+        history.add(2, Some(f64::NAN), Some(4.0));
+        history.add(2, Some(1.0), None);
+        history.add(3, Some(3.0), Some(f64::INFINITY));
+        history.add(4, Some(2.0), Some(3.5));
+        assert_eq!(
+            history.train().iter().map(|p| (p.step, p.loss)).collect::<Vec<_>>(),
+            [(1, 5.0), (3, 3.0), (4, 2.0)]
+        );
+        assert_eq!(history.val(), [Point { step: 2, loss: 4.0 }, Point { step: 4, loss: 3.5 }]);
+        assert_eq!(history.best(), Some(Point { step: 4, loss: 3.5 }));
+        assert_eq!((history.last_step(), history.not_finite()), (4, Some(2)));
+    }
+
+    #[test]
+    fn a_long_run_keeps_means() {
+        let mut history = History::default();
+        let steps = 5 * MOST as u64;
+        (1..=steps).for_each(|step| history.add(step, Some(step as f64), None));
+        assert!(history.train().len() < MOST && history.train().len() >= MOST / 2, "{}", history.train().len());
+        for pair in history.train().windows(2) {
+            assert!(pair[0].step < pair[1].step);
+            // The mean of as many steps up to this one.
+            let every = (pair[1].step - pair[0].step) as f64;
+            assert_eq!(pair[1].loss, pair[1].step as f64 - (every - 1.0) / 2.0);
+        }
+    }
+
+    #[test]
+    fn smoothing_keeps_a_line_and_the_beginning() {
+        let mut history = History::default();
+        (1..=9).for_each(|step| history.add(step, Some(10.0 - step as f64), None));
+        let smooth = history.smoothed(2);
+        assert_eq!(smooth[..7], history.train()[..7]);
+        // At the end only those before are left.
+        assert_eq!(smooth[8].loss, (3.0 + 2.0 + 1.0) / 3.0);
+        assert_eq!(History::default().smoothed(3), []);
+    }
+}
