@@ -3,6 +3,7 @@
 //! What `bench` divides by. The loop keeps twelve accumulators, more than the latency of a multiply-add times its throughput on
 //! any processor known here, and touches no memory, so it runs at the rate of the arithmetic units.
 
+use crate::config::ModelConfig;
 use crate::workers::Workers;
 use crate::{Error, Result};
 use std::hint::black_box;
@@ -31,6 +32,13 @@ pub fn gflops(threads: usize) -> Result<f64> {
         seconds = seconds.min(start.elapsed().as_secs_f64());
     }
     Ok((2 * SUMS * PASSES * lanes * threads) as f64 / seconds / 1e9)
+}
+
+/// Floating-point operations of a training step of a GPT over `tokens` tokens: 6 a parameter and token (2 forward, 4 backward), and 12 layers
+/// d_model ctx a token for attention, counted over the full square.
+pub fn step_flop(model: &ModelConfig, tokens: usize) -> f64 {
+    let attention = 12 * model.layers * model.d_model * model.ctx * tokens;
+    6.0 * model.params() as f64 * tokens as f64 + attention as f64
 }
 
 /// Floats of one thread's part of a measurement of memory: far beyond any cache.
@@ -126,6 +134,14 @@ mod tests {
         let found = loop_of_this_machine(x);
         let vector = SUMS as f32 * fixed + x;
         assert!(found == vector || lanes == 4, "{found} instead of {vector}");
+    }
+
+    #[test]
+    fn operations_follow_the_stated_count() {
+        let model = crate::config::RunConfig::preset("large").unwrap().model;
+        let tokens = 12.0 * 128.0;
+        let expected = 6.0 * 2_743_296.0 * tokens + 12.0 * 6.0 * 192.0 * 128.0 * tokens;
+        assert_eq!(step_flop(&model, 12 * 128), expected);
     }
 
     #[test]

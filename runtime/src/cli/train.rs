@@ -123,6 +123,9 @@ pub struct TrainArgs {
     /// Print how long each pass of the compiler took, and what it did
     #[arg(long, help_heading = "What to print")]
     pub time_passes: bool,
+    /// Show the run on the whole terminal: curves, figures, samples, and keys to stop, to sample and to save
+    #[arg(long, help_heading = "What to print")]
+    pub tui: bool,
 }
 
 impl TrainArgs {

@@ -3,15 +3,13 @@
 //! Invariants:
 //! - a step is a whole one: forward, loss, backward, clip and AdamW, on one fixed batch of random tokens;
 //! - one preset, one process: several presets run one after the other in child processes, so that the peak memory is each one's own;
-//! - standard output holds the results alone: with `--json` one object a line.
-//!
-//! FLOP of a step: 6 a parameter and token (2 forward, 4 backward), and 12 layers d_model ctx a token for attention, counted over the
-//! full square.
+//! - standard output holds the results alone: with `--json` one object a line;
+//! - operations of a step are counted as [`peak::step_flop`] says.
 
 use super::devices::cpu_name;
 use super::{Ending, exec_options, print, say_notes};
 use crate::cli::BenchArgs;
-use crate::config::{Backend, ModelConfig, RunConfig};
+use crate::config::{Backend, RunConfig};
 use crate::error::one_line;
 use crate::model::{Batch, StepResult, TrainStep, adamw};
 use crate::rng::Stream;
@@ -129,7 +127,7 @@ fn measure(config: &RunConfig, args: &BenchArgs) -> Result<Measurement> {
     let ms_per_step = spread(times_ms);
     let tokens = batch.ids.len();
     let seconds = ms_per_step.median / 1e3;
-    let gflops = flop(model, tokens) / seconds / 1e9;
+    let gflops = peak::step_flop(model, tokens) / seconds / 1e9;
     let gpu = options.gpu.as_ref().map(|gpu| gpu.report());
     let peak_gflops = match options.backend {
         Backend::Cpu | Backend::Interp => Some(peak::gflops(options.threads)?),
@@ -190,12 +188,6 @@ fn measure_in_child(preset: &str, args: &BenchArgs) -> Result<Measurement> {
         return Err(failed(format!("failed ({}): its message is above", output.status)));
     }
     serde_json::from_slice(&output.stdout).map_err(|e| failed(format!("printed no result: {}", one_line(e))))
-}
-
-/// Floating-point operations of a step over `tokens` tokens.
-fn flop(model: &ModelConfig, tokens: usize) -> f64 {
-    let attention = 12 * model.layers * model.d_model * model.ctx * tokens;
-    6.0 * model.params() as f64 * tokens as f64 + attention as f64
 }
 
 /// Of at least one time.
@@ -277,14 +269,6 @@ mod tests {
         assert_eq!(s(&[3.0]), Spread { median: 3.0, min: 3.0, p90: 3.0 });
         assert_eq!(s(&[4.0, 1.0, 3.0, 2.0]), Spread { median: 2.5, min: 1.0, p90: 4.0 });
         assert_eq!(s(&(1..=20).map(f64::from).collect::<Vec<_>>()).p90, 18.0);
-    }
-
-    #[test]
-    fn operations_follow_the_stated_count() {
-        let model = RunConfig::preset("large").unwrap().model;
-        let tokens = 12.0 * 128.0;
-        let expected = 6.0 * 2_743_296.0 * tokens + 12.0 * 6.0 * 192.0 * 128.0 * tokens;
-        assert_eq!(flop(&model, 12 * 128), expected);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::cli::{CheckpointArgs, ExecArgs};
 use crate::compile::ExecOptions;
 use crate::config::TrainConfig;
 use crate::tensor_file::Tensors;
+use crate::ui::terminal;
 use crate::{Error, Result, checkpoint};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -57,8 +58,11 @@ pub(crate) fn print(bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// One line to standard error; a standard error that is closed loses it.
+/// One line to standard error, above the bar or on the screen where there is one; a standard error that is closed loses it.
 pub fn say(line: &str) {
+    if terminal::divert(line) {
+        return;
+    }
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

@@ -9,8 +9,12 @@ use crate::data::Corpus;
 use crate::formats::config_for;
 use crate::rundir::{GRAPH_FILE, RunDir};
 use crate::tensor_file::Tensors;
-use crate::trainer::{self, Lines, Requests, Summary, Trainer};
-use crate::{Error, Result, memory};
+use crate::trainer::{self, Requests, Summary, Trainer};
+use crate::ui::board::{About, Peak};
+use crate::ui::verdict::Verdict;
+use crate::ui::watch::{Mode, Watch};
+use crate::ui::{terminal, text};
+use crate::{Error, Result, memory, peak};
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
@@ -28,6 +32,7 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
         print(config.to_toml()?.as_bytes())?;
         return Ok(Ending::Done);
     }
+    let mode = Mode::choose(args.tui)?;
     check_stop(args.stop_at, &config, resumed.as_ref().map_or(0, |(_, checkpoint)| checkpoint.step))?;
     let model = model(&config, resumed.as_ref(), args.find_nan)?;
     if let (Some((found, _)), Some(path)) = (&init, &args.init) {
@@ -93,27 +98,48 @@ pub fn run(args: &TrainArgs) -> Result<Ending> {
         Some(gpu) => format!("{} on {}", options.backend, gpu.report().name),
         None => format!("{} on {} thread(s)", options.backend, options.threads),
     };
-    say(&format!(
-        "{}: {} parameters, ctx {}, batch {}{}, {} steps; {place}, compiled in {compile_s:.2} s; {}{}",
-        match &model {
-            Architecture::Gpt(_) => &config.preset,
-            Architecture::Graph(model) => &model.graph().name,
+    let about = About {
+        name: match &model {
+            Architecture::Gpt(_) => config.preset.clone(),
+            Architecture::Graph(model) => model.graph().name.clone(),
         },
-        model.params(),
-        model.ctx(),
-        config.train.batch,
-        if config.train.accumulate > 1 { format!(" x {}", config.train.accumulate) } else { String::new() },
+        model: format!(
+            "{} parameters, ctx {}, batch {}{}",
+            model.params(),
+            model.ctx(),
+            config.train.batch,
+            if config.train.accumulate > 1 { format!(" x {}", config.train.accumulate) } else { String::new() },
+        ),
+        device: place,
+        dir: dir.path().to_owned(),
+        vocab: model.vocab(),
+        samples: config.train.sample_bytes > 0,
+        peak: match (&model, mode) {
+            (Architecture::Gpt(gpt), Mode::Bar | Mode::Screen) if options.backend == Backend::Cpu => {
+                Some(Peak { flop_per_token: peak::step_flop(gpt, 1), gflops: peak::gflops(options.threads)? })
+            }
+            _ => None,
+        },
+    };
+    say(&format!(
+        "{}: {}, {} steps; {}, compiled in {compile_s:.2} s; {}{}",
+        about.name,
+        about.model,
         config.train.steps,
+        about.device,
         dir.path().display(),
         resumed.as_ref().map_or(String::new(), |(_, checkpoint)| format!(", from step {}", checkpoint.step)),
     ));
     let keep_plan = || options.gpu.as_ref().map_or(Ok(()), |gpu| dir.set_plan(&gpu.tuner().plan()));
     keep_plan()?;
-    let summary = trainer.run(&dir, args.stop_at, requests, &mut Lines::new(say))?;
+    let mut watch = Watch::start(mode, about, &dir, requests)?;
+    let summary = trainer.run(&dir, args.stop_at, requests, &mut watch);
+    watch.close();
+    let summary = summary?;
     // Validation and samples have programs of their own, made when first needed.
     say_notes(&options);
     keep_plan()?;
-    report(&summary, &dir)
+    report(&summary, &watch.verdict(), &dir)
 }
 
 /// The flags, over the model of the weights to start from where no flag names a model.
@@ -180,6 +206,7 @@ fn listen() -> Result<&'static Requests> {
     static REQUESTS: Requests = Requests::new();
     ctrlc::set_handler(|| {
         if REQUESTS.stop() {
+            terminal::leave();
             std::process::exit(i32::from(Ending::Interrupted.exit_status()));
         }
         say("interrupted: saving after this step (again to give up)");
@@ -188,22 +215,48 @@ fn listen() -> Result<&'static Requests> {
     Ok(&REQUESTS)
 }
 
-fn report(summary: &Summary, dir: &RunDir) -> Result<Ending> {
+/// The run's result on standard output: a line, and of a complete run a sample. The verdict and what to do next go to standard error.
+fn report(summary: &Summary, verdict: &Verdict, dir: &RunDir) -> Result<Ending> {
     let Summary { ending, step, val_loss, sample, checkpoint, elapsed_s, .. } = summary;
     let saved = checkpoint.display();
     match ending {
         trainer::Ending::Complete => {
             let val_loss = val_loss.map_or(String::new(), |v| format!(" val_loss {v:.4}"));
             print(format!("step {step}{val_loss} elapsed_s {elapsed_s:.1} checkpoint {saved}\n").as_bytes())?;
+            say(&verdict.sentence);
             if !sample.is_empty() {
-                print(format!("\n{}\n", String::from_utf8_lossy(sample).trim_start()).as_bytes())?;
+                print(format!("\n{}\n", text::shown(sample).trim_start()).as_bytes())?;
+                say(&format!("\nmore: {} sample --checkpoint {}", program(), quoted(dir.path())));
             }
             Ok(Ending::Done)
         }
         trainer::Ending::Stopped | trainer::Ending::Interrupted => {
             print(format!("step {step} checkpoint {saved}\n").as_bytes())?;
-            say(&format!("go on with: tinygpt train --resume {}", dir.path().display()));
+            say(&format!("go on with: {} train --resume {}", program(), quoted(dir.path())));
             Ok(if *ending == trainer::Ending::Stopped { Ending::Done } else { Ending::Interrupted })
         }
+    }
+}
+
+/// The program as it was called, so that a command which begins with it works where this one did.
+fn program() -> String {
+    std::env::args_os().next().map_or("tinygpt".to_owned(), |name| quoted(Path::new(&name)))
+}
+
+/// A path as a word of a shell.
+fn quoted(path: &Path) -> String {
+    let word = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/.-_+:,@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_words() {
+        let found = ["runs/a-1", "my run", "it's", ""].map(|path| quoted(Path::new(path)));
+        assert_eq!(found, ["runs/a-1", "'my run'", "'it'\\''s'", "''"]);
     }
 }

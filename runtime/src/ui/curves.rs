@@ -258,7 +258,7 @@ mod tests {
             let loss = 1.0 + 4.5 * (-(step as f64) / (0.2 * steps as f64)).exp();
             let noise = 0.1 * ((step * 7919 % 13) as f64 / 6.0 - 1.0);
             let val = (step % (steps / 10).max(1) == 0).then_some(loss + 0.02);
-            history.add(step, Some(loss + noise), val);
+            history.add(step, Some(loss + noise), Some(1.0), val);
         }
         history
     }
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn a_loss_beyond_measure_is_cut_off() {
         let mut wild = history(100);
-        wild.add(101, Some(1e12), Some(1e12));
+        wild.add(101, Some(1e12), Some(1.0), Some(1e12));
         let text = svg(&wild, &LABELS);
         assert!(text.contains(">6.0</text>"), "the scale stays that of a loss: {text}");
         assert!(!text.contains("e12") && !text.contains("000000000"), "{text}");
@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn a_run_from_trained_weights_fills_the_frame() {
         let mut history = History::default();
-        (1..=50).for_each(|step| history.add(step, Some(1.3 - step as f64 / 500.0), None));
+        (1..=50).for_each(|step| history.add(step, Some(1.3 - step as f64 / 500.0), Some(1.0), None));
         let text = svg(&history, &LABELS);
         assert!(!text.contains("a guess") && text.contains(">1.24</text>"), "{text}");
     }

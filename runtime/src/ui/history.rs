@@ -1,6 +1,6 @@
 //! The losses of a run, as curves and verdicts need them.
 //!
-//! Invariants: steps rise strictly; every loss kept is finite, and the first that was not is remembered; at most [`MOST`] training points are
+//! Invariants: steps rise strictly; every loss kept is finite, and steps that changed nothing, since theirs was not, are counted; at most [`MOST`] training points are
 //! kept, however long the run: when there are as many, neighbours are joined into their mean, and later points are means of as many steps.
 
 /// Training points kept at most; even.
@@ -24,31 +24,27 @@ pub struct History {
     /// Sum and number of the losses of the next point.
     next: (f64, u64),
     last_step: u64,
-    not_finite: Option<u64>,
+    skipped: u64,
 }
 
 impl Default for History {
     fn default() -> Self {
-        Self { train: Vec::new(), val: Vec::new(), every: 1, next: (0.0, 0), last_step: 0, not_finite: None }
+        Self { train: Vec::new(), val: Vec::new(), every: 1, next: (0.0, 0), last_step: 0, skipped: 0 }
     }
 }
 
 impl History {
-    /// Adds what step `step` came to; a step that is not later than those before is ignored.
-    pub fn add(&mut self, step: u64, loss: Option<f64>, val_loss: Option<f64>) {
+    /// Adds what step `step` came to; a step that is not later than those before is ignored. A loss or gradient norm that is absent or not
+    /// finite is that of a step which changed nothing.
+    pub fn add(&mut self, step: u64, loss: Option<f64>, grad_norm: Option<f64>, val_loss: Option<f64>) {
         if step <= self.last_step {
             return;
         }
         self.last_step = step;
-        for loss in [loss, val_loss].into_iter().flatten() {
-            if !loss.is_finite() {
-                self.not_finite = self.not_finite.or(Some(step));
-            }
-        }
-        if let Some(loss) = val_loss.filter(|loss| loss.is_finite()) {
-            self.val.push(Point { step, loss });
-        }
-        let Some(loss) = loss.filter(|loss| loss.is_finite()) else { return };
+        let finite = |number: Option<f64>| number.filter(|x| x.is_finite());
+        self.skipped += u64::from(finite(loss).and(finite(grad_norm)).is_none());
+        self.val.extend(finite(val_loss).map(|loss| Point { step, loss }));
+        let Some(loss) = finite(loss) else { return };
         self.next = (self.next.0 + loss, self.next.1 + 1);
         if self.next.1 < self.every {
             return;
@@ -82,9 +78,9 @@ impl History {
         self.last_step
     }
 
-    /// The first step whose loss was not finite.
-    pub fn not_finite(&self) -> Option<u64> {
-        self.not_finite
+    /// Steps that changed nothing, since their loss or gradient was not finite.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
     }
 
     /// The training losses without their noise: at each point the mean of those up to `half` before and after it. At the beginning, where the
@@ -112,25 +108,26 @@ mod tests {
     #[test]
     fn points_are_kept_in_order_and_finite() {
         let mut history = History::default();
-        history.add(1, Some(5.0), None);
-        history.add(2, Some(f64::NAN), Some(4.0));
-        history.add(2, Some(1.0), None);
-        history.add(3, Some(3.0), Some(f64::INFINITY));
-        history.add(4, Some(2.0), Some(3.5));
+        history.add(1, Some(5.0), Some(1.0), None);
+        history.add(2, Some(f64::NAN), Some(1.0), Some(4.0));
+        history.add(2, Some(1.0), Some(1.0), None);
+        history.add(3, Some(3.0), Some(f64::INFINITY), Some(f64::INFINITY));
+        history.add(4, Some(2.0), Some(1.0), Some(3.5));
+        history.add(5, None, Some(1.0), None);
         assert_eq!(
             history.train().iter().map(|p| (p.step, p.loss)).collect::<Vec<_>>(),
             [(1, 5.0), (3, 3.0), (4, 2.0)]
         );
         assert_eq!(history.val(), [Point { step: 2, loss: 4.0 }, Point { step: 4, loss: 3.5 }]);
         assert_eq!(history.best(), Some(Point { step: 4, loss: 3.5 }));
-        assert_eq!((history.last_step(), history.not_finite()), (4, Some(2)));
+        assert_eq!((history.last_step(), history.skipped()), (5, 3));
     }
 
     #[test]
     fn a_long_run_keeps_means() {
         let mut history = History::default();
         let steps = 5 * MOST as u64;
-        (1..=steps).for_each(|step| history.add(step, Some(step as f64), None));
+        (1..=steps).for_each(|step| history.add(step, Some(step as f64), Some(1.0), None));
         assert!(history.train().len() < MOST && history.train().len() >= MOST / 2, "{}", history.train().len());
         for pair in history.train().windows(2) {
             assert!(pair[0].step < pair[1].step);
@@ -143,7 +140,7 @@ mod tests {
     #[test]
     fn smoothing_keeps_a_line_and_the_beginning() {
         let mut history = History::default();
-        (1..=9).for_each(|step| history.add(step, Some(10.0 - step as f64), None));
+        (1..=9).for_each(|step| history.add(step, Some(10.0 - step as f64), Some(1.0), None));
         let smooth = history.smoothed(2);
         assert_eq!(smooth[..7], history.train()[..7]);
         // At the end only those before are left.
