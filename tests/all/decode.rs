@@ -1,6 +1,7 @@
 //! Decoding with a cache: the logits and the text are those of the whole sequence, on every backend.
 
 use crate::support::{Cli, INTERP, cpus, gpu};
+use crate::wasm;
 use tinygpt::runtime::compile::ExecOptions;
 use tinygpt::runtime::config::{Gelu, ModelConfig};
 use tinygpt::runtime::generate::Generator;
@@ -55,6 +56,10 @@ fn agree(options: &ExecOptions) {
         assert!(worst <= TOLERANCE, "{options:?}: after {n} tokens the logits differ by {worst:e} of the largest");
     }
 
+    // Beyond the context the text is its last tokens, at positions from 0.
+    let long: Vec<i32> = [9, 8, 7].iter().chain(&tokens).copied().collect();
+    assert_eq!(generator.next(&long).unwrap(), expected[CTX - 1], "{options:?}: the window is not its tokens");
+
     // The likeliest text, which passes the end of the context.
     let mut sampler = Sampler::new(0.0, None, 0).unwrap();
     let text = generator.text(b"Once", CTX + 8, &mut sampler).unwrap();
@@ -83,6 +88,13 @@ fn the_cache_is_exact_on_the_cpu_in_every_form() {
 fn the_cache_is_exact_on_the_gpu() {
     if let Some(gpu) = gpu() {
         agree(&ExecOptions::on_gpu(gpu));
+    }
+}
+
+#[test]
+fn the_cache_is_exact_in_webassembly() {
+    if wasm::have_node() {
+        [1, 2].map(wasm::options).iter().for_each(agree);
     }
 }
 

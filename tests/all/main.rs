@@ -20,6 +20,7 @@
 //! - [`site`]: the playground in Chromium
 //! - [`inspect`]: profiles, and the page that shows a program
 //! - [`serve`]: the playground's server
+//! - [`ui`]: what a person sees of a run, with a terminal and without
 //! - [`docs`]: what the documents repeat of the code is what the code says
 //! - [`formats`]: model files of other programs, hostile files, export and import, real PyTorch
 //!
@@ -47,4 +48,5 @@ mod support;
 mod testing;
 mod text;
 mod training;
+mod ui;
 mod wasm;

@@ -173,7 +173,10 @@ fn a_run_is_recorded_in_its_directory() {
     let mut names: Vec<_> =
         std::fs::read_dir(cli.path("run")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, [".lock", "config.toml", "metrics.jsonl", "samples.txt", "step-00000030", "step-00000040"]);
+    assert_eq!(
+        names,
+        [".lock", "config.toml", "curves.svg", "metrics.jsonl", "samples.txt", "step-00000030", "step-00000040"]
+    );
     let config = std::fs::read_to_string(cli.path("run/config.toml")).unwrap();
     assert!(config.contains("seed = 7") && config.contains("/text.txt\""), "{config}");
     let checkpoint = Checkpoint::load(&cli.path("run")).unwrap();

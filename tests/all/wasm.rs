@@ -44,7 +44,7 @@ pub fn have_chromium() -> bool {
     have("Chromium with playwright-core (`npm ci` in web/)", there, "TINYGPT_REQUIRE_CHROMIUM")
 }
 
-fn options(threads: usize) -> ExecOptions {
+pub fn options(threads: usize) -> ExecOptions {
     ExecOptions { backend: Backend::Wasm, threads, isa: None, no_templates: false, gpu: None }
 }
 

@@ -29,7 +29,7 @@ pub struct SampleArgs {
     /// Text to continue [default: a newline]
     #[arg(long, value_name = "S", default_value = crate::generate::DEFAULT_PROMPT, hide_default_value = true)]
     pub prompt: String,
-    /// Bytes to add
+    /// Bytes to add; a terminal shows what is no text as U+FFFD, a pipe or a file gets every byte as it is
     #[arg(long, value_name = "N", default_value_t = 400)]
     pub tokens: usize,
     /// How freely bytes are drawn, 0 or more: 0 always takes the likeliest, 1 draws by the model's own probabilities

@@ -1,10 +1,14 @@
 //! `sample`: a checkpoint continues a prompt.
+//!
+//! Invariant: a file or a pipe gets the model's bytes as they are; a terminal gets them as text, see [`text`].
 
 use super::{Ending, exec_options, load_model, print, say, say_notes};
 use crate::Result;
 use crate::cli::SampleArgs;
 use crate::generate::Generator;
 use crate::sampling::Sampler;
+use crate::ui::text::{self, Utf8Stream};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 /// Prints the prompt and its continuation, byte by byte as they come, and then says how fast they came.
@@ -16,13 +20,23 @@ pub fn run(args: &SampleArgs) -> Result<Ending> {
     let mut generator = Generator::new(&model, &options)?;
     say_notes(&options);
     generator.load(&weights, &args.checkpoint.checkpoint.display().to_string())?;
-    print(args.prompt.as_bytes())?;
-    let mut tokens: Vec<i32> = args.prompt.bytes().map(i32::from).collect();
+    let prompt = args.prompt.as_bytes();
+    // Bytes of a sequence that is not yet whole, on a terminal.
+    let mut stream = std::io::stdout().is_terminal().then(Utf8Stream::default);
+    match &stream {
+        Some(_) => print(text::shown(prompt).as_bytes())?,
+        None => print(prompt)?,
+    }
+    let mut tokens: Vec<i32> = prompt.iter().map(|byte| i32::from(*byte)).collect();
     let mut speed = Speed::new(model.ctx(), tokens.len());
     generator.extend(&mut tokens, args.tokens, &mut sampler, |token| {
         speed.count();
-        print(&[token as u8])
+        match &mut stream {
+            Some(stream) => print(stream.push(token as u8).as_bytes()),
+            None => print(&[token as u8]),
+        }
     })?;
+    print(stream.map_or(String::new(), Utf8Stream::finish).as_bytes())?;
     print(b"\n")?;
     speed.report().iter().for_each(|line| say(line));
     Ok(Ending::Done)

@@ -68,12 +68,8 @@ impl Scale {
 /// The picture of `history`: training loss of each step and smoothed, validation loss with its lowest point, and the loss of a guess.
 pub fn svg(history: &History, labels: &Labels) -> String {
     let guess = (labels.vocab as f64).ln();
-    let losses = || history.train().iter().chain(history.val()).map(|point| point.loss);
-    let highest = losses().fold(f64::NEG_INFINITY, f64::max);
-    let lowest = losses().fold(f64::INFINITY, f64::min);
-    let (lowest, highest) = if lowest.is_finite() { (lowest, highest) } else { (0.0, guess) };
-    // A run that starts far below a guess, from trained weights, is not squeezed to show it.
-    let shows_guess = highest > 0.75 * guess;
+    let (lowest, highest) = history.range().unwrap_or((0.0, guess));
+    let shows_guess = history.from_scratch(guess);
     let top = if shows_guess { highest.clamp(guess, HIGHEST * guess) } else { highest };
     let room = (0.04 * (top - lowest)).max(1e-3);
     let scale =
@@ -132,7 +128,7 @@ pub fn svg(history: &History, labels: &Labels) -> String {
     put(format_args!("<g clip-path=\"url(#frame)\">\n"));
     let raw = columns(history.train(), &scale);
     put(format_args!("<path class=\"line train raw\" d=\"{}\"/>\n", path(raw.into_iter())));
-    let half = (history.train().len() / 60).max(2);
+    let half = (history.train().len() / 120).max(2);
     let smoothed = thin(&history.smoothed(half), 600);
     put(format_args!("<path class=\"line train smooth\" d=\"{}\"/>\n", path(smoothed.iter().map(|p| scale.of(*p)))));
     put(format_args!(
@@ -151,7 +147,7 @@ pub fn svg(history: &History, labels: &Labels) -> String {
         let y = y.clamp(frame_top, bottom);
         let (anchor, label_x) = if x > middle_x { ("end", (x + 4.0).min(right)) } else { ("start", x - 4.0) };
         // Below the lowest point there is the least in the way, unless the frame ends there.
-        let label_y = if y + 26.0 < bottom { y + 24.0 } else { y - 16.0 };
+        let label_y = if y + 26.0 < bottom { y + 24.0 } else { y - 20.0 };
         put(format_args!(
             "<circle class=\"best\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"6.5\"/>\
              <text class=\"on\" x=\"{label_x:.1}\" y=\"{label_y:.1}\" text-anchor=\"{anchor}\">best {:.4} at step {}</text>\n",

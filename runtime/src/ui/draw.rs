@@ -94,11 +94,9 @@ fn draw_curves(frame: &mut Frame, area: Rect, board: &Board, styles: &Styles) {
     let pairs = |points: &[Point]| -> Vec<(f64, f64)> { points.iter().map(|p| (p.step as f64, p.loss)).collect() };
     let train = pairs(&means(history.train(), columns));
     let val = pairs(&means(history.val(), columns));
-    let losses = || train.iter().chain(&val).map(|point| point.1);
     let guess = (board.about.vocab as f64).ln();
-    let (low, high) = losses().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
-    let (low, high) = if low.is_finite() { (low, high.min(1.3 * guess)) } else { (0.0, guess) };
-    let shows_guess = high > 0.75 * guess;
+    let (low, high) = history.range().map_or((0.0, guess), |(low, high)| (low, high.min(1.3 * guess)));
+    let shows_guess = history.from_scratch(guess);
     let (low, high) = (low.min(high), if shows_guess { high.max(guess) } else { high });
     let room = (0.05 * (high - low)).max(0.01);
     let (low, high) = ((low - room).max(0.0), high + room);

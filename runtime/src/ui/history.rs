@@ -83,6 +83,23 @@ impl History {
         self.skipped
     }
 
+    /// The losses that a picture has to hold: lowest and highest, but for the hundredth of the training losses that is highest, since a spike of a
+    /// few steps would flatten everything else. None without losses.
+    pub fn range(&self) -> Option<(f64, f64)> {
+        let mut losses: Vec<f64> = self.train.iter().map(|point| point.loss).collect();
+        let lowest = losses.iter().chain(self.val.iter().map(|point| &point.loss)).copied().reduce(f64::min)?;
+        let at = (losses.len().max(1) - 1) * 99 / 100;
+        let high = (!losses.is_empty()).then(|| *losses.select_nth_unstable_by(at, f64::total_cmp).1);
+        let highest = self.val.iter().map(|point| point.loss).chain(high).fold(lowest, f64::max);
+        Some((lowest, highest))
+    }
+
+    /// Whether the run began from scratch, at about the loss `guess`, or has not begun. A picture of one that began far below, from trained weights, is
+    /// not squeezed to show that loss.
+    pub fn from_scratch(&self, guess: f64) -> bool {
+        self.train.first().is_none_or(|first| first.loss > 0.75 * guess)
+    }
+
     /// The training losses without their noise: at each point the mean of those up to `half` before and after it. At the beginning, where the
     /// loss falls fastest, as many after as before, so that the curve starts where the run did.
     pub fn smoothed(&self, half: usize) -> Vec<Point> {
@@ -135,6 +152,20 @@ mod tests {
             let every = (pair[1].step - pair[0].step) as f64;
             assert_eq!(pair[1].loss, pair[1].step as f64 - (every - 1.0) / 2.0);
         }
+    }
+
+    #[test]
+    fn the_range_leaves_out_spikes() {
+        let mut history = History::default();
+        assert_eq!(history.range(), None);
+        history.add(1, Some(5.0), Some(1.0), None);
+        assert_eq!(history.range(), Some((5.0, 5.0)));
+        (2..=200)
+            .for_each(|step| history.add(step, Some(400.0 / step as f64), Some(1.0), (step == 200).then_some(1.5)));
+        // The two highest of 200, 200 and 133, are left out.
+        assert_eq!(history.range(), Some((1.5, 100.0)));
+        history.add(201, None, None, Some(1.25));
+        assert_eq!(history.range(), Some((1.25, 100.0)));
     }
 
     #[test]

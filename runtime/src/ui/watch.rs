@@ -141,5 +141,10 @@ fn locked(board: &SharedBoard) -> MutexGuard<'_, Board> {
 
 fn write_aside(path: &Path, text: &str) -> Result<()> {
     let aside = path.with_extension("svg.new");
-    fs::write(&aside, text).and_then(|()| fs::rename(&aside, path)).map_err(|e| Error::writing(path, e))
+    let written = fs::write(&aside, text).and_then(|()| fs::rename(&aside, path));
+    written.map_err(|e| {
+        // What a full disk left of it; that it stays is no worse.
+        let _ = fs::remove_file(&aside);
+        Error::writing(path, e)
+    })
 }
