@@ -53,7 +53,6 @@ pub mod tensor_file;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod trainer;
 pub mod ui;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod viz;
 pub mod wasm;
 #[cfg(not(target_arch = "wasm32"))]
