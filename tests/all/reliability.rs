@@ -136,7 +136,11 @@ fn the_first_signal_saves_and_the_run_goes_on_from_there() {
         let run = run.finish();
         assert_eq!(run.status, 130, "{signal}: {}", run.stderr);
         assert!(run.stderr.contains("interrupted: saving after this step"), "{}", run.stderr);
-        assert!(run.stderr.contains("go on with: tinygpt train --resume run"), "{}", run.stderr);
+        assert!(
+            run.stderr.contains("go on with: ") && run.stderr.contains("/tinygpt train --resume run"),
+            "{}",
+            run.stderr
+        );
         let done = steps(&cli.path("run"));
         let saved = Checkpoint::load(&cli.path("run")).unwrap();
         assert_eq!(saved.step, done, "{signal}: what was logged was saved");
