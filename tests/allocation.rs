@@ -1,4 +1,5 @@
-//! No allocation in a step after the first: writing the batch, the step itself on two threads, reading loss and norm.
+//! No allocation in a step after the first: writing the batches, the step itself on two threads, what passes between the programs of several
+//! micro-batches, reading loss and norm.
 //!
 //! A binary of its own with one test, since the counter counts every thread of the process.
 
@@ -34,17 +35,23 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn a_step_after_the_first_allocates_nothing() {
     let model = RunConfig::preset("tiny").unwrap().model;
-    for no_templates in [false, true] {
+    for (no_templates, micro_batches) in [(false, 1), (true, 1), (false, 3)] {
         let options = ExecOptions { backend: Backend::Cpu, threads: 2, isa: None, no_templates, gpu: None };
-        let mut train = TrainStep::new(&model, 2, AdamWConfig::default(), false, &options).unwrap();
+        let mut train = TrainStep::accumulating(&model, 2, AdamWConfig::default(), micro_batches, &options).unwrap();
         train.start(42).unwrap();
         let batch = Batch::zeros(2, model.ctx).unwrap();
-        train.run(&batch, 1e-3, 1).unwrap();
+        let mut step = |number| {
+            (0..micro_batches).for_each(|_| train.feed(&batch).unwrap());
+            train.submit_fed(1e-3, number).unwrap();
+            train.take().unwrap()
+        };
+        step(1);
         let before = ALLOCATIONS.load(Ordering::Relaxed);
-        for number in 2..6 {
-            train.run(&batch, 1e-3, number).unwrap();
-        }
+        (2..6).for_each(|number| assert!(step(number).is_finite()));
         let count = ALLOCATIONS.load(Ordering::Relaxed) - before;
-        assert_eq!(count, 0, "four steps made {count} allocations (templates off: {no_templates})");
+        assert_eq!(
+            count, 0,
+            "four steps made {count} allocations (templates off: {no_templates}, {micro_batches} micro-batches)"
+        );
     }
 }

@@ -39,6 +39,7 @@ mod own_model;
 mod parity;
 mod programs;
 mod refusals;
+#[cfg(unix)]
 mod reliability;
 mod run;
 mod serve;

@@ -9,7 +9,6 @@
 //!   bad step.
 
 use super::{Ending, Event, Observer, Requests, Started, Summary, Trainer};
-use crate::checkpoint::Checkpoint;
 use crate::model::StepResult;
 use crate::rundir::{Metrics, RunDir};
 use crate::{Error, Result, checkpoint};
@@ -67,7 +66,7 @@ impl Trainer {
                 progress.sample = self.take_sample(dir, observer)?;
             }
             if requests.take_save() {
-                self.save(progress.val_loss, dir, observer)?;
+                self.save(dir, observer)?;
             }
             if self.step >= end || requests.stopping() {
                 break;
@@ -78,7 +77,7 @@ impl Trainer {
             step if step >= end => Ending::Stopped,
             _ => Ending::Interrupted,
         };
-        let checkpoint = self.save(progress.val_loss, dir, observer)?;
+        let checkpoint = self.save(dir, observer)?;
         let sample = if ending == Ending::Complete { progress.sample } else { Vec::new() };
         let (step, elapsed_s) = (self.step, self.elapsed_s());
         let Progress { loss, val_loss, .. } = progress;
@@ -152,7 +151,7 @@ impl Trainer {
             progress.sample = self.take_sample(dir, observer)?;
         }
         if self.saves_at(step) || step == end {
-            self.save(progress.val_loss, dir, observer)?;
+            self.save(dir, observer)?;
         }
         Ok(())
     }
@@ -171,8 +170,8 @@ impl Trainer {
         Ok(sample)
     }
 
-    /// Saves the state as it is, with its validation loss where it was validated, and tells where; what is there already stays.
-    fn save(&mut self, val_loss: Option<f64>, dir: &RunDir, observer: &mut dyn Observer) -> Result<PathBuf> {
+    /// Saves the state as it is, and tells where; what is there already stays.
+    fn save(&mut self, dir: &RunDir, observer: &mut dyn Observer) -> Result<PathBuf> {
         if let Some(place) = dir.checkpoint_of(self.step)? {
             return Ok(place);
         }
@@ -180,7 +179,7 @@ impl Trainer {
             Error::failed(format!("{e}, so training has stopped and saved nothing more: {}", self.advice(dir)))
         })?;
         dir.sync()?;
-        let place = Checkpoint { val_loss, ..state }.save(dir.path())?;
+        let place = state.save(dir.path())?;
         checkpoint::prune(dir.path(), self.config.train.keep)?;
         observer.event(&Event::Saved { step: self.step, checkpoint: &place });
         Ok(place)
@@ -194,7 +193,7 @@ impl Trainer {
         if self.step == 0 {
             return Error::failed(format!("{what}, so training has stopped: {}", self.advice(dir)));
         }
-        match self.save(None, dir, observer) {
+        match self.save(dir, observer) {
             Ok(place) => Error::failed(format!(
                 "{what}, so training has stopped, and {} is the state before them: {}",
                 place.display(),
