@@ -52,7 +52,7 @@ function pick(picked) {
     const mark = $(id).querySelector(".picked, .on");
     $(id).scrollLeft = 0;
     if (mark) {
-      const scope = mark.closest("[aria-expanded]");
+      const scope = mark.closest(".scope");
       if (scope) open(scope, true);
       const box = $(id).getBoundingClientRect(), at = mark.getBoundingClientRect();
       if (at.top < box.top || at.bottom > box.bottom) $(id).scrollTop += at.top - box.top - box.height / 3;
@@ -75,30 +75,33 @@ function row(text, className, role, action) {
   return e;
 }
 
+const isOpen = (scope) => scope.firstChild.getAttribute("aria-expanded") === "true";
+
 function open(scope, expanded) {
-  scope.setAttribute("aria-expanded", expanded);
+  scope.firstChild.setAttribute("aria-expanded", expanded);
   scope.lastChild.hidden = !expanded;
 }
 
-// A scope of a tree with its rows; `on` if one of them is marked.
+// A scope of a tree: its head, and its rows one level below; `on` if one of them is marked.
 function branch(name, expanded, on, rows) {
   const scope = element("div", "scope"), head = element("span", "head" + (on ? " on" : ""), name), group = element("div");
   scope.dataset.scope = name;
-  scope.id = "row-" + numbered++;
-  scope.setAttribute("role", "treeitem");
-  scope.setAttribute("aria-labelledby", scope.id + "-name");
-  head.id = scope.id + "-name";
+  scope.setAttribute("role", "none");
+  head.id = "row-" + numbered++;
+  head.setAttribute("role", "treeitem");
+  head.setAttribute("aria-level", 1);
   group.setAttribute("role", "group");
+  for (const row of rows) row.setAttribute("aria-level", 2);
   group.append(...rows);
   scope.append(head, group);
   open(scope, expanded);
-  head.choose = () => open(scope, scope.getAttribute("aria-expanded") !== "true");
+  head.choose = () => open(scope, !isOpen(scope));
   head.addEventListener("click", head.choose);
   return scope;
 }
 
 // Names of the scopes that are closed in a pane.
-const closed = (id) => new Set([...$(id).querySelectorAll("[aria-expanded=false]")].map((scope) => scope.dataset.scope));
+const closed = (id) => new Set([...$(id).querySelectorAll(".scope")].filter((scope) => !isOpen(scope)).map((scope) => scope.dataset.scope));
 
 function renderSource(marks) {
   const used = new Map();
@@ -233,14 +236,13 @@ for (const id of PANES) {
   $(id).addEventListener("keydown", (event) => {
     const rows = [...$(id).querySelectorAll(".row:not(.dead), .head")].filter((r) => r.offsetParent);
     const at = rows.findIndex((r) => r.classList.contains("at"));
-    const scope = at >= 0 ? rows[at].closest("[aria-expanded]") : null;
+    const scope = at >= 0 ? rows[at].closest(".scope") : null;
     const go = (next) => {
       rows.forEach((r) => r.classList.remove("at"));
       if (!next) return;
       next.classList.add("at");
       next.scrollIntoView({ block: "nearest" });
-      // A scope's head stands for it.
-      $(id).setAttribute("aria-activedescendant", next.classList.contains("head") ? next.parentElement.id : next.id);
+      $(id).setAttribute("aria-activedescendant", next.id);
     };
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step) {
