@@ -17,12 +17,12 @@ const config = {
   train: { steps: 60, batch: 4, eval_every: 25, eval_batches: 2, sample_bytes: 20 },
 };
 const open = { config, backend: 'wasm', threads: 1, relaxed: false, sampleEvery: 25, keepEvery: 20 };
-let compiler, Session, Engines, answerer, RunStore, tasks, measure, client;
+let compiler, Session, Engines, answerer, RunStore, tasks, measure, client, load;
 
 before(async () => {
   if (why !== undefined) return;
   compiler = await loadCompiler();
-  const load = compileSite();
+  load = compileSite();
   ({ Session } = await load('worker/session'));
   ({ Engines } = await load('worker/engines'));
   ({ answerer } = await load('worker/requests'));
@@ -347,9 +347,22 @@ test('toy tasks: right answers, problems that are never trained on, and a judge'
   await assert.rejects(ask('open', { ...open, config: { ...config, model: { ...config.model, ctx: 8 } }, data: { kind: 'task', task: 'copy' } }), /choose a ctx of 10 or more/);
 });
 
+test('the pace is that of recent steps, and the steady one begins after the warm-up', options, async () => {
+  const { Pace } = await load('worker/pace');
+  const pace = new Pace(10);
+  assert.deepEqual([pace.msPerStep, pace.tokensPerS], [0, undefined]);
+  for (let group = 0; group < 5; group++) pace.add(10, 1000);
+  assert.deepEqual([pace.msPerStep, pace.tokensPerS], [100, undefined]);
+  pace.add(10, 500);
+  assert.deepEqual([Math.round(pace.msPerStep), pace.tokensPerS], [83, 200]);
+  for (let group = 0; group < 4; group++) pace.add(10, 500);
+  assert.deepEqual([pace.msPerStep, pace.tokensPerS], [50, 200]);
+});
+
 test('refusals are sentences, and the session stays usable', options, async () => {
   const { ask, session } = sessionOn(memoryHost());
   await assert.rejects(ask('open', { ...open, config: { preset: 'tny' } }), /there is no preset "tny"/);
+  await assert.rejects(ask('open', { ...open, config: { preset: 'tiny', graph: 'tinygpt-graph 1\nwhat' } }), ({ line }) => line === 2);
   await assert.rejects(ask('open', { ...open, config: { preset: 'gpt2', model: { layers: 1, d_model: 12, ctx: 8 } } }), /vocab is 50\d+: choose another preset/);
   await assert.rejects(ask('open', { ...open, data: { kind: 'text', name: 'a', bytes: new Uint8Array(5) } }), /the text has 5 bytes/);
   await assert.rejects(ask('open', { ...open, backend: 'webgpu' }), /this browser has no WebGPU/);

@@ -60,6 +60,33 @@ test('batches are those of Rust', () => {
   assert.throws(() => new Corpus(text, text.subarray(0, 5), 64, 0), /a text has 5 bytes, and ctx 64 needs at least 65/);
 });
 
+test('with a stride, every window starts with a line', () => {
+  const text = new TextEncoder().encode(Array.from({ length: 100 }, (_, at) => `line ${String(at).padStart(2, '0')}\n`).join(''));
+  const [line, ctx] = [8, 12];
+  const corpus = new Corpus(text, undefined, ctx, 7, line);
+  assert.equal(corpus.train.length % line, 0);
+  const [ids, targets] = [new Int32Array(4 * ctx), new Int32Array(4 * ctx)];
+  const seen = new Set();
+  const look = () => {
+    for (let row = 0; row < 4; row++) {
+      const window = new TextDecoder().decode(Uint8Array.from(ids.subarray(row * ctx, (row + 1) * ctx)));
+      assert.match(window, /^line \d\d\nline$/);
+      seen.add(window);
+    }
+    assert.deepEqual([...targets.subarray(0, ctx - 1)], [...ids.subarray(1, ctx)]);
+  };
+  for (let step = 0; step < 200; step++) {
+    corpus.fillTrain(step, ids, targets);
+    look();
+  }
+  // The first and the last that fit are drawn, too.
+  assert.ok(seen.has('line 00\nline') && seen.has('line 88\nline') && !seen.has('line 89\nline'), [...seen].sort().at(-1));
+  for (let index = 0; index < 3; index++) {
+    corpus.fillValidation(index, 3, ids, targets);
+    look();
+  }
+});
+
 test('choices and cross-entropies are those of Rust', () => {
   const logits = Float32Array.from(figures.sampling.logits);
   for (const { temperature, top_k: topK, seed, tokens } of figures.sampling.texts) {
