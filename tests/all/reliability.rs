@@ -351,7 +351,7 @@ fn a_rate_that_overflows_ends_the_run_and_names_the_operation() {
             found.starts_with("step 2") && found.contains(" made the first number that is not finite\n"),
             "{found}"
         );
-        assert_eq!(found.contains("micro-batch 1"), flags != "", "{found}");
+        assert_eq!(found.contains("micro-batch 1"), !flags.is_empty(), "{found}");
         assert!(found.contains("models/gpt.rs:") && found.contains("e37"), "{found}");
         assert!(found.contains("\n  operand 0  "), "{found}");
     }
