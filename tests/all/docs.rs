@@ -13,12 +13,13 @@ fn document(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).unwrap()
 }
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "docs/ARCHITECTURE.md",
     "docs/FILETESTS.md",
     "docs/FORMATS.md",
     "docs/IR.md",
+    "docs/PLAYGROUND.md",
     "docs/REJECTED.md",
     "SECURITY.md",
     "CHANGELOG.md",

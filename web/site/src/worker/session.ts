@@ -247,10 +247,16 @@ export class Session {
       const bytes: number[] = [];
       const decoder = new TextDecoder();
       let text = '';
+      let breath = performance.now();
       for await (const byte of trainable.generate({ tokens: SAMPLE_BYTES, ...options })) {
         bytes.push(byte);
         text += decoder.decode(Uint8Array.of(byte), { stream: true });
         partial(text);
+        if (performance.now() - breath < SLICE_MS[trainable.backend]) continue;
+        await this.#host.breathe();
+        breath = performance.now();
+        // A run that is to pause does not wait for the whole text.
+        if (this.#halt !== undefined) break;
       }
       return { step: trainable.step, text: text + decoder.decode(), bytes: Uint8Array.from(bytes) };
     });
