@@ -235,6 +235,11 @@ export class App {
     return probe;
   });
 
+  /** Ends a measurement early. */
+  async cancel(): Promise<void> {
+    await this.trainer.pause();
+  }
+
   /** Opens a session where none fits. */
   async ready(): Promise<void> {
     const { opened, stale } = this.store.get();

@@ -25,7 +25,12 @@ export function runBar(app: App): HTMLElement {
   const meter = h('progress', { 'aria-label': 'Steps done', max: 1, value: 0 });
   const live = h('p', { role: 'status', class: 'visually-hidden' });
 
-  const main = button('Start', () => void (store.get().state === 'running' ? app.pause() : store.get().state === 'failed' ? app.reset() : app.start()), { class: 'primary' });
+  const act = () => {
+    const { state, measuring } = store.get();
+    if (measuring !== undefined) return app.cancel();
+    return state === 'running' ? app.pause() : state === 'failed' ? app.reset() : app.start();
+  };
+  const main = button('Start', () => void act(), { class: 'primary' });
   const once = button('Step', () => void app.stepOnce(), { title: 'One training step' });
   const stop = button('Stop', () => void app.stop(), { title: 'End the run; its state is kept' });
   const dialog = confirmation('Start over?', 'Back to step 0 with fresh weights. What this run has learned is lost unless it was exported.', 'Start over', () => void app.reset());
@@ -47,11 +52,11 @@ export function runBar(app: App): HTMLElement {
 
     document.title = now === 'running' && total > 0 ? `${Math.floor((100 * done) / total)} % – tinygpt playground` : 'tinygpt playground';
     const running = now === 'running';
-    const label = running ? 'Pause' : now === 'failed' ? 'Start over' : now === 'finished' ? 'Train on' : done > 0 ? 'Continue' : 'Start';
+    const label = measuring !== undefined ? 'Cancel' : running ? 'Pause' : now === 'failed' ? 'Start over' : now === 'finished' ? 'Train on' : done > 0 ? 'Continue' : 'Start';
     setText(main, label);
     const blocked = busy !== undefined || now === 'compiling';
     const startable = !blocked && (problem === undefined || running || done > 0);
-    enable(main, startable);
+    enable(main, startable || measuring !== undefined);
     enable(once, startable && !running && now !== 'failed' && now !== 'finished');
     enable(stop, !blocked && (running || now === 'paused'));
     enable(reset, !blocked && opened !== undefined);

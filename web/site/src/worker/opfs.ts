@@ -17,6 +17,10 @@ export async function whyNoStorage(): Promise<string | undefined> {
   if (typeof navigator !== 'object' || navigator.storage?.getDirectory === undefined) {
     return 'this browser keeps no files for pages, or not for this one: a refreshed tab begins anew';
   }
+  const files = globalThis.FileSystemFileHandle as { prototype: object } | undefined;
+  if (files === undefined || !('createSyncAccessHandle' in files.prototype)) {
+    return 'this browser lets no worker write files for its page: a refreshed tab begins anew';
+  }
   try {
     await navigator.storage.getDirectory();
     return undefined;
