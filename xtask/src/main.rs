@@ -1,7 +1,7 @@
 //! Project commands, run as `cargo xtask COMMAND` (the alias is in `.cargo/config.toml`).
 //!
 //! - `test`: every test there is, doc tests included;
-//! - `ci`: format, clippy with warnings denied, the runner compiled and compared, `walkthrough`, then `test`; `.ci/run` calls it;
+//! - `ci`: format, clippy with warnings denied, the runner compiled and compared, the playground built, `walkthrough`, then `test`; `.ci/run` calls it;
 //! - `web`: the compiler for the page, built for wasm32;
 //! - `walkthrough`: the walk-through of README.md, run as it is written;
 //! - `site`: the playground as static files, with that compiler;

@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::{Failure, cargo, root, spelled, step, walkthrough, web};
+use crate::{Failure, cargo, root, site, spelled, step, walkthrough, web};
 
 /// Seconds for which CI tries hostile input on each of nine parsers: one minute together.
 const FUZZ_SECONDS: &str = "7";
@@ -22,6 +22,7 @@ rustc to link with and for capstone, the disassembler of `dump --stage asm`. On 
 Some tests need more, say `skipped` where it is missing, and fail instead where the variable beside it is 1:
   a Vulkan driver, a software one does   apt-get install mesa-vulkan-drivers libvulkan1   TINYGPT_REQUIRE_GPU
   Node, for WebAssembly                  apt-get install nodejs npm                       TINYGPT_REQUIRE_NODE
+  and 20.19 or later for the playground  (Debian 13 has it)                               TINYGPT_REQUIRE_WEB
   and for Chromium's shader compiler     (npm fetches it)                                 TINYGPT_REQUIRE_TINT
   Chromium, for modules in a page        apt-get install chromium                         TINYGPT_REQUIRE_CHROMIUM
   Rust for wasm32, for the compiler      rustup target add wasm32-unknown-unknown         TINYGPT_REQUIRE_WEB
@@ -33,11 +34,12 @@ pub fn test() -> Result<(), Failure> {
     println!("{NEEDS}");
     fetch_packages()?;
     unless_required("TINYGPT_REQUIRE_WEB", web::build(false, false))?;
+    unless_required("TINYGPT_REQUIRE_WEB", site::bundle())?;
     let totals = run_tests(None)?;
     totals.conclude()
 }
 
-/// Format check, clippy, the runner's JavaScript, the compiler for the page, the walk-through, and the tests, those of hostile
+/// Format check, clippy, the runner's JavaScript, the compiler for the page and the playground around it, the walk-through, and the tests, those of hostile
 /// input for a minute; stops at the first step that fails.
 pub fn ci() -> Result<(), Failure> {
     println!("{NEEDS}");
@@ -46,6 +48,7 @@ pub fn ci() -> Result<(), Failure> {
     fetch_packages()?;
     check_runner()?;
     unless_required("TINYGPT_REQUIRE_WEB", web::build(false, true))?;
+    unless_required("TINYGPT_REQUIRE_WEB", site::bundle())?;
     walkthrough::walkthrough()?;
     let totals = run_tests(Some(FUZZ_SECONDS))?;
     totals.conclude()

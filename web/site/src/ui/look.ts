@@ -26,14 +26,11 @@ export interface LookPanel {
 
 export function lookPanel(app: App): LookPanel {
   const text = textCard(app);
-  const page = pageCard(app);
+  const page = pageCard(app, text.current);
   const element = h('div', { class: 'panel-grid look' }, text.element, fusionCard(app), gradientCard(app), page.element);
   return {
     element,
-    shown: () => {
-      text.shown();
-      page.shown();
-    },
+    shown: page.shown,
   };
 }
 
@@ -49,7 +46,8 @@ function capsOf(app: App, target: string): { caps?: object } {
 /** Whether a panel can be seen; what is made for it waits until it is. */
 const visible = (element: HTMLElement) => element.offsetParent !== null;
 
-function textCard(app: App): { element: HTMLElement; shown(): void } {
+/** `current` resolves to the text of the setup as it is. */
+function textCard(app: App): { element: HTMLElement; current(): Promise<string> } {
   const { store } = app;
   const change = debounce(300, (text: string) => app.change({ graph: text }));
   const source = editor("The model's forward graph", change);
@@ -58,11 +56,11 @@ function textCard(app: App): { element: HTMLElement; shown(): void } {
   let made = '';
 
   // The text of a model described by fields follows them; one of its own stays.
-  const follow = async () => {
+  const followNow = async () => {
     const { setup, problem } = store.get();
     if (setup.graph !== undefined) source.set(setup.graph);
     const config = app.config(setup);
-    const key = JSON.stringify([config.preset, config.model]);
+    const key = JSON.stringify(config);
     if (setup.graph !== undefined || problem !== undefined || key === made || !visible(source.element)) return;
     made = key;
     try {
@@ -73,6 +71,8 @@ function textCard(app: App): { element: HTMLElement; shown(): void } {
       source.mark({ sentence: sentenceOf(error) });
     }
   };
+  let following = Promise.resolve();
+  const follow = () => (following = following.then(followNow));
   store.watch((all) => all.setup, ({ graph }) => {
     show(restore, graph !== undefined);
     setText(note, graph === undefined ? 'Change it, and it becomes a model of your own: it trains as it stands here.' : 'A model of your own. It is part of this page’s address.');
@@ -80,14 +80,15 @@ function textCard(app: App): { element: HTMLElement; shown(): void } {
   });
   store.watch((all) => all.resolved, () => void follow());
   store.watch((all) => all.problem, (problem, { setup }) => source.mark(setup.graph === undefined ? undefined : problem));
-  return { element: card('Model as text', { class: 'wide' }, note, source.element, h('div', { class: 'row' }, restore)), shown: () => void follow() };
+  return { element: card('Model as text', { class: 'wide' }, note, source.element, h('div', { class: 'row' }, restore)), current: () => follow().then(source.get) };
 }
 
-function pageCard(app: App): { element: HTMLElement; shown(): void } {
+function pageCard(app: App, current: () => Promise<string>): { element: HTMLElement; shown(): void } {
   const { store } = app;
   const fusion = h('input', { type: 'checkbox', on: { change: () => void draw() } });
   fusion.checked = true;
   const target = h('select', { on: { change: () => void draw() } }, h('option', { value: 'wasm' }, 'WebAssembly'), h('option', { value: 'webgpu' }, 'WebGPU'));
+  const lines = h('select', { on: { change: () => void draw() } }, h('option', { value: 'text' }, "the model's text"), h('option', { value: 'rust' }, 'models/gpt.rs'));
   const status = h('p', { class: 'help', role: 'status' });
   const frame = h('iframe', { title: "The model's lines, graph, kernels and code", sandbox: 'allow-scripts', class: 'inspect' });
   let profile: Profile | undefined;
@@ -105,7 +106,11 @@ function pageCard(app: App): { element: HTMLElement; shown(): void } {
     const { problem, setup } = store.get();
     if (problem !== undefined || !visible(frame)) return;
     const fits = profile !== undefined && profile.backend === target.value && fusion.checked;
-    const request = { config: app.config(setup), fusion: fusion.checked, target: target.value, ...capsOf(app, target.value), ...(fits ? { profile: profile?.kernels } : {}) };
+    // A preset's text is the same model; without it, lines are those of the Rust that made it.
+    const { model, ...described } = app.config(setup);
+    const text = await current();
+    const config = setup.graph !== undefined || lines.value === 'rust' || text === '' ? app.config(setup) : { ...described, graph: text };
+    const request = { config, fusion: fusion.checked, target: target.value, ...capsOf(app, target.value), ...(fits ? { profile: profile?.kernels } : {}) };
     const key = JSON.stringify([request, themeName()]);
     if (key === drawn) return;
     drawn = key;
@@ -122,10 +127,13 @@ function pageCard(app: App): { element: HTMLElement; shown(): void } {
     }
   };
   onThemeChange(() => void draw());
-  store.watch((all) => all.setup, () => (profile = undefined));
+  store.watch((all) => all.setup, ({ graph }) => {
+    profile = undefined;
+    lines.disabled = graph !== undefined;
+  });
   store.watch((all) => all.resolved, () => void draw());
   store.watch((all) => canMeasure(app, all), (can) => enable(measure, can));
-  const controls = h('div', { class: 'row' }, h('label', { class: 'choice' }, fusion, h('span', {}, 'Fusion')), field('Code for', target), measure);
+  const controls = h('div', { class: 'row' }, h('label', { class: 'choice' }, fusion, h('span', {}, 'Fusion')), field('Lines of', lines), field('Code for', target), measure);
   return { element: card('From a line to its code', { class: 'wide' }, h('p', { class: 'help' }, 'Choose a line, a node or a kernel: what belongs to it is marked everywhere. The slider goes through the passes.'), controls, status, frame), shown: () => void draw() };
 }
 
