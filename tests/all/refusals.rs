@@ -155,6 +155,12 @@ fn numbers_out_of_range() {
             ("train --keep -1", 2, "--keep must be a whole number, 0 or more, and is \"-1\""),
             ("train --eval-every -1", 2, "--eval-every must be a whole number, 0 or more, and is \"-1\""),
             ("train --sample-bytes 1048577", 2, "sample_bytes must be at most 1048576, and is 1048577"),
+            (
+                "train --accumulate 1000000",
+                2,
+                "batch times accumulate, the rows of a step, must be at most 1048576, and they are 16 and 1000000",
+            ),
+            ("train --accumulate -1", 2, "--accumulate must be a whole number, 0 or more, and is \"-1\""),
             ("train --config ctx.toml", 2, "ctx must be from 1 to 1048576, and is 0"),
             ("train --config layers.toml", 2, "layers must be from 1 to 4096, and is 1000000"),
             (
