@@ -660,7 +660,7 @@ fn check_keys(table: &toml::Table, known: &[&str], origin: &str, place: &str) ->
 
 /// The nearest numbers that divide `n`, below and above `near`.
 fn divisors_near(n: usize, near: usize) -> impl Iterator<Item = usize> {
-    let below = (1..near.min(n)).rev().find(|d| n.is_multiple_of(*d));
+    let below = (1..=near.saturating_sub(1).min(n)).rev().find(|d| n.is_multiple_of(*d));
     let above = (near.saturating_add(1)..=n).find(|d| n.is_multiple_of(*d));
     below.into_iter().chain(above)
 }

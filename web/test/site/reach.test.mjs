@@ -203,7 +203,7 @@ test('reach', async (t) => {
     await page.getByText(/^Shares measured on WebAssembly/).waitFor({ timeout: 60_000 });
     const frame = await (await page.locator('iframe.inspect').elementHandle()).contentFrame();
     await frame.locator('.ms').first().waitFor();
-    assert.equal(await frame.locator('#file').inputValue(), 'model.gir');
+    assert.equal(await frame.locator('#file option:checked').textContent(), 'model.gir');
     await frame.locator('#source .row:not(.dead)', { hasText: 'layer_norm' }).first().click();
     assert((await frame.locator('#kernels .row.on').count()) > 0, 'a line of the text leads to its kernels');
     assert.deepEqual(problems, []);
