@@ -148,6 +148,9 @@ fn bad_values_are_one_sentence() {
         error(|c| c.train.batch = MAX_BATCH),
         "a tensor of batch 1048576 times ctx 64 times d_mlp 384 has 25769803776 elements, and 2147483647 is the most: choose smaller ones"
     );
-    assert!(error(|c| c.model.vocab = 1 << 20).contains("tensor of "));
+    assert!(
+        error(|c| (c.train.batch, c.model.vocab) = (32, 1 << 20))
+            .contains("tensor of batch 32 times ctx 64 times vocab")
+    );
     assert_eq!(error(|c| c.train.batch = 0), "batch must be from 1 to 1048576, and is 0");
 }
