@@ -86,6 +86,7 @@ fn shape(kind: &KernelKind) -> String {
         KernelKind::Reduce(k) => format!("{:?}|{:?} {} reductions", k.rows, k.cols, k.reductions.len()),
         KernelKind::Pointwise(k) => format!("{:?}", k.space),
         KernelKind::Update(k) => format!("{} segments, {}", k.segments.len(), k.segments.iter().sum::<usize>()),
+        KernelKind::Fold(k) => format!("{} segments, {}", k.segments.len(), k.segments.iter().sum::<usize>()),
         KernelKind::Scatter(k) => format!("{:?} into {}", k.ids, k.table),
         KernelKind::Attention(_) | KernelKind::AttentionGrad(_) => String::new(),
     }

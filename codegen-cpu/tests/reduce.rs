@@ -5,7 +5,7 @@ mod support;
 use support::*;
 use tinygpt_ir::op::{Binary, Reduce, Unary};
 use tinygpt_ir::program::{
-    Access, ArgId, KernelKind, ReduceKernel, Reduction, ScalarId, ScalarOp, Scatter, ScatterBase, Store,
+    Access, ArgId, Fold, KernelKind, ReduceKernel, Reduction, ScalarId, ScalarOp, Scatter, ScatterBase, Store,
 };
 use tinygpt_ir::types::{DType, Literal, row_major};
 
@@ -330,5 +330,70 @@ fn scatters() {
             });
             check(&format!("scatter {table} {ids:?} {inner:?} base {base}"), &k, &args, sums(n));
         }
+    }
+}
+
+/// Blocks of many segments, each element through `value` of (body, element).
+fn fold(
+    op: Reduce,
+    dtype: DType,
+    block: usize,
+    segments: &[usize],
+    value: fn(&mut B, ScalarId) -> ScalarId,
+) -> KernelKind {
+    let mut b = B::new(1);
+    let x = b.load(0, dtype, &[1]);
+    let value = value(&mut b, x);
+    KernelKind::Fold(Fold {
+        block,
+        segments: segments.to_vec(),
+        body: b.body,
+        reduction: Reduction { op, value },
+        out: Access::direct(ArgId(1), 0, vec![1]),
+    })
+}
+
+#[test]
+fn folds() {
+    let mut rng = Rng(31);
+    let mut lengths: Vec<Vec<usize>> = vec![
+        vec![1],
+        vec![4096],
+        vec![1, 2, 3, 4, 5, 7, 8, 63, 64, 65],
+        vec![9216, 96, 1, 4097, 8192, 12_289, 36_864],
+        // Long enough that its blocks are several calls.
+        vec![700_001, 3],
+    ];
+    for _ in 0..12 {
+        let count = rng.below(9) + 1;
+        lengths.push((0..count).map(|_| rng.pick(&[1, 3, 31, 257, 4095, 5000]) + rng.below(4)).collect());
+    }
+    for (i, segments) in lengths.iter().enumerate() {
+        for block in [4096, [1, 2, 3, 16, 37][i % 5]] {
+            let blocks = segments.iter().map(|n| n.div_ceil(block)).sum();
+            let square = fold(Reduce::Sum, DType::F32, block, segments, |b, x| b.binary(Binary::Mul, x, x));
+            let mut args: Vec<Given> = segments.iter().map(|n| read(DType::F32, rng.floats(*n))).collect();
+            args.push(write(DType::F32, blocks));
+            check(&format!("squares of {segments:?} by {block}"), &square, &args, sums(block));
+        }
+    }
+}
+
+#[test]
+fn folds_of_other_values() {
+    let mut rng = Rng(32);
+    let segments = [130, 5, 64, 1];
+    for op in [Reduce::Sum, Reduce::Max] {
+        for dtype in [DType::F32, DType::I32, DType::U32] {
+            let k = fold(op, dtype, 24, &segments, |_, x| x);
+            let least = if dtype == DType::U32 { 0 } else { -9 };
+            let mut args: Vec<Given> = segments.iter().map(|n| read(dtype, rng.ints(*n, least, 12))).collect();
+            args.push(write(dtype, 6 + 1 + 3 + 1));
+            check(&format!("{} of {dtype} in blocks", op.name()), &k, &args, EXACT);
+        }
+        let k = fold(op, DType::F32, 24, &segments, |b, x| b.unary(Unary::Exp, x));
+        let mut args: Vec<Given> = segments.iter().map(|n| read(DType::F32, rng.floats(*n))).collect();
+        args.push(write(DType::F32, 11));
+        check(&format!("{} of exp in blocks", op.name()), &k, &args, sums(64));
     }
 }

@@ -7,13 +7,13 @@
 //! - An allocation that it only reads is bound once an argument, so that the argument's place is the binding's offset and not a constant of
 //!   the code; or once in all, where that would be too many bindings.
 //! - Binding offsets are multiples of the adapter's alignment, sizes of 4 bytes.
-//! - An update kernel becomes one piece for each run of segments whose arguments lie in the same allocations, within the
-//!   binding size; longer segments are cut. Other kernels are one piece, or refused.
+//! - An update or fold kernel becomes one piece for each run of segments whose arguments lie in the same allocations, within the
+//!   binding size; longer segments are cut, those of a fold between blocks. Other kernels are one piece, or refused.
 
 use crate::caps::Caps;
 use crate::error::{Error, refuse};
 use std::fmt::Write as _;
-use tinygpt_ir::program::{Arg, ArgMode, BufferId, Kernel, KernelKind, Program, StorageUnit, Update};
+use tinygpt_ir::program::{Arg, ArgMode, BufferId, Fold, Kernel, KernelKind, Program, StorageUnit, Update};
 use tinygpt_ir::types::DType;
 
 /// What a binding is a range of.
@@ -57,7 +57,7 @@ pub struct Bindings {
     pub args: Vec<BoundArg>,
 }
 
-/// A kernel, or a part of an update kernel, with its bindings.
+/// A kernel, or a part of an update or fold kernel, with its bindings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Piece {
     /// The kernel's name, with `.NUMBER` where there are several pieces: no kernel's name has a dot.
@@ -82,21 +82,17 @@ struct Range {
 /// Errors: one sentence where the kernel needs more bindings, or larger ones, than the adapter has.
 pub fn pieces(program: &Program, kernel: &Kernel, caps: &Caps) -> Result<Vec<Piece>, Error> {
     let whole = |a: &Arg| Range { buffer: a.buffer, mode: a.mode, first: 0, len: program.buffers[a.buffer].len };
-    match &kernel.kind {
-        KernelKind::Update(k) => {
-            let parts = update_parts(program, kernel, k, caps)?;
-            let many = parts.len() > 1;
-            let named = parts.into_iter().enumerate().map(|(i, (part, ranges))| {
-                let name = if many { format!("{}.{i}", kernel.name) } else { kernel.name.clone() };
-                piece(program, kernel, name, KernelKind::Update(part), &ranges, caps)
-            });
-            named.collect()
-        }
-        kind => {
-            let ranges: Vec<Range> = kernel.args.iter().map(whole).collect();
-            Ok(vec![piece(program, kernel, kernel.name.clone(), kind.clone(), &ranges, caps)?])
-        }
-    }
+    let parts: Vec<(KernelKind, Vec<Range>)> = match &kernel.kind {
+        KernelKind::Update(k) => update_parts(program, kernel, k, caps)?,
+        KernelKind::Fold(k) => fold_parts(program, kernel, k, caps)?,
+        kind => vec![(kind.clone(), kernel.args.iter().map(whole).collect())],
+    };
+    let many = parts.len() > 1;
+    let named = parts.into_iter().enumerate().map(|(i, (part, ranges))| {
+        let name = if many { format!("{}.{i}", kernel.name) } else { kernel.name.clone() };
+        piece(program, kernel, name, part, &ranges, caps)
+    });
+    named.collect()
 }
 
 fn piece(
@@ -107,7 +103,7 @@ fn piece(
     ranges: &[Range],
     caps: &Caps,
 ) -> Result<Piece, Error> {
-    let by_unit = matches!(kind, KernelKind::Update(_));
+    let by_unit = matches!(kind, KernelKind::Update(_) | KernelKind::Fold(_));
     let bindings = bind(program, &kernel.name, ranges, caps, by_unit)?;
     let header = header(program, kernel, &name, &kind, ranges, &bindings);
     Ok(Piece { name, kind, bindings, header })
@@ -197,18 +193,18 @@ fn update_parts(
     kernel: &Kernel,
     k: &Update,
     caps: &Caps,
-) -> Result<Vec<(Update, Vec<Range>)>, Error> {
+) -> Result<Vec<(KernelKind, Vec<Range>)>, Error> {
     let shared: Vec<Range> = kernel.args[k.segments.len() * k.roles..]
         .iter()
         .map(|a| Range { buffer: a.buffer, mode: a.mode, first: 0, len: program.buffers[a.buffer].len })
         .collect();
     let most = longest_segment(caps);
-    let mut out: Vec<(Update, Vec<Range>)> = Vec::new();
+    let mut out: Vec<(KernelKind, Vec<Range>)> = Vec::new();
     let mut current: Option<(Vec<usize>, Vec<Range>)> = None;
-    let done = |current: Option<(Vec<usize>, Vec<Range>)>, out: &mut Vec<(Update, Vec<Range>)>| {
+    let done = |current: Option<(Vec<usize>, Vec<Range>)>, out: &mut Vec<(KernelKind, Vec<Range>)>| {
         if let Some((segments, mut ranges)) = current {
             ranges.extend(&shared);
-            out.push((Update { segments, ..k.clone() }, ranges));
+            out.push((KernelKind::Update(Update { segments, ..k.clone() }), ranges));
         }
     };
     for (s, n) in k.segments.iter().enumerate() {
@@ -241,6 +237,48 @@ fn update_parts(
     }
     done(current, &mut out);
     Ok(out)
+}
+
+/// Cuts a fold into parts whose segments lie in one binding each. A part's results are those of its blocks.
+fn fold_parts(
+    program: &Program,
+    kernel: &Kernel,
+    k: &Fold,
+    caps: &Caps,
+) -> Result<Vec<(KernelKind, Vec<Range>)>, Error> {
+    let results = kernel.args[k.segments.len()];
+    // Whole blocks, so that a part's are the kernel's.
+    let most = (longest_segment(caps) / k.block).max(1).saturating_mul(k.block);
+    // Segments, their ranges, and the range of their results.
+    let mut parts: Vec<(Vec<usize>, Vec<Range>, Range)> = Vec::new();
+    let mut block = 0;
+    for (arg, n) in kernel.args.iter().zip(&k.segments) {
+        for first in (0..*n).step_by(most) {
+            let own = Range { buffer: arg.buffer, mode: arg.mode, first, len: most.min(n - first) };
+            let blocks = own.len.div_ceil(k.block);
+            let fits = parts.last().is_some_and(|(_, ranges, out)| {
+                let out = Range { len: out.len + blocks, ..*out };
+                let together: Vec<Range> = ranges.iter().chain([&own, &out]).copied().collect();
+                program.storage(own.buffer).0 == program.storage(ranges[0].buffer).0
+                    && bind(program, &kernel.name, &together, caps, true).is_ok()
+            });
+            if !fits {
+                let out = Range { buffer: results.buffer, mode: results.mode, first: block, len: 0 };
+                parts.push((Vec::new(), Vec::new(), out));
+            }
+            if let Some((segments, ranges, out)) = parts.last_mut() {
+                segments.push(own.len);
+                ranges.push(own);
+                out.len += blocks;
+            }
+            block += blocks;
+        }
+    }
+    let named = parts.into_iter().map(|(segments, mut ranges, out)| {
+        ranges.push(out);
+        (KernelKind::Fold(Fold { segments, ..k.clone() }), ranges)
+    });
+    Ok(named.collect())
 }
 
 fn header(

@@ -8,7 +8,7 @@ use crate::caps::Caps;
 use crate::contract::Tiling;
 use crate::reduce::Plan;
 use crate::variant::{ScatterOrder, Variant};
-use crate::{pointwise, update};
+use crate::{fold, pointwise, update};
 use tinygpt_ir::program::{Contract, KernelKind, ReduceKernel, Scatter};
 use tinygpt_ir::types::numel;
 
@@ -34,6 +34,7 @@ pub fn variants(piece: &Piece, caps: &Caps) -> Vec<Variant> {
             let points: usize = k.segments.iter().sum();
             flat(widths, group, points).into_iter().map(|(width, group)| Variant::Update { width, group }).collect()
         }
+        KernelKind::Fold(k) => fold::variants(k, |s| piece.bindings.args[s].offset, caps),
         KernelKind::Reduce(k) => reduce(k, caps, group, room),
         KernelKind::Contract(k) => contract(k, caps, group, room),
         KernelKind::Attention(k) => {

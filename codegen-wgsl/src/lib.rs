@@ -26,6 +26,7 @@ mod contract;
 mod cx;
 mod error;
 mod eval;
+mod fold;
 mod math;
 mod module;
 mod pointwise;

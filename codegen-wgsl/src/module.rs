@@ -5,7 +5,7 @@ use crate::caps::Caps;
 use crate::cx::Cx;
 use crate::error::{Error, refuse};
 use crate::variant::Variant;
-use crate::{attention, attention_grad, contract, pointwise, reduce, scatter, update};
+use crate::{attention, attention_grad, contract, fold, pointwise, reduce, scatter, update};
 use tinygpt_ir::program::KernelKind;
 
 /// Who reads the text.
@@ -75,6 +75,9 @@ pub fn emit(piece: &Piece, caps: &Caps, variant: &Variant) -> Result<Module, Err
     match (&piece.kind, *variant) {
         (KernelKind::Pointwise(k), Variant::Pointwise { width, group }) => pointwise::emit(&mut cx, k, width, group)?,
         (KernelKind::Update(k), Variant::Update { width, group }) => update::emit(&mut cx, k, width, group)?,
+        (KernelKind::Fold(k), Variant::Fold { width, group, subgroups }) => {
+            fold::emit(&mut cx, k, width, group, subgroups)?
+        }
         (KernelKind::Reduce(k), Variant::Reduce { rows, lanes, split, subgroups }) => {
             reduce::emit(&mut cx, k, reduce::Shape { rows, lanes, split, subgroups })?
         }

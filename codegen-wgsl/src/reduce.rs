@@ -113,7 +113,7 @@ impl Plan {
 }
 
 /// The accumulator type and start of a reduction. f16 sums are kept in f32.
-fn accumulator(op: Reduce, dtype: DType) -> (DType, String) {
+pub fn accumulator(op: Reduce, dtype: DType) -> (DType, String) {
     let wide = if dtype == DType::F16 { DType::F32 } else { dtype };
     let start = match (op, wide) {
         (Reduce::Sum, t) => format!("{t}()"),
@@ -127,7 +127,7 @@ fn accumulator(op: Reduce, dtype: DType) -> (DType, String) {
 const NOWHERE: &str = "0x7fffffffi";
 
 /// `name = name combined with other`, for argmax with the positions `name_at`, `other_at` as well.
-fn combine(cx: &mut Cx, op: Reduce, name: &str, other: &str, other_at: &str) {
+pub fn combine(cx: &mut Cx, op: Reduce, name: &str, other: &str, other_at: &str) {
     match op {
         Reduce::Sum => cx.code.line(format!("{name} += {other};")),
         Reduce::Max => cx.code.line(format!("{name} = select({name}, {other}, {name} < {other});")),
@@ -258,7 +258,8 @@ fn sweeps(cx: &mut Cx, plan: &Plan, shape: Shape, partials: Option<usize>) -> Re
         eval.point = [&rows_at[..], &zeros].concat();
         cx.code.close();
         for r in &members {
-            across_lanes(cx, plan, shape, *r);
+            let across = Lanes { rows, lanes, subgroups: shape.subgroups, down: plan.down };
+            across_lanes(cx, plan.reductions[*r].op, plan.dtype(*r), across, *r);
         }
         if let Some(base) = partials {
             write_partials(cx, plan, shape, &members, base, guarded);
@@ -315,11 +316,21 @@ fn hoist_row_level(cx: &mut Cx, eval: &mut Eval, plan: &Plan, roots: &[ScalarId]
     eval.hoist(cx, roots, |id| !varies[id.index()] && !unknown[id.index()]);
 }
 
-/// Combines `sum_r` over the lanes of each row; every lane has the result after.
-fn across_lanes(cx: &mut Cx, plan: &Plan, shape: Shape, r: usize) {
-    let Shape { rows, lanes, subgroups, .. } = shape;
-    let op = plan.reductions[r].op;
-    let (dtype, start) = accumulator(op, plan.dtype(r));
+/// The invocations of a workgroup: so many rows of so many lanes.
+#[derive(Clone, Copy)]
+pub struct Lanes {
+    pub rows: u32,
+    pub lanes: u32,
+    pub subgroups: bool,
+    /// Whether neighbouring invocations are rows.
+    pub down: bool,
+}
+
+/// Combines `sum_r`, of values of `dtype`, over the lanes of each row; every lane has the result after. An invocation's place is
+/// `row_in_group` (where there are several rows) and `lane`.
+pub fn across_lanes(cx: &mut Cx, op: Reduce, dtype: DType, across: Lanes, r: usize) {
+    let Lanes { rows, lanes, subgroups, down } = across;
+    let (dtype, start) = accumulator(op, dtype);
     if lanes == 1 {
         return;
     }
@@ -344,7 +355,7 @@ fn across_lanes(cx: &mut Cx, plan: &Plan, shape: Shape, r: usize) {
         cx.workgroup(&at, &format!("array<i32, {group}>"), 4 * group);
     }
     // Neighbouring lanes of a row are this far apart.
-    let step = if plan.down { rows } else { 1 };
+    let step = if down { rows } else { 1 };
     let write = |cx: &mut Cx| {
         cx.code.line(format!("{array}[local] = sum_{r};"));
         if op == Reduce::ArgMax {
@@ -363,7 +374,7 @@ fn across_lanes(cx: &mut Cx, plan: &Plan, shape: Shape, r: usize) {
         half /= 2;
     }
     cx.code.line("workgroupBarrier();");
-    let first = match (rows, plan.down) {
+    let first = match (rows, down) {
         (1, _) => "0u".to_string(),
         (_, true) => "row_in_group".to_string(),
         (_, false) => format!("row_in_group * {lanes}u"),

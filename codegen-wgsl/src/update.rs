@@ -61,18 +61,7 @@ pub fn emit(cx: &mut Cx, k: &Update, width: u32, group: u32) -> Result<(), Error
     cx.constant("SEGMENTS", count);
     cx.constant("COLUMNS", columns);
     cx.entry("main", groups, group)?;
-    cx.code.line("// The last segment that begins at or before this workgroup.");
-    cx.code.line("var segment = 0u;");
-    cx.code.line("var beyond = SEGMENTS;");
-    cx.code.open("while (beyond - segment > 1u)");
-    cx.code.line("let middle = (segment + beyond) / 2u;");
-    cx.code.open("if (segments[middle * COLUMNS] <= group)");
-    cx.code.line("segment = middle;");
-    cx.code.otherwise(None);
-    cx.code.line("beyond = middle;");
-    cx.code.close();
-    cx.code.close();
-    cx.code.line("let row = segment * COLUMNS;");
+    find_segment(cx);
     cx.code.line(format!("let first = (group - segments[row]) * {chunk}u;"));
     cx.code.line("let length = segments[row + 1u];");
     let mut eval = Eval::new(&k.body, vec!["x".into()]);
@@ -89,4 +78,21 @@ pub fn emit(cx: &mut Cx, k: &Update, width: u32, group: u32) -> Result<(), Error
     cx.code.close();
     cx.code.close();
     Ok(())
+}
+
+/// Binds `segment`, the last one that begins at or before this workgroup, and `row`, its row of a table of `SEGMENTS` rows of `COLUMNS`
+/// words, the first being the first workgroup of the segment.
+pub fn find_segment(cx: &mut Cx) {
+    cx.code.line("// The last segment that begins at or before this workgroup.");
+    cx.code.line("var segment = 0u;");
+    cx.code.line("var beyond = SEGMENTS;");
+    cx.code.open("while (beyond - segment > 1u)");
+    cx.code.line("let middle = (segment + beyond) / 2u;");
+    cx.code.open("if (segments[middle * COLUMNS] <= group)");
+    cx.code.line("segment = middle;");
+    cx.code.otherwise(None);
+    cx.code.line("beyond = middle;");
+    cx.code.close();
+    cx.code.close();
+    cx.code.line("let row = segment * COLUMNS;");
 }

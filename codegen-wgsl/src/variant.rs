@@ -25,6 +25,12 @@ pub enum Variant {
         width: u32,
         group: u32,
     },
+    /// A block a workgroup of `group` invocations (a power of two), `width` elements (1 or 4) at once.
+    Fold {
+        width: u32,
+        group: u32,
+        subgroups: bool,
+    },
     /// `rows` rows a workgroup, each by `lanes` invocations (powers of two); the cols in `split` parts by different workgroups, whose partial
     /// results a second dispatch combines.
     Reduce {
@@ -61,6 +67,9 @@ impl fmt::Display for Variant {
         match self {
             Variant::Pointwise { width, group } => write!(f, "pointwise width={width} group={group}"),
             Variant::Update { width, group } => write!(f, "update width={width} group={group}"),
+            Variant::Fold { width, group, subgroups } => {
+                write!(f, "fold width={width} group={group} subgroups={}", u32::from(*subgroups))
+            }
             Variant::Reduce { rows, lanes, split, subgroups } => {
                 let subgroups = u32::from(*subgroups);
                 write!(f, "reduce rows={rows} lanes={lanes} split={split} subgroups={subgroups}")
@@ -104,6 +113,9 @@ impl FromStr for Variant {
         let variant = match kind {
             "pointwise" => Variant::Pointwise { width: field("width")?, group: field("group")? },
             "update" => Variant::Update { width: field("width")?, group: field("group")? },
+            "fold" => {
+                Variant::Fold { width: field("width")?, group: field("group")?, subgroups: field("subgroups")? != 0 }
+            }
             "reduce" => Variant::Reduce {
                 rows: field("rows")?,
                 lanes: field("lanes")?,
@@ -142,6 +154,7 @@ mod tests {
         let all = [
             Variant::Pointwise { width: 4, group: 256 },
             Variant::Update { width: 1, group: 64 },
+            Variant::Fold { width: 4, group: 128, subgroups: true },
             Variant::Reduce { rows: 4, lanes: 64, split: 2, subgroups: true },
             Variant::Contract { m: 64, n: 32, k: 16, each_m: 8, each_n: 4, split: 3 },
             Variant::Attention { tile: 32 },

@@ -5,7 +5,7 @@ mod support;
 use support::*;
 use tinygpt_ir::op::{Binary, Reduce, Unary};
 use tinygpt_ir::program::{
-    Access, Affine, ArgId, Indirect, KernelKind, ReduceKernel, Reduction, ScalarOp, Scatter, ScatterBase,
+    Access, Affine, ArgId, Fold, Indirect, KernelKind, ReduceKernel, Reduction, ScalarOp, Scatter, ScatterBase,
 };
 use tinygpt_ir::types::{DType, Literal, row_major};
 
@@ -313,4 +313,62 @@ fn scatters() {
             }
         }
     }
+}
+
+/// Squares, summed in blocks of many segments.
+fn squares(rng: &mut Rng, op: Reduce, block: usize, segments: &[usize]) -> (KernelKind, Vec<Given>) {
+    let mut b = B::new();
+    let x = b.load(0, DType::F32, &[1]);
+    let value = b.binary(Binary::Mul, x, x);
+    let k = KernelKind::Fold(Fold {
+        block,
+        segments: segments.to_vec(),
+        body: b.body,
+        reduction: Reduction { op, value },
+        out: Access::direct(ArgId(1), 0, vec![1]),
+    });
+    let mut args: Vec<Given> = segments.iter().map(|n| read(DType::F32, rng.floats(*n))).collect();
+    args.push(write(DType::F32, segments.iter().map(|n| n.div_ceil(block)).sum()));
+    (k, args)
+}
+
+#[test]
+fn folds() {
+    let mut rng = Rng(31);
+    for (block, segments) in [
+        (4096, vec![1, 3, 4, 64, 1000, 20_000, 7]),
+        (4096, vec![4, 512, 8, 4096, 12_292]),
+        (24, vec![24, 48, 100]),
+        (3, vec![7, 1, 2, 30]),
+        (1, vec![5]),
+    ] {
+        for op in [Reduce::Sum, Reduce::Max] {
+            let (k, args) = squares(&mut rng, op, block, &segments);
+            check(&format!("{} of {segments:?} in blocks of {block}", op.name()), &k, &args, sums(block));
+        }
+    }
+}
+
+#[test]
+fn segments_of_folds_are_cut_between_blocks() {
+    let mut rng = Rng(32);
+    let (k, args) = squares(&mut rng, Reduce::Sum, 100, &[40, 3000, 100]);
+    let program = program(&k, &args, Layout::Packed);
+    let caps = tinygpt_codegen_wgsl::Caps { max_binding_bytes: 4096, ..tinygpt_codegen_wgsl::Caps::webgpu() };
+    let kernel = program.kernels.values().next().unwrap();
+    let e = tinygpt_codegen_wgsl::pieces(&program, kernel, &caps).unwrap_err().to_string();
+    assert!(e.contains("bytes in one range and the adapter allows 4096"), "results and segments in one pack: {e}");
+    let program = support::program(&k, &args, Layout::Own);
+    let kernel = program.kernels.values().next().unwrap();
+    let pieces = tinygpt_codegen_wgsl::pieces(&program, kernel, &caps).unwrap();
+    assert_eq!(pieces.len(), 6, "one for each end, and four for 3000 elements of which a binding holds 900");
+    let mut blocks = 0;
+    for p in &pieces {
+        let KernelKind::Fold(f) = &p.kind else { panic!("a fold") };
+        blocks += f.blocks();
+        let args = &p.bindings.args;
+        assert_eq!((args.len(), args[args.len() - 1].len), (f.segments.len() + 1, f.blocks()));
+        assert!(p.bindings.list.iter().all(|b| b.size <= 4096 && b.offset % 256 == 0));
+    }
+    assert_eq!(blocks, 1 + 30 + 1);
 }

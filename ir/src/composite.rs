@@ -234,6 +234,34 @@ pub(crate) fn global_norm<'g>(b: &'g Builder, x: &[T<'g>]) -> T<'g> {
     total.sqrt()
 }
 
+/// Elements of a block of a global norm: enough for a workgroup of a GPU, few enough that the weights of one layer are several.
+const NORM_BLOCK: usize = 4096;
+
+/// A global norm as two steps that run in parallel: sums of squares of blocks, which have a kernel over all operands, and the root of
+/// their sum. Equal to the expansion but for rounding.
+pub fn global_norm_in_blocks<'g>(b: &'g Builder, x: &[T<'g>]) -> T<'g> {
+    if x.is_empty() {
+        return global_norm(b, x);
+    }
+    b.square_sums(x, NORM_BLOCK).sum(&[0]).reshape([]).sqrt()
+}
+
+pub(crate) fn square_sums<'g>(b: &'g Builder, x: &[T<'g>], block: usize) -> T<'g> {
+    // Texts hold no larger integer.
+    let fits = (1..=u32::MAX as usize).contains(&block) && x.iter().all(|t| t.dtype() == DType::F32);
+    if let Some(bad) = refuse(fits, "square_sums", "f32 operands and blocks of 1 to 2^32 - 1 elements", b, x) {
+        return bad;
+    }
+    let sums = |t: &T<'g>| {
+        let n: usize = t.shape().iter().product();
+        let block = block.min(n);
+        let blocks = n.div_ceil(block);
+        let whole = t.reshape([n]).pad(&[0], &[blocks * block - n], 0.0).reshape([blocks, block]);
+        (whole * whole).sum(&[1]).reshape([blocks])
+    };
+    b.concat(&x.iter().map(sums).collect::<Vec<_>>(), 0)
+}
+
 pub(crate) fn clip_by_global_norm<'g>(b: &'g Builder, x: &[T<'g>], max_norm: f64) -> T<'g> {
     if let Some(bad) = refuse(x[1].rank() == 0, "clip_by_global_norm", "a gradient and a scalar norm", b, x) {
         return bad;

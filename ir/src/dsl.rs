@@ -257,6 +257,12 @@ impl Builder {
         self.node(Op::Concat { axis }, parts)
     }
 
+    /// Sums of squares of blocks of `block` consecutive elements of each tensor in turn: see [`Composite::SquareSums`].
+    #[track_caller]
+    pub fn square_sums<'g>(&'g self, tensors: &[T<'g>], block: usize) -> T<'g> {
+        self.node(Op::Composite(Composite::SquareSums { block }), tensors)
+    }
+
     /// Square root of the sum of all squares: a scalar.
     #[track_caller]
     pub fn global_norm<'g>(&'g self, tensors: &[T<'g>]) -> T<'g> {

@@ -309,6 +309,9 @@ pub enum Composite {
     CrossEntropy,
     /// Operands: any number of float tensors; result: scalar sqrt of the sum of all squares.
     GlobalNorm,
+    /// Operands: one or more f32 tensors; result [blocks]: the sum of squares of each block of `block` consecutive elements (row-major) of each
+    /// operand in turn, an operand's last block being shorter where it must: the first of two steps of a global norm.
+    SquareSums { block: usize },
     /// Operands: gradient, norm (scalar). Gradient times min(1, max_norm / (norm + 1e-6)), as PyTorch's clip_grad_norm_.
     ClipByGlobalNorm { max_norm: Real },
     /// Operands: param, gradient, m, v, lr (scalar), step (scalar f32, from 1) (Loshchilov and Hutter 2019); decoupled decay.
@@ -323,7 +326,13 @@ impl Composite {
 
     /// Whether backends have a kernel of its own for it; the others are expanded before fusion.
     pub fn has_kernel(&self) -> bool {
-        matches!(self, Composite::Attention { .. } | Composite::AttentionLse { .. } | Composite::AttentionGrad { .. })
+        matches!(
+            self,
+            Composite::Attention { .. }
+                | Composite::AttentionLse { .. }
+                | Composite::AttentionGrad { .. }
+                | Composite::SquareSums { .. }
+        )
     }
 }
 

@@ -344,6 +344,9 @@ op_table! {
         GlobalNorm = Composite::GlobalNorm => taking(0, None, composite("global_norm", &["x"], "any; result scalar", "f32; result f32",
                 "square root of the sum of all squares of all operands"));
             expand composite::global_norm(b, x);
+        SquareSums = Composite::SquareSums { block } => taking(1, None, composite("square_sums", &["x"], "any; result [blocks of all operands]", "f32; result f32",
+                "sums of squares of blocks of consecutive elements of each operand in turn, an operand's last block shorter where it must"));
+            expand composite::square_sums(b, x, *block);
         ClipByGlobalNorm = Composite::ClipByGlobalNorm { max_norm } => composite("clip_by_global_norm", &["gradient", "norm"], "norm scalar; result as gradient", FLOATS,
                 "gradient * min(1, max_norm / (norm + 1e-6)), as PyTorch's clip_grad_norm_");
             expand composite::clip_by_global_norm(b, x, max_norm.0);

@@ -1,5 +1,6 @@
 //! What operations mean: the f64 interpreter against values worked out by hand, closed forms and naive loops.
 
+use tinygpt_ir::composite;
 use tinygpt_ir::interp::{Keep, eval, eval_keeping};
 use tinygpt_ir::op::{AdamWPart, ContractSpec, GeluForm, Op, Reduce, Wrt};
 use tinygpt_ir::spec::{Class, OPS, spec};
@@ -350,6 +351,11 @@ fn cross_entropy_is_the_mean_of_minus_log_probability() {
 fn gradient_clipping() {
     let inputs = [f(&[2], &[3.0, 0.0]), f(&[1, 1], &[4.0])];
     close(&run(&inputs, |b, x| b.global_norm(x)), &[], &[5.0], 1e-15);
+    // Blocks of 2 of five elements and of one; and blocks longer than any operand.
+    let inputs = [f(&[5], &[1.0, 2.0, 3.0, 4.0, 5.0]), f(&[], &[6.0])];
+    close(&run(&inputs, |b, x| b.square_sums(x, 2)), &[4], &[5.0, 25.0, 25.0, 36.0], 0.0);
+    close(&run(&inputs, |b, x| b.square_sums(x, 100)), &[2], &[55.0, 36.0], 0.0);
+    close(&run(&inputs, |b, x| composite::global_norm_in_blocks(b, x)), &[], &[91f64.sqrt()], 1e-15);
     let clip = |norm: f64| run(&[f(&[2], &[3.0, -6.0]), f(&[], &[norm])], |_, x| x[0].clip_by_global_norm(x[1], 1.0));
     close(&clip(4.0), &[2], &[3.0 / 4.000001, -6.0 / 4.000001], 1e-15);
     close(&clip(0.5), &[2], &[3.0, -6.0], 0.0);
@@ -431,7 +437,7 @@ fn the_table_has_each_operation_once() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), OPS.len());
-    assert_eq!(OPS.iter().filter(|s| s.class == Class::Composite).count(), 15);
+    assert_eq!(OPS.iter().filter(|s| s.class == Class::Composite).count(), 16);
     for s in OPS {
         assert!(!s.doc.is_empty() && !s.shape.is_empty() && !s.dtype.is_empty(), "{} lacks documentation", s.name);
         assert!(s.arity.least <= s.arity.most.unwrap_or(usize::MAX), "{}", s.name);

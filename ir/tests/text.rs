@@ -54,6 +54,7 @@ proptest! {
         r in prop::collection::vec(real(), 8),
         int in any::<i32>(), uint in any::<u32>(), truth in any::<bool>(), stream in any::<u32>(),
         std in 0.0f64..1e30, erf in any::<bool>(), wrt in 0usize..3, part in 0usize..3,
+        blocks in 1usize..1 << 32,
     ) {
         let b = Builder::new("attributes");
         for (i, init) in [Init::Zeros, Init::Ones, Init::Normal(std)].into_iter().enumerate() {
@@ -90,6 +91,7 @@ proptest! {
         b.node(Op::Composite(Composite::Rope { base: Real(r[5]) }), &[x]);
         let one = b.scalar(1.0);
         b.node(Op::Composite(Composite::ClipByGlobalNorm { max_norm: Real(r[6]) }), &[x, one]);
+        b.node(Op::Composite(Composite::SquareSums { block: blocks }), &[x, w]);
         let [beta1, beta2, eps, decay] = [r[7], r[0], r[1], r[2]].map(Real);
         let adamw = Composite::AdamW { part: AdamWPart::ALL[part], beta1, beta2, eps, decay };
         b.node(Op::Composite(adamw), &[x, x, x, x, one, one]);

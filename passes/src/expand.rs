@@ -21,9 +21,15 @@ pub fn expand_where(
     })
 }
 
-/// Expands the composites that no backend has a kernel for.
+/// Expands the composites that no backend has a kernel for. A global norm becomes what a kernel over all its operands takes part in, rather than
+/// a reduction an operand.
 pub fn expand(graph: &Graph) -> Result<Graph, Box<GraphError>> {
-    expand_where(graph, |_, c| !c.has_kernel()).map(|(g, _)| g)
+    let expanded = rebuild(graph, |b, _, node, inputs| match &node.op {
+        Op::Composite(Composite::GlobalNorm) => composite::global_norm_in_blocks(b, inputs),
+        Op::Composite(c) if !c.has_kernel() => composite::expand(c, b, inputs),
+        op => b.node(op.clone(), inputs),
+    });
+    expanded.map(|(g, _)| g)
 }
 
 /// Expands every composite: the result consists of primitives.

@@ -108,7 +108,7 @@ fn in_place(kernel: &Kernel, old: ArgId, new: ArgId) -> bool {
             matches!(&k.base, ScatterBase::Load(a) if a.arg == old && a.at == k.out.at)
                 && k.body.loads().all(|l| l.arg != old)
         }
-        KernelKind::Update(_) | KernelKind::Attention(_) | KernelKind::AttentionGrad(_) => false,
+        KernelKind::Update(_) | KernelKind::Fold(_) | KernelKind::Attention(_) | KernelKind::AttentionGrad(_) => false,
     }
 }
 
@@ -251,7 +251,7 @@ fn slots(program: &mut Program, chains: &[Chain], lower_bound: usize) -> MemoryP
     MemoryPlan { planned: sizes.iter().sum::<usize>() + packed, lower_bound, slots: sizes, packs }
 }
 
-/// Puts side by side what update kernels use in one role, and the scalars of the step; see [`MemoryPlan::packs`].
+/// Puts side by side the segments of a fold, what update kernels use in one role, and the scalars of the step; see [`MemoryPlan::packs`].
 fn pack(program: &mut Program) {
     let packable = |b: &BufferId| {
         let b = &program.buffers[*b];
@@ -262,10 +262,17 @@ fn pack(program: &mut Program) {
     let weights = program.params.iter().filter(|p| is_weight(p)).map(|p| p.buffer).filter(packable);
     let mut groups: Vec<Vec<BufferId>> = vec![weights.collect()];
     for k in program.kernels.values() {
-        let KernelKind::Update(u) = &k.kind else { continue };
-        for role in 0..u.roles {
-            let all = (0..u.segments.len()).map(|s| k.args[s * u.roles + role].buffer);
-            groups.push(all.filter(packable).collect());
+        match &k.kind {
+            KernelKind::Update(u) => {
+                for role in 0..u.roles {
+                    let all = (0..u.segments.len()).map(|s| k.args[s * u.roles + role].buffer);
+                    groups.push(all.filter(packable).collect());
+                }
+            }
+            KernelKind::Fold(f) => {
+                groups.push(k.args[..f.segments.len()].iter().map(|a| a.buffer).filter(packable).collect());
+            }
+            _ => {}
         }
     }
     let scalars = |b: &Buffer| b.kind == BufferKind::Temp && b.bytes() <= program.target.alignment && b.live.is_some();

@@ -108,6 +108,7 @@ const CASES: &[Case] = &[
     ("rope", |b| w(b, "x", &[2, 5, 6]).rope(100.0)),
     ("cross_entropy", |b| w(b, "x", &[2, 3, 7]).cross_entropy(ids(b, "targets", &[2, 3]))),
     ("cross_entropy", |b| w(b, "x", &[5]).cross_entropy(ids(b, "targets", &[]))),
+    ("square_sums", |b| b.square_sums(&[w(b, "x", &[3, 5]), w(b, "y", &[]), w(b, "z", &[7])], 4)),
     ("global_norm", |b| b.global_norm(&[w(b, "x", &[3, 5]), w(b, "y", &[]), w(b, "z", &[7])])),
     // The gradient's norm on either side of the limit.
     ("clip_by_global_norm", |b| w(b, "x", ODD).clip_by_global_norm(w(b, "n.pos", &[]) + 1.0, 0.75)),

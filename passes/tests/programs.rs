@@ -164,7 +164,8 @@ fn a_gpt_step_is_fused_as_designed() {
     // A layer: q, k and v as one; o; fc_in; fc_out. Backward: two each for o, fc_in and fc_out, and one for each side of q, k and v. And the head.
     assert_eq!(count(|k| matches!(k, KernelKind::Contract(_))), 6 * (4 + 8) + 3);
     assert_eq!(count(|k| matches!(k, KernelKind::Update(_))), 2, "with and without weight decay");
-    assert_eq!(count(|k| matches!(k, KernelKind::Pointwise(_))), 1, "the scalars of the optimizer");
+    assert_eq!(count(|k| matches!(k, KernelKind::Fold(_))), 1, "the squares of all gradients");
+    assert_eq!(count(|k| matches!(k, KernelKind::Pointwise(_))), 0, "the scalars of the optimizer go with the norm");
     let terms = |k: &KernelKind| match k {
         KernelKind::Contract(c) => c.parts.iter().map(|p| p.terms.len()).max().unwrap_or(0),
         _ => 0,

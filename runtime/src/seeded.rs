@@ -133,7 +133,9 @@ fn indices(kernel: &Kernel) -> Vec<(&Body, ScalarId, usize)> {
             all.push((&k.body, k.index, k.table));
             all
         }
-        // Updates load nothing by a computed index, attention nothing but its operands.
-        KernelKind::Update(_) | KernelKind::Attention(_) | KernelKind::AttentionGrad(_) => Vec::new(),
+        // Updates and folds load nothing by a computed index, attention nothing but its operands.
+        KernelKind::Update(_) | KernelKind::Fold(_) | KernelKind::Attention(_) | KernelKind::AttentionGrad(_) => {
+            Vec::new()
+        }
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! A kernel becomes *phases*: lists of calls that may run in any order and on any threads, with a barrier between one phase and the
 //! next. A call names a function, its buffers and its index parameters. Most functions compute a rectangle of a loop nest: a
-//! range of the flat number of its outer axes and a range of its innermost axis.
+//! range of the flat number of its outer axes and a range of its innermost axis. Parameters that begin and end a range are called `x0` and `x1`.
 //!
 //! | module | lowers |
 //! |---|---|
 //! | `pointwise` | pointwise kernels and optimizer updates |
+//! | `fold` | reductions of blocks of many segments |
 //! | `reduce` | reductions, along rows or across them |
 //! | `scatter` | scatter |
 //! | `contract`, `few_rows`, `product`, `epilogue` | contractions: in blocks, of few rows, their canonical form, what follows the sums |
@@ -29,6 +30,7 @@ mod cost;
 mod epilogue;
 mod eval;
 mod few_rows;
+mod fold;
 mod matmul;
 mod nest;
 mod ops;
@@ -123,6 +125,7 @@ pub fn lower(kind: &KernelKind, args: &[DType], options: LowerOptions) -> Result
     match kind {
         KernelKind::Pointwise(k) => pointwise::lower(k, args, options),
         KernelKind::Update(k) => pointwise::lower_update(k, args, options),
+        KernelKind::Fold(k) => fold::lower(k, args),
         KernelKind::Reduce(k) => reduce::lower(k, args, options),
         KernelKind::Contract(k) => contract::lower(k, args, options),
         KernelKind::Attention(k) => attention::lower(k, args, options),
@@ -136,6 +139,7 @@ fn bodies(kind: &KernelKind) -> Vec<&Body> {
     match kind {
         KernelKind::Pointwise(k) => vec![&k.body],
         KernelKind::Update(k) => vec![&k.body],
+        KernelKind::Fold(k) => vec![&k.body],
         KernelKind::Reduce(k) => vec![&k.body],
         KernelKind::Contract(k) => k.parts.iter().map(|p| &p.body).collect(),
         KernelKind::Scatter(k) => vec![&k.body],
@@ -171,7 +175,7 @@ pub(crate) fn check(kind: &KernelKind, args: &[DType]) -> Result<(), LowerError>
 /// A function being built, with the buffers of its arguments.
 struct Frame {
     b: Builder,
-    /// The buffer of each kernel argument (role, in an update).
+    /// The buffer of each kernel argument (role, in an update or a fold).
     bufs: Vec<Option<BufId>>,
     refs: Vec<BufRef>,
 }

@@ -299,8 +299,9 @@ fn run_variants(
     let mut worst: f64 = 0.0;
     for layout in [Layout::Own, Layout::Packed] {
         let caps = gpu.caps.clone();
-        // An update becomes several pieces; any other kernel has its limit.
-        let fits = args.len() < caps.max_storage_buffers as usize || matches!(kind, KernelKind::Update(_));
+        // An update or a fold becomes several pieces; any other kernel has its limit.
+        let cut = matches!(kind, KernelKind::Update(_) | KernelKind::Fold(_));
+        let fits = args.len() < caps.max_storage_buffers as usize || cut;
         if layout == Layout::Own && !fits {
             continue;
         }

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | pointwise | `space` | every store at every point |
 //! | update | one flat axis a segment | one body over many segments, each with its own arguments |
+//! | fold | one flat axis a segment | one reduction a block of each of many segments |
 //! | reduce | rows ++ cols | for each row: the reductions over cols in order, each able to use the results of earlier ones; then the stores |
 //! | contract | batch ++ m ++ n a part | acc 0 = sum over terms and their k of lhs * rhs; then the stores |
 //! | attention | - | softmax(scale q k^T) v and the log-sum-exp of its scores |
@@ -83,6 +84,7 @@ pub struct Kernel {
 pub enum KernelKind {
     Pointwise(Pointwise),
     Update(Update),
+    Fold(Fold),
     Reduce(ReduceKernel),
     Contract(Contract),
     Attention(Attention),
@@ -114,12 +116,44 @@ pub struct Update {
     pub stores: Vec<Store>,
 }
 
-/// One reduction over cols.
+/// One reduction over cols, or over the elements of a block.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Reduction {
     pub op: Reduce,
     pub value: ScalarId,
+}
+
+/// Reductions of the blocks of many flat segments: the sums of squares of all gradients, whose sum is the square of their norm.
+///
+/// Segment s is the first `segments[s]` elements of argument s. Its blocks are runs of `block` elements, the last one shorter where it must
+/// be. Blocks are numbered through all segments, and block i is reduced to element i of the last argument. The body's
+/// space has one axis, the elements of a segment, and all that varies in it are loads of offset 0 and stride 1. Argument ids are *roles*: 0 is the
+/// segment, 1 the results. The order of summation within a block is the backend's, but the same for all blocks of one length.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Fold {
+    /// Elements of a block.
+    pub block: usize,
+    /// Elements of each segment.
+    pub segments: Vec<usize>,
+    pub body: Body,
+    /// A sum or a maximum.
+    pub reduction: Reduction,
+    /// Over one axis, the blocks; direct.
+    pub out: Access,
+}
+
+impl Fold {
+    /// The role of a segment in the body.
+    pub const SEGMENT: super::ArgId = super::ArgId(0);
+    /// The role of the results.
+    pub const RESULTS: super::ArgId = super::ArgId(1);
+
+    /// Number of blocks of all segments.
+    pub fn blocks(&self) -> usize {
+        self.segments.iter().map(|n| n.div_ceil(self.block)).sum()
+    }
 }
 
 /// Reductions over rows of elements, with prologue and epilogue in the body.
@@ -310,6 +344,7 @@ impl KernelKind {
         match self {
             KernelKind::Pointwise(_) => "pointwise",
             KernelKind::Update(_) => "update",
+            KernelKind::Fold(_) => "fold",
             KernelKind::Reduce(_) => "reduce",
             KernelKind::Contract(_) => "contract",
             KernelKind::Attention(_) => "attention",
@@ -338,6 +373,10 @@ impl KernelKind {
             KernelKind::Update(k) => {
                 body(&mut k.body, f);
                 accesses.extend(k.stores.iter_mut().map(|s| &mut s.access));
+            }
+            KernelKind::Fold(k) => {
+                body(&mut k.body, f);
+                accesses.push(&mut k.out);
             }
             KernelKind::Reduce(k) => {
                 body(&mut k.body, f);

@@ -25,8 +25,8 @@ pub mod verify;
 pub use body::{Access, Affine, ArgId, Body, Indirect, Scalar, ScalarId, ScalarOp, Store};
 pub use interp::{InterpError, ProgramInterp, run_kernel};
 pub use kernel::{
-    Arg, ArgMode, Attention, AttentionGrad, AttentionShape, Contract, ContractPart, Kernel, KernelKind, Pointwise,
-    Provenance, ReduceKernel, Reduction, Scatter, ScatterBase, Term, Update,
+    Arg, ArgMode, Attention, AttentionGrad, AttentionShape, Contract, ContractPart, Fold, Kernel, KernelKind,
+    Pointwise, Provenance, ReduceKernel, Reduction, Scatter, ScatterBase, Term, Update,
 };
 pub use parse::parse;
 pub use stats::{FusionReport, KernelStats, ProgramStats, kernel_stats};

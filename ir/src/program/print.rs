@@ -39,10 +39,10 @@
 //! - Names that are no words (letters, digits, `_ . - + /`) are quoted. Nodes of the graph print as `%3`, or `%3..%7` (both included), in
 //!   `computes` and `recomputes`, scalars of a body in the lines of that body.
 //! - An element is `a0[12*i0 - i1 + 4]`: a sum of coefficient * axis, then of indirect terms `3*clamp(%2,10)` (%2 clamped to 0..=9), then the
-//!   offset; no term is zero, a coefficient of 1 is left out, and the empty sum is `0`. In an update kernel the elements are of roles:
+//!   offset; no term is zero, a coefficient of 1 is left out, and the empty sum is `0`. In update and fold kernels the elements are of roles:
 //!   `role0[i0]`.
 //! - `memory` lists `packs=[..]` where there are any.
-//! - Axes are named where extents are given: `i` points, `r` rows, `c` cols, `b` batch, `m`, `n`, `k` of contractions; `b h t d` and
+//! - Axes are named where extents are given: `i` points, `j0` the blocks of a fold, `r` rows, `c` cols, `b` batch, `m`, `n`, `k` of contractions; `b h t d` and
 //!   `b h s d` of attention (query t, key s); `row` of a scatter's table and `j` of its inner axes.
 //!
 //! Invariants
@@ -211,6 +211,13 @@ fn kind(f: &mut Formatter<'_>, kind: &KernelKind) -> Result {
             body(f, "  ", &k.body, &axes)?;
             stores(f, "  ", &k.stores, &axes)
         }
+        KernelKind::Fold(k) => {
+            writeln!(f, "  block {}", k.block)?;
+            writeln!(f, "  segments {}", joined(" ", &k.segments))?;
+            body(f, "  ", &k.body, &Axes { names: vec!["i0".into()], arg: "role" })?;
+            writeln!(f, "  fold {} {}", k.reduction.op.name(), k.reduction.value)?;
+            writeln!(f, "  out {}", Element(&k.out, &Axes { names: vec!["j0".into()], arg: "role" }))
+        }
         KernelKind::Reduce(k) => {
             let rows = extents(f, "  rows", &[("r", &k.rows)])?;
             let cols = extents(f, "  cols", &[("c", &k.cols)])?;
@@ -351,7 +358,7 @@ fn stores(f: &mut Formatter<'_>, indent: &str, stores: &[Store], axes: &Axes) ->
     stores.iter().try_for_each(|s| writeln!(f, "{indent}store {} = {}", Element(&s.access, axes), s.value))
 }
 
-/// Names of the axes of a space, and the word before an argument's number: `a`, or `role` in update kernels.
+/// Names of the axes of a space, and the word before an argument's number: `a`, or `role` in update and fold kernels.
 struct Axes {
     names: Vec<String>,
     arg: &'static str,
@@ -406,7 +413,7 @@ fn joined<V: Display>(separator: &str, list: &[V]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::samples::{at, attention, embedding, linear};
+    use crate::program::samples::{at, attention, embedding, linear, norm};
     use crate::program::{BufferId, Indirect, ScalarId};
 
     #[test]
@@ -414,6 +421,7 @@ mod tests {
         insta::assert_snapshot!("linear", linear());
         insta::assert_snapshot!("attention", attention());
         insta::assert_snapshot!("embedding", embedding());
+        insta::assert_snapshot!("norm", norm());
     }
 
     #[test]

@@ -272,3 +272,28 @@ pub(super) fn embedding() -> Program {
     p.stage(vec![scatter, update]);
     p.0
 }
+
+/// norm = |a, b|, from the sums of squares of blocks of 2. a [5], b [1].
+pub(super) fn norm() -> Program {
+    let mut p = Make::new("norm");
+    let (a, b) = (p.input("a", &[5]), p.input("b", &[]));
+    let norm = p.output("norm", &[]);
+    let sums = p.temp("sums", 4);
+
+    let mut squares = Body::default();
+    let x = squares.load(0, &[1]);
+    let value = squares.binary(Binary::Mul, x, x);
+    let reduction = Reduction { op: Reduce::Sum, value };
+    let fold = Fold { block: 2, segments: vec![5, 1], body: squares, reduction, out: at(1, &[1]) };
+    p.stage(vec![kernel("fold_0", &[(a, READ), (b, READ), (sums, WRITE)], KernelKind::Fold(fold))]);
+
+    let mut root = Body::default();
+    let value = root.load(0, &[1]);
+    let total = root.acc(0);
+    let result = root.unary(Unary::Sqrt, total);
+    let reductions = vec![Reduction { op: Reduce::Sum, value }];
+    let stores = vec![store(1, &[0], result)];
+    let reduce = ReduceKernel { rows: vec![], cols: vec![4], body: root, reductions, stores };
+    p.stage(vec![kernel("reduce_1", &[(sums, READ), (norm, WRITE)], KernelKind::Reduce(reduce))]);
+    p.0
+}

@@ -19,8 +19,8 @@ use super::{Body, BufferKind, Kernel, KernelKind, Program, ScalarOp};
 use crate::types::numel;
 
 /// Names of the archetypes, in the order of reports.
-pub const ARCHETYPES: [&str; 7] =
-    ["pointwise", "update", "reduce", "contract", "attention", "attention_grad", "scatter"];
+pub const ARCHETYPES: [&str; 8] =
+    ["pointwise", "update", "fold", "reduce", "contract", "attention", "attention_grad", "scatter"];
 
 /// Cost of one kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct ProgramStats {
     pub kernels: Vec<KernelStats>,
     pub stages: usize,
     /// Kernels of each of [`ARCHETYPES`].
-    pub archetypes: [usize; 7],
+    pub archetypes: [usize; 8],
     pub flops: u64,
     pub bytes_read: u64,
     pub bytes_written: u64,
@@ -110,6 +110,7 @@ fn flops(kind: &KernelKind) -> u64 {
     match kind {
         KernelKind::Pointwise(k) => operations(&k.body) * points(&k.space),
         KernelKind::Update(k) => operations(&k.body) * k.segments.iter().sum::<usize>() as u64,
+        KernelKind::Fold(k) => (operations(&k.body) + 1) * k.segments.iter().sum::<usize>() as u64,
         KernelKind::Reduce(k) => {
             let varies = k.varies_along_cols();
             let count = |along: bool| {
@@ -198,7 +199,7 @@ impl fmt::Display for FusionReport {
 mod tests {
     use super::*;
     use crate::program::KernelId;
-    use crate::program::samples::{attention, embedding, linear};
+    use crate::program::samples::{attention, embedding, linear, norm};
 
     fn stats(p: &Program, k: u32) -> (u64, u64, u64) {
         let s = kernel_stats(p, &p.kernels[KernelId(k)]);
@@ -225,6 +226,8 @@ mod tests {
         assert_eq!(stats(&p, 1), (6, 4 * (10 + 3 + 6), 40));
         // Compare, multiply, subtract, select on 4 + 3 elements; lr is one argument.
         assert_eq!(stats(&p, 2), (4 * 7, 4 * (7 + 1), 28));
+        // A square and an addition an element; four blocks out.
+        assert_eq!(stats(&norm(), 0), (2 * 6, 4 * 6, 16));
     }
 
     #[test]
@@ -240,7 +243,7 @@ mod tests {
     fn totals_and_report() {
         let p = linear();
         let s = ProgramStats::new(&p);
-        assert_eq!((s.kernels.len(), s.stages, s.archetypes), (5, 4, [3, 0, 1, 1, 0, 0, 0]));
+        assert_eq!((s.kernels.len(), s.stages, s.archetypes), (5, 4, [3, 0, 0, 1, 1, 0, 0, 0]));
         assert_eq!((s.flops, s.bytes()), (48 + 8 + 8 + 8 + 12, 104 + 40 + 72 + 64 + 96));
         assert_eq!((s.temp_bytes, s.planned_bytes, s.lower_bound_bytes), (72, 128, 128));
         let report = FusionReport::new(&p, &embedding()).to_string();

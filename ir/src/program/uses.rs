@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - The list is complete: a kernel touches its arguments only through these accesses.
-//! - Argument positions are resolved: in an update kernel, of each segment and its roles.
+//! - Argument positions are resolved: in update and fold kernels, of each segment and its roles.
 //! - Ids and ranks are as found: they may be wrong until the verifier has looked.
 
 use super::{Access, Body, Kernel, KernelKind, ScalarOp, ScatterBase, Store};
@@ -15,7 +15,7 @@ pub(super) struct Use<'a> {
     pub space: Vec<usize>,
     /// Position in the kernel's argument list.
     pub arg: usize,
-    /// Part of a contract kernel, or segment of an update kernel; 0 in others.
+    /// Part of a contract kernel, or segment of an update or fold kernel; 0 in others.
     pub region: usize,
     pub writes: bool,
     /// A load of the body, which may have indirect terms.
@@ -39,6 +39,15 @@ pub(super) fn uses(kernel: &Kernel) -> Vec<Use<'_>> {
                 };
                 body(&mut out, &k.body, &k.stores, &[*n], s, true, &position);
             }
+        }
+        KernelKind::Fold(k) => {
+            let position = |s: usize, role: usize| if role == 0 { s } else { k.segments.len() + role - 1 };
+            for (s, n) in k.segments.iter().enumerate() {
+                body(&mut out, &k.body, &[], &[*n], s, false, &|role| position(s, role));
+            }
+            let blocks = if k.block == 0 { 0 } else { k.blocks() };
+            let arg = position(0, k.out.arg.index());
+            out.push(Use { arg, ..write(&k.out, vec![blocks], "the store of the results") });
         }
         KernelKind::Contract(k) => {
             for (i, p) in k.parts.iter().enumerate() {

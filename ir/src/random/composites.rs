@@ -7,8 +7,20 @@ use crate::op::{AdamWPart, Composite, GeluForm, Op, Real, Wrt};
 use crate::types::{DType, Shape};
 
 pub(super) fn extend(table: &mut Vec<Recipe>, o: &RandomOptions) {
-    let all: &[Recipe] =
-        &[softmax, softmax, layer_norm, rms_norm, activation, activation, linear, linear, attention, rope, clip];
+    let all: &[Recipe] = &[
+        softmax,
+        softmax,
+        layer_norm,
+        rms_norm,
+        activation,
+        activation,
+        linear,
+        linear,
+        attention,
+        rope,
+        clip,
+        square_sums,
+    ];
     table.extend(all);
     if o.integers {
         table.push(cross_entropy);
@@ -160,6 +172,14 @@ fn clip(g: &mut Generator<'_>) {
     let max_norm = if g.rng.chance(70) { 0.125 } else { norm.hi + 1.0 };
     let x = g.rng.pick(&parts);
     composite(g, Composite::ClipByGlobalNorm { max_norm: Real(max_norm) }, &[x, norm], x.lo.min(0.0), x.hi.max(0.0));
+}
+
+/// Sums of squares of blocks of several tensors, perhaps one of them twice.
+fn square_sums(g: &mut Generator<'_>) {
+    let parts: Vec<Value<'_>> = (0..g.rng.range(1, 4)).map(|_| g.float()).collect();
+    let block = g.rng.pick(&[1, 3, 4, 4096]);
+    let most = parts.iter().map(|v| v.magnitude().powi(2) * v.t.ty().numel().min(block) as f64).fold(0.0, f64::max);
+    composite(g, Composite::SquareSums { block }, &parts, 0.0, most);
 }
 
 fn cross_entropy(g: &mut Generator<'_>) {

@@ -55,6 +55,7 @@ pub(super) fn attributes(op: &Op) -> Vec<(&'static str, Attr<'_>)> {
                 all
             }
             Composite::Rope { base } => vec![("base", Attr::Real(*base))],
+            Composite::SquareSums { block } => vec![("block", Index(*block))],
             Composite::ClipByGlobalNorm { max_norm } => vec![("max_norm", Attr::Real(*max_norm))],
             Composite::AdamW { part, beta1, beta2, eps, decay } => vec![
                 ("part", Word(part.name())),
@@ -243,6 +244,7 @@ fn composite(attrs: &mut Attrs<'_>) -> Result<Composite, Fault> {
         "rope" => Composite::Rope { base: real(attrs, "base")? },
         "cross_entropy" => Composite::CrossEntropy,
         "global_norm" => Composite::GlobalNorm,
+        "square_sums" => Composite::SquareSums { block: attrs.index("block")? },
         "clip_by_global_norm" => Composite::ClipByGlobalNorm { max_norm: real(attrs, "max_norm")? },
         "adamw" => Composite::AdamW {
             part: attrs.choice("part", AdamWPart::ALL, AdamWPart::name)?,

@@ -25,6 +25,7 @@ pub fn has_rule(c: &Composite) -> bool {
         | Composite::AttentionGrad { .. }
         | Composite::Rope { .. }
         | Composite::GlobalNorm
+        | Composite::SquareSums { .. }
         | Composite::ClipByGlobalNorm { .. }
         | Composite::AdamW { .. } => false,
     }
@@ -71,6 +72,7 @@ pub(super) fn pull<'g>(c: &Composite, s: &Site<'g>) -> Cotangents<'g> {
         | Composite::AttentionGrad { .. }
         | Composite::Rope { .. }
         | Composite::GlobalNorm
+        | Composite::SquareSums { .. }
         | Composite::ClipByGlobalNorm { .. }
         | Composite::AdamW { .. } => return Cotangents::None("it must be expanded first"),
     })

@@ -6,6 +6,7 @@
 //! - an elementwise node joins a pointwise, reduce or contract cluster whose points its elements are;
 //! - a reduction turns the pointwise cluster of its operand into a reduce cluster, or joins one over the same axes;
 //! - an elementwise node over the rows of a reduce cluster, or over its full space through a broadcast of a row value, joins it;
+//! - kernels of one element move into a reduction of one row ([`scalars`]);
 //! - attention and its log-sum-exp, and the three gradients of attention, join when their operands are the same.
 //!
 //! Invariants
@@ -13,6 +14,8 @@
 //!   cluster, onto its rows (coefficients along the reduced axes are zero).
 //! - The clusters form a DAG: a node joins only if none of its other operands depends on the cluster.
 //! - Within a cluster every operand is read at the reader's own point.
+
+mod scalars;
 
 use super::bits::Bits;
 use std::collections::BTreeSet;
@@ -31,6 +34,7 @@ pub enum ClusterKind {
     Contract,
     Attention,
     AttentionGrad,
+    Fold,
     Scatter,
 }
 
@@ -82,6 +86,7 @@ impl<'a> Clusters<'a> {
         }
         if fuse {
             c.merge_siblings();
+            c.merge_scalars_into_rows();
         }
         *remarks = std::mem::take(&mut c.remarks);
         c
@@ -123,6 +128,7 @@ impl<'a> Clusters<'a> {
                 let kind = match class {
                     Class::Attention => ClusterKind::Attention,
                     Class::AttentionGrad => ClusterKind::AttentionGrad,
+                    Class::Fold => ClusterKind::Fold,
                     Class::Scatter => ClusterKind::Scatter,
                     _ => ClusterKind::Pointwise,
                 };

@@ -2,10 +2,10 @@
 //!
 //! Invariant: a kernel computes every stored member of its cluster and nothing that nobody stores.
 
-use tinygpt_ir::op::{Op, Reduce, Wrt};
+use tinygpt_ir::op::{Binary, Op, Reduce, Wrt};
 use tinygpt_ir::program::{
-    Access, Affine, Arg, ArgMode, Attention, AttentionGrad, AttentionShape, BufferId, Contract, ContractPart, Kernel,
-    KernelKind, Pointwise, ReduceKernel, Reduction, Scatter, ScatterBase, Store, Term,
+    Access, Affine, Arg, ArgMode, Attention, AttentionGrad, AttentionShape, Body, BufferId, Contract, ContractPart,
+    Fold, Kernel, KernelKind, Pointwise, ReduceKernel, Reduction, ScalarOp, Scatter, ScatterBase, Store, Term,
 };
 use tinygpt_ir::{Composite, Literal, NodeId};
 
@@ -34,6 +34,7 @@ pub fn kernel(buffers: &Buffers<'_>, c: usize) -> Result<Option<Kernel>, Retry> 
         ClusterKind::Contract => contract(buffers, &mut args, c, &stored)?,
         ClusterKind::Attention => attention(buffers, &mut args, &stored)?,
         ClusterKind::AttentionGrad => attention_grad(buffers, &mut args, &stored)?,
+        ClusterKind::Fold => fold(buffers, &mut args, stored[0])?,
         ClusterKind::Scatter => scatter(buffers, &mut args, c, stored[0])?,
     };
     let provenance = args.provenance(clusters);
@@ -216,6 +217,32 @@ fn attention_grad(buffers: &Buffers<'_>, args: &mut Args, stored: &[NodeId]) -> 
     Ok(KernelKind::AttentionGrad(AttentionGrad { shape, q, k, v, out, lse, dout, dq, dk, dv }))
 }
 
+fn fold(buffers: &Buffers<'_>, args: &mut Args, id: NodeId) -> Result<KernelKind, Retry> {
+    let values = buffers.clusters.values;
+    let node = &values.graph.nodes[id];
+    let Op::Composite(Composite::SquareSums { block }) = node.op else {
+        return Err(Retry::Unsupported(format!("{} is no fold", node.op.name())));
+    };
+    for (s, u) in node.inputs.iter().enumerate() {
+        let base = layout(buffers, *u)?.base;
+        let buffer = *buffers.of.get(&base).ok_or(Retry::Store(base))?;
+        if args.get(buffer, ArgMode::Read).index() != s {
+            return Err(Retry::Unsupported(format!("{id} ({}) reads {base} twice", node.op.name())));
+        }
+    }
+    whole(buffers, args, Some(id), values.shape(id))?;
+    let mut body = Body::default();
+    let x = body.push(ScalarOp::Load(Access::direct(Fold::SEGMENT, 0, vec![1])), node.ty.dtype);
+    let value = body.push(ScalarOp::Binary(Binary::Mul, x, x), node.ty.dtype);
+    Ok(KernelKind::Fold(Fold {
+        block,
+        segments: node.inputs.iter().map(|u| values.graph.nodes[*u].ty.numel()).collect(),
+        body,
+        reduction: Reduction { op: Reduce::Sum, value },
+        out: Access::direct(Fold::RESULTS, 0, vec![1]),
+    }))
+}
+
 fn scatter(buffers: &Buffers<'_>, args: &mut Args, c: usize, id: NodeId) -> Result<KernelKind, Retry> {
     let values = buffers.clusters.values;
     let inputs = values.inputs(id);
@@ -244,7 +271,6 @@ fn scatter(buffers: &Buffers<'_>, args: &mut Args, c: usize, id: NodeId) -> Resu
 
 /// A kernel that copies `from` (of node `id`, row-major) into `to`.
 pub fn copy(buffers: &Buffers<'_>, id: NodeId, from: BufferId, to: BufferId) -> Kernel {
-    use tinygpt_ir::program::{Body, ScalarOp};
     let values = buffers.clusters.values;
     let n: usize = values.shape(id).iter().product();
     let mut args = Args::default();

@@ -421,7 +421,7 @@ fn reads_where_it_writes(kernel: &Kernel, old: BufferId, new: BufferId) -> bool 
             };
             base && k.body.loads().all(|l| l.arg != old)
         }
-        KernelKind::Update(_) | KernelKind::Attention(_) | KernelKind::AttentionGrad(_) => false,
+        KernelKind::Update(_) | KernelKind::Fold(_) | KernelKind::Attention(_) | KernelKind::AttentionGrad(_) => false,
     }
 }
 

@@ -78,6 +78,7 @@ reasons! {
     // Pairs of kernels.
     SharedRows Fused "kernels over the same rows that read a common value of full size become one";
     Scalars Fused "kernels of one element each become one";
+    ScalarsOfRow Fused "a kernel of one element moves into one that reduces a single row, where nothing then waits for longer";
     SharedOperand Fused "contractions that read one operand in one way become parts of one kernel";
     AlikeBodies Fused "kernels of equal bodies over whole buffers, which nothing waits for, become segments of one launch";
 
@@ -109,6 +110,7 @@ reasons! {
     NeedsBuffer Stored "a kernel that was to compute it again cannot, or would touch too many buffers";
     NeedsRowMajor Stored "a reshape reads it in an order that strides cannot express, so it is copied in that order";
     NeedsPlace Stored "a kernel reads it at positions of its own choice, and constants have no buffer, so it is copied into one";
+    NeedsWhole Stored "a kernel reads it as one run of elements from the start of a buffer, so it is copied in that order";
     Window Stored "the update replaces a window of the state, so only the window is written, in place";
     OldValueNeeded Stored "the state is not updated in place: within the step a kernel needs its old value after, or its new value";
 }

@@ -6,7 +6,8 @@
 //!   elements, if that is stored. A view that strides cannot express has its operand promoted to a copy, whose buffer is row-major.
 //! - A *window* is a dynamic update that is the new value of the state it updates, and that nothing else reads. It is replaced in place, and the
 //!   rest of the state left alone. It does not read the old value, so its operands are the others.
-//! - A base is laid out row-major in its own axes, or in those of one of its transposes if fewer reshapes then need a copy. Roots are row-major.
+//! - An operand of a fold is *whole*: all elements of its base, in row-major order.
+//! - A base is laid out row-major in its own axes, or in those of one of its transposes if fewer reshapes then need a copy. Roots and operands of folds are row-major.
 
 use std::collections::{HashMap, HashSet};
 
@@ -36,6 +37,8 @@ pub enum Class {
     Contract,
     Attention,
     AttentionGrad,
+    /// Reductions of blocks of whole operands.
+    Fold,
     Scatter,
     /// A dynamic update of a state, in place.
     Window,
@@ -168,6 +171,9 @@ impl<'a> Values<'a> {
                 if self.strided[u.index()].is_none() {
                     remarks.edge(u, id, Reason::NeedsPlace);
                     self.promote(u);
+                } else if self.class[id.index()] == Class::Fold && !self.is_whole(u) {
+                    remarks.edge(u, id, Reason::NeedsWhole);
+                    self.promote(u);
                 }
             }
             match self.class[id.index()] {
@@ -185,6 +191,20 @@ impl<'a> Values<'a> {
     fn promote(&mut self, id: NodeId) {
         self.class[id.index()] = Class::Copy;
         self.strided[id.index()] = Some(self.base(id));
+    }
+
+    /// Whether `id` shows all elements of its base, in row-major order.
+    fn is_whole(&self, id: NodeId) -> bool {
+        let shape = &self.graph.nodes[id].ty.shape;
+        let in_order = |strides: &[i64]| {
+            let pairs = strides.iter().zip(row_major(shape));
+            shape.iter().zip(pairs).all(|(n, (found, whole))| *n == 1 || *found == whole)
+        };
+        self.strided[id.index()].as_ref().is_some_and(|s| {
+            s.offset == 0
+                && self.graph.nodes[s.base].ty.numel() == self.graph.nodes[id].ty.numel()
+                && in_order(&s.strides)
+        })
     }
 
     /// The strided view of view `id`; promotes the operand of a reshape that strides cannot say.
@@ -219,7 +239,8 @@ impl<'a> Values<'a> {
     fn base(&self, id: NodeId) -> Strided {
         let shape = &self.graph.nodes[id].ty.shape;
         let plain = Strided { base: id, offset: 0, strides: row_major(shape) };
-        let free = self.class[id.index()].is_computed() && !self.is_root[id.index()];
+        let folded = self.users[id.index()].iter().any(|u| self.class[u.index()] == Class::Fold);
+        let free = self.class[id.index()].is_computed() && !self.is_root[id.index()] && !folded;
         if !free {
             return plain;
         }
@@ -302,7 +323,7 @@ impl<'a> Values<'a> {
     /// Operands that a kernel of this node must find stored, because it reads them at other points than its own.
     pub fn stored_operands(&self, id: NodeId) -> Vec<NodeId> {
         match self.class(id) {
-            Class::Contract | Class::Attention | Class::AttentionGrad => self.inputs(id),
+            Class::Contract | Class::Attention | Class::AttentionGrad | Class::Fold => self.inputs(id),
             Class::Indexed | Class::Window => {
                 // Where a dynamic slice or update starts is not stored if it is a constant, which bodies hold.
                 let dynamic = matches!(self.graph.nodes[id].op, Op::DynamicSlice { .. } | Op::DynamicUpdate);
@@ -365,6 +386,7 @@ fn classify(op: &Op) -> Result<Class, String> {
         Op::ScatterAdd => Class::Scatter,
         Op::Composite(Composite::Attention { .. } | Composite::AttentionLse { .. }) => Class::Attention,
         Op::Composite(Composite::AttentionGrad { .. }) => Class::AttentionGrad,
+        Op::Composite(Composite::SquareSums { .. }) => Class::Fold,
         Op::Composite(c) => {
             return Err(format!(
                 "fuse found the composite {}, which has no kernel; run the expand pass before it",

@@ -18,7 +18,7 @@ mod tests;
 use std::fmt;
 
 use super::{
-    Access, Affine, ArgId, Attention, AttentionGrad, Body, BufferId, BufferKind, Contract, ContractPart, Kernel,
+    Access, Affine, ArgId, Attention, AttentionGrad, Body, BufferId, BufferKind, Contract, ContractPart, Fold, Kernel,
     KernelId, KernelKind, Pointwise, Program, ReduceKernel, ScalarId, ScalarOp, Scatter, ScatterBase, Store, Update,
 };
 use crate::eval::{cast, random_unit};
@@ -149,7 +149,7 @@ pub fn run_kernel(kernel: &Kernel, args: &mut [Vec<f64>]) -> Outcome {
 struct Run<'a, A: Args + ?Sized> {
     kernel: &'a Kernel,
     args: &'a mut A,
-    /// Argument position of each argument id: the identity, but in update kernels.
+    /// Argument position of each argument id: the identity, but in update and fold kernels.
     position: Vec<usize>,
 }
 
@@ -159,6 +159,7 @@ fn run<A: Args + ?Sized>(kernel: &Kernel, args: &mut A) -> Outcome {
     match &kernel.kind {
         KernelKind::Pointwise(k) => run.pointwise(k),
         KernelKind::Update(k) => run.update(k),
+        KernelKind::Fold(k) => run.fold(k),
         KernelKind::Reduce(k) => run.reduce(k),
         KernelKind::Contract(k) => run.contract(k),
         KernelKind::Attention(k) => run.attention(k),
@@ -283,6 +284,28 @@ impl<A: Args + ?Sized> Run<'_, A> {
             let own = (0..k.roles).map(|r| s * k.roles + r);
             self.position = own.chain((0..k.shared).map(|i| k.segments.len() * k.roles + i)).collect();
             self.sweep(&[*n], &k.body, &k.stores, |_, _| Ok(Vec::new()))?;
+        }
+        Ok(())
+    }
+
+    fn fold(&mut self, k: &Fold) -> Outcome {
+        let wanted = needed(&k.body, [k.reduction.value]);
+        let dtype = k.body.scalars[k.reduction.value].dtype;
+        let combine = if k.reduction.op == Reduce::Sum { Binary::Add } else { Binary::Max };
+        let mut values = vec![f64::NAN; k.body.scalars.len()];
+        let mut block = 0;
+        for (s, n) in k.segments.iter().enumerate() {
+            self.position = vec![s, k.segments.len()];
+            for first in (0..*n).step_by(k.block) {
+                let mut result: Option<f64> = None;
+                for i in first..(first + k.block).min(*n) {
+                    self.scalars(&k.body, &wanted, &[i], &[], &mut values)?;
+                    let x = values[k.reduction.value.index()];
+                    result = Some(result.map_or(x, |a| combine.eval(dtype, a, x)));
+                }
+                self.store_at(&k.out, &[block], result.unwrap_or(f64::NAN), "the store of the results")?;
+                block += 1;
+            }
         }
         Ok(())
     }

@@ -2,7 +2,7 @@ use super::*;
 use crate::interp::eval_node;
 use crate::op::{Composite, Op, Real, Unary, Wrt};
 use crate::program::samples::{
-    Make, READ, SHAPE, UPDATE, WRITE, at, attention, embedding, kernel, linear, plus, pointwise, store,
+    Make, READ, SHAPE, UPDATE, WRITE, at, attention, embedding, kernel, linear, norm, plus, pointwise, store,
 };
 use crate::program::{Indirect, Place, Reduction, Term};
 use crate::tensor::Tensor;
@@ -284,4 +284,20 @@ fn errors_name_the_kernel_and_the_access() {
     assert_eq!(message(i.write("ids", &[1.0])), "parameter ids is i32[3], found 1 values");
     assert_eq!(message(i.write("x", &[1.0])), "program embedding has no parameter x");
     assert_eq!(i.read("x").expect_err("no x").0, "program embedding has no output or parameter x");
+}
+
+#[test]
+fn folds_reduce_each_block() {
+    let mut i = interp(&norm(), &[("a", &[1.0, 2.0, 3.0, 4.0, 5.0]), ("b", &[-6.0])]);
+    i.step().unwrap();
+    close(&i.read_buffer(BufferId(3)), &[5.0, 25.0, 25.0, 36.0], "sums of squares");
+    close(&i.read("norm").unwrap(), &[91f64.sqrt()], "norm");
+    let mut largest = norm();
+    let KernelKind::Fold(k) = &mut largest.kernels[KernelId(0)].kind else { panic!("the first kernel folds") };
+    k.reduction = Reduction { op: Reduce::Max, value: ScalarId(0) };
+    let mut i = interp(&largest, &[("a", &[1.0, 2.0, -3.0, -4.0, f64::NAN]), ("b", &[-6.0])]);
+    i.step().unwrap();
+    let found = i.read_buffer(BufferId(3));
+    close(&[found[0], found[1], found[3]], &[2.0, -3.0, -6.0], "largest");
+    assert!(found[2].is_nan());
 }

@@ -8,6 +8,7 @@
 //! lines, by archetype, a line each:
 //!   pointwise      = "space" extents, body, stores
 //!   update         = "roles" N, "shared" N, "segments" N.., body, stores
+//!   fold           = "block" N, "segments" N.., body, "fold" reduction scalar, "out" element
 //!   reduce         = "rows" extents, "cols" extents, body, { "acc" N "=" reduction scalar }, stores
 //!   contract       = { "part" extents, { "term" extents, "left" element, "right" element }, body, stores }
 //!   attention      = shape, operands by name
@@ -24,8 +25,9 @@ use super::body::Space;
 use super::{MAX_ID, Parser, numbered};
 use crate::graph::NodeId;
 use crate::op::Reduce;
+use crate::program::stats::ARCHETYPES;
 use crate::program::{
-    Access, Arg, ArgMode, Attention, AttentionGrad, AttentionShape, Contract, ContractPart, Kernel, KernelKind,
+    Access, Arg, ArgMode, Attention, AttentionGrad, AttentionShape, Contract, ContractPart, Fold, Kernel, KernelKind,
     Pointwise, Provenance, ReduceKernel, Reduction, Scatter, ScatterBase, Term, Update,
 };
 use crate::text::{Fault, Read, Token, literal, suggest};
@@ -34,8 +36,6 @@ use crate::text::{Fault, Read, Token, literal, suggest};
 const MAX_NODES: usize = 1 << 20;
 /// Greatest product of the extents of a space.
 const MAX_POINTS: u128 = 1 << 62;
-
-const ARCHETYPES: [&str; 7] = ["pointwise", "update", "reduce", "contract", "attention", "attention_grad", "scatter"];
 
 impl Parser<'_> {
     /// After the keyword.
@@ -54,6 +54,7 @@ impl Parser<'_> {
         let kind = match archetype {
             "pointwise" => self.pointwise(&args)?,
             "update" => self.update()?,
+            "fold" => self.fold()?,
             "reduce" => self.reduce(&args)?,
             "contract" => self.contract(&args)?,
             "attention" => self.attention(&args)?,
@@ -197,6 +198,15 @@ impl Parser<'_> {
 
     fn update(&mut self) -> Read<KernelKind> {
         let (roles, shared) = (self.setting("roles")?, self.setting("shared")?);
+        let (segments, longest) = self.segments()?;
+        let s = Space { axes: vec![("i0".into(), longest)], arg: "role", args: roles + shared };
+        let body = self.body(&s)?;
+        let stores = self.stores(&s, &body)?;
+        Ok(KernelKind::Update(Update { roles, shared, segments, body, stores }))
+    }
+
+    /// A line of segments; and the longest of them.
+    fn segments(&mut self) -> Read<(Vec<usize>, usize)> {
         self.t.keyword("segments")?;
         let mut segments = Vec::new();
         while *self.t.peek() != Token::Newline {
@@ -204,10 +214,33 @@ impl Parser<'_> {
         }
         self.t.end_of_line()?;
         let longest = segments.iter().copied().max().unwrap_or(0);
-        let s = Space { axes: vec![("i0".into(), longest)], arg: "role", args: roles + shared };
-        let body = self.body(&s)?;
-        let stores = self.stores(&s, &body)?;
-        Ok(KernelKind::Update(Update { roles, shared, segments, body, stores }))
+        Ok((segments, longest))
+    }
+
+    fn fold(&mut self) -> Read<KernelKind> {
+        let span = self.t.span();
+        let block = self.setting("block")?;
+        if block == 0 {
+            return Err(Fault::new(span, "found blocks of 0 elements, expected at least 1"));
+        }
+        let (segments, longest) = self.segments()?;
+        let space = |axis: &str, extent: usize| Space { axes: vec![(axis.into(), extent)], arg: "role", args: 2 };
+        let body = self.body(&space("i0", longest))?;
+        self.t.keyword("fold")?;
+        let op = self.reduction()?;
+        let value = self.scalar_name(&body)?;
+        self.t.end_of_line()?;
+        let blocks = segments.iter().map(|n| n.div_ceil(block)).sum();
+        let out = self.operand("out", &space("j0", blocks))?;
+        Ok(KernelKind::Fold(Fold { block, segments, body, reduction: Reduction { op, value }, out }))
+    }
+
+    fn reduction(&mut self) -> Read<Reduce> {
+        let (word, span) = self.t.word("a reduction such as `reduce_sum`")?;
+        Reduce::ALL.iter().copied().find(|r| r.name() == word).ok_or_else(|| {
+            let near = suggest(word, Reduce::ALL.iter().map(|r| r.name()));
+            Fault::new(span, format!("found `{word}`, expected a reduction such as `reduce_sum`{near}"))
+        })
     }
 
     fn reduce(&mut self, args: &[Arg]) -> Read<KernelKind> {
@@ -225,14 +258,7 @@ impl Parser<'_> {
                 return Err(Fault::new(span, message));
             }
             self.t.expect('=')?;
-            let (word, span) = self.t.word("a reduction such as `reduce_sum`")?;
-            let Some(op) = Reduce::ALL.iter().copied().find(|r| r.name() == word) else {
-                let near = suggest(word, Reduce::ALL.iter().map(|r| r.name()));
-                return Err(Fault::new(
-                    span,
-                    format!("found `{word}`, expected a reduction such as `reduce_sum`{near}"),
-                ));
-            };
+            let op = self.reduction()?;
             let value = self.scalar_name(&body)?;
             reductions.push(Reduction { op, value });
             self.t.end_of_line()?;

@@ -5,7 +5,7 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::*;
-use crate::program::samples::{attention, embedding, linear};
+use crate::program::samples::{attention, embedding, linear, norm};
 use crate::program::verify;
 
 #[track_caller]
@@ -22,7 +22,7 @@ fn round_trips(p: &Program) {
 
 #[test]
 fn samples_round_trip() {
-    for mut p in [linear(), attention(), embedding()] {
+    for mut p in [linear(), attention(), embedding(), norm()] {
         round_trips(&p);
         p.name = "two \"words\"\n".into();
         p.memory.packs = vec![128, 64];
@@ -60,7 +60,7 @@ fn spacing_and_comments_are_free() {
 /// The rendered errors of typical mistakes: each is one replacement in the text of a sample.
 #[test]
 fn errors_say_what_was_found_and_expected() {
-    let (linear, embedding) = (linear().to_string(), embedding().to_string());
+    let (linear, embedding, norm) = (linear().to_string(), embedding().to_string(), norm().to_string());
     let cases = [
         (&linear, "tinygpt-program 1", "tinygpt-program 2"),
         (&linear, "program linear\n", "graph linear\n"),
@@ -93,6 +93,9 @@ fn errors_say_what_was_found_and_expected() {
         (&embedding, "table row=5", "table rows=5"),
         (&embedding, "role1[0]", "role2[0]"),
         (&embedding, "select %3, %5, %0", "select %3, %5"),
+        (&norm, "block 2", "block 0"),
+        (&norm, "fold reduce_sum", "fold reduce_add"),
+        (&norm, "out role1[j0]", "out role1[i0]"),
     ];
     let error = |(text, from, to): &(&String, &str, &str)| {
         assert!(text.contains(from), "no {from:?} in the sample");
@@ -192,10 +195,10 @@ proptest! {
 
     #[test]
     fn mutated_programs_never_panic(
-        sample in 0usize..3, at in any::<prop::sample::Index>(), length in 0usize..6,
+        sample in 0usize..4, at in any::<prop::sample::Index>(), length in 0usize..6,
         insert in prop::sample::select(PIECES.to_vec()), way in 0usize..3, other in any::<prop::sample::Index>(),
     ) {
-        let text = [linear(), attention(), embedding()][sample].to_string();
+        let text = [linear(), attention(), embedding(), norm()][sample].to_string();
         let mutated = match way {
             0 => {
                 // A line less, or moved.

@@ -4,8 +4,8 @@ use super::{Invariant, Report, body};
 use crate::op::Reduce;
 use crate::program::uses::{Use, uses};
 use crate::program::{
-    Access, ArgId, ArgMode, Body, BufferKind, Kernel, KernelKind, Program, ReduceKernel, Scalar, ScalarId, ScalarOp,
-    Scatter, ScatterBase, Store, Update,
+    Access, ArgId, ArgMode, Body, BufferKind, Fold, Kernel, KernelKind, Program, ReduceKernel, Scalar, ScalarId,
+    ScalarOp, Scatter, ScatterBase, Store, Update,
 };
 use crate::types::DType;
 
@@ -55,6 +55,12 @@ fn arguments(program: &Program, kernel: &Kernel, list: &[Use<'_>], report: &mut 
             )
         });
     }
+    if let KernelKind::Fold(k) = &kernel.kind {
+        let want = k.segments.len() + 1;
+        report.expect(kernel.args.len() == want, Invariant::FoldBlocks, || {
+            format!("{} arguments: {} segments and their results need {want}", kernel.args.len(), k.segments.len())
+        });
+    }
     for u in list {
         report.expect(u.arg < kernel.args.len(), Invariant::ArgsValid, || {
             format!("{} names argument a{}, and there are {}", u.what, u.arg, kernel.args.len())
@@ -99,6 +105,7 @@ fn bodies(kind: &KernelKind) -> Vec<(&Body, Vec<ScalarId>, Vec<usize>, usize)> {
     match kind {
         KernelKind::Pointwise(k) => vec![(&k.body, values(&k.stores), k.space.clone(), 0)],
         KernelKind::Update(k) => k.segments.iter().map(|n| (&k.body, values(&k.stores), vec![*n], 0)).collect(),
+        KernelKind::Fold(k) => k.segments.iter().map(|n| (&k.body, vec![k.reduction.value], vec![*n], 0)).collect(),
         KernelKind::Reduce(k) => {
             let roots = k.reductions.iter().map(|r| r.value).chain(values(&k.stores)).collect();
             vec![(&k.body, roots, k.space(), k.reductions.len())]
@@ -300,6 +307,7 @@ fn archetype(program: &Program, kernel: &Kernel, report: &mut Report) {
     match &kernel.kind {
         KernelKind::Pointwise(k) => typed(&k.body, &k.space, &[], &k.stores, &of, report),
         KernelKind::Update(k) => update(kernel, k, &dtype, report),
+        KernelKind::Fold(k) => fold(kernel, k, &dtype, report),
         KernelKind::Reduce(k) => reduce(k, &of, report),
         KernelKind::Contract(k) => {
             for p in &k.parts {
@@ -383,6 +391,41 @@ fn update(kernel: &Kernel, k: &Update, dtype: &dyn Fn(usize) -> Option<DType>, r
             )
         });
     }
+}
+
+fn fold(kernel: &Kernel, k: &Fold, dtype: &dyn Fn(usize) -> Option<DType>, report: &mut Report) {
+    let results = k.segments.len();
+    let longest = k.segments.iter().copied().max().unwrap_or(1);
+    body::types(&k.body, &[longest], &[], &|a| dtype(if a == Fold::SEGMENT { 0 } else { results }), report);
+    report.expect(!k.segments.is_empty() && k.block >= 1, Invariant::FoldBlocks, || {
+        format!("{results} segments in blocks of {} elements: expected at least one of each", k.block)
+    });
+    for s in 0..results {
+        let alike = kernel.args[s].mode == ArgMode::Read && dtype(s) == dtype(0);
+        report.expect(alike, Invariant::FoldBlocks, || {
+            format!("segment {s} is not read, or differs from segment 0 in dtype")
+        });
+    }
+    let flat = |a: &Access, role: ArgId| *a == Access::direct(role, 0, vec![1]);
+    for a in k.body.loads() {
+        report.expect(flat(a, Fold::SEGMENT), Invariant::FoldBlocks, || {
+            format!("a load of role {}: expected role 0, offset 0 and stride 1", a.arg.index())
+        });
+    }
+    report.expect(flat(&k.out, Fold::RESULTS), Invariant::FoldBlocks, || {
+        "the results: expected role 1, offset 0 and stride 1".into()
+    });
+    let indexed = k.body.scalars.values().any(|s| matches!(s.op, ScalarOp::Index(_)));
+    report.expect(!indexed, Invariant::FoldBlocks, || "an index in the body: expected loads and constants only".into());
+    let found = k.body.scalars[k.reduction.value].dtype;
+    let fits = k.reduction.op != Reduce::ArgMax && found != DType::Bool && dtype(results) == Some(found);
+    report.expect(fits, Invariant::FoldBlocks, || {
+        format!(
+            "{} of {found} into results of {:?}: expected a sum or a maximum of numbers of one dtype",
+            k.reduction.op.name(),
+            dtype(results)
+        )
+    });
 }
 
 /// Whether each scalar varies along the axes from `from` on.

@@ -32,6 +32,9 @@
 //! - `contract-terms`: every part has a term, and all its operands are of one float dtype.
 //! - `update-roles`: segments have equal modes and dtypes role by role; accesses are direct with offset 0 and stride 1, or 0 for a load;
 //!   shared roles are read-only scalars; the argument list is segments * roles + shared long.
+//! - `fold-blocks`: there is a segment, and a block has an element; segments are read, have one dtype, and are followed by the results, which are
+//!   written; loads are direct, of role 0, with offset 0 and stride 1; nothing is an index; the reduction is a sum or a maximum of
+//!   numbers of the results' dtype; result i is element i.
 //! - `attention-shape`: buffers are f32; something is stored; v is read exactly if out is stored; causal means as many keys as queries.
 //! - `scatter-index`: the index is i32 and does not vary along inner; base, value and result have one numeric dtype.
 //!
@@ -100,6 +103,7 @@ invariants! {
     ReduceRows "reduce-rows"
     ContractTerms "contract-terms"
     UpdateRoles "update-roles"
+    FoldBlocks "fold-blocks"
     AttentionShape "attention-shape"
     ScatterIndex "scatter-index"
     StageIndependent "stage-independent"

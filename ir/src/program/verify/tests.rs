@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::op::{Reduce, Unary};
-use crate::program::samples::{attention, embedding, kernel, linear, plus};
+use crate::program::samples::{attention, embedding, kernel, linear, norm, plus};
 use crate::program::{
     Access, Affine, Arg, ArgId, ArgMode, Attention, AttentionGrad, BufferId, ContractPart, KernelId, KernelKind, Place,
     PlacementPolicy, Pointwise, ReduceKernel, Reduction, ScalarId, ScalarOp, Scatter, Update,
@@ -91,6 +91,14 @@ const CASES: &[Case] = &[
         "a store of role 0 with offset 1",
     ),
     (Invariant::UpdateRoles, embedding, |p| load(&mut update(p).body, 1).at.coeffs[0] = 1, "a load of role 1"),
+    (Invariant::FoldBlocks, norm, |p| fold(p).segments.push(2), "need 4"),
+    (Invariant::FoldBlocks, norm, |p| p.buffers[BufferId(1)].dtype = DType::I32, "segment 1 is not read, or differs"),
+    (Invariant::FoldBlocks, norm, |p| load(&mut fold(p).body, 0).at.coeffs[0] = 0, "a load of role 0"),
+    (Invariant::FoldBlocks, norm, |p| fold(p).out.at.coeffs[0] = 0, "the results"),
+    (Invariant::FoldBlocks, norm, |p| fold(p).reduction.op = Reduce::ArgMax, "reduce_argmax of f32 into"),
+    (Invariant::FoldBlocks, norm, index_in_fold, "an index in the body"),
+    (Invariant::SpaceExtents, norm, |p| fold(p).block = 0, "the store of the results ranges over [0]"),
+    (Invariant::AccessRange, norm, |p| fold(p).block = 1, "elements 0 to 5 of argument a2, which has 4"),
     (Invariant::AttentionShape, attention, |p| p.buffers[BufferId(8)].dtype = DType::F16, "b8 is f16"),
     (Invariant::AttentionShape, attention, |p| forward(p).shape.k_len = 2, "unequal"),
     (Invariant::AttentionShape, attention, |p| forward(p).v = None, "both or neither"),
@@ -176,6 +184,7 @@ macro_rules! finder {
 }
 finder!(reduction, Reduce, ReduceKernel);
 finder!(update, Update, Update);
+finder!(fold, Fold, crate::program::Fold);
 finder!(scatter, Scatter, Scatter);
 finder!(forward, Attention, Attention);
 finder!(backward, AttentionGrad, AttentionGrad);
@@ -205,6 +214,10 @@ fn op(p: &mut Program, kernel: u32, scalar: u32, op: ScalarOp) {
 
 fn indirect(index: u32) -> Vec<crate::program::Indirect> {
     vec![crate::program::Indirect { index: ScalarId(index), stride: 1, extent: 1 }]
+}
+
+fn index_in_fold(p: &mut Program) {
+    fold(p).body.push(ScalarOp::Index(Affine { offset: 0, coeffs: vec![1] }), DType::I32);
 }
 
 fn wide_index(p: &mut Program) {
@@ -318,7 +331,7 @@ fn part_of_pack(offset: usize) -> Place {
 
 #[test]
 fn samples_are_sound() {
-    for sample in [linear, attention, embedding, slotted, packed, windowed] {
+    for sample in [linear, attention, embedding, norm, slotted, packed, windowed] {
         let program = sample();
         assert_eq!(verify(&program), Ok(()), "{}", program.name);
     }
