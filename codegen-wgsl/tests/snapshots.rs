@@ -68,5 +68,5 @@ fn variants_of_each_archetype() {
         }
         insta::assert_snapshot!(format!("variants_of_{archetype}"), out);
     }
-    assert_eq!(archetypes.len(), 7, "{archetypes:?}");
+    assert_eq!(archetypes.len(), 8, "{archetypes:?}");
 }

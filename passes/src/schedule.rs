@@ -2,8 +2,7 @@
 //!
 //! Kernels are taken in the order in which fusion left them, that of the graph, as far as their dependencies allow. A stage collects
 //! kernels that are ready together, from a window ahead of the first one waiting: wide enough that the gradients by weight and by input of
-//! one layer share a stage, and that the many small reductions of a global norm do; narrow enough that nothing is computed long before it is
-//! used.
+//! one layer share a stage; narrow enough that nothing is computed long before it is used.
 //!
 //! Invariants
 //! - What a kernel must wait for follows from the arguments alone: a reader of a temporary or output waits for its writer, the writer of a

@@ -191,8 +191,8 @@ pub struct MemoryPlan {
     pub lower_bound: usize,
     /// Bytes of each slot, where there are slots.
     pub slots: Vec<usize>,
-    /// Bytes of each pack. Values that one update kernel uses in one role (all weights, all gradients, all first moments) lie side by side in a
-    /// pack, and so do the scalars of a step, so that a kernel over hundreds of values binds a handful of buffers.
+    /// Bytes of each pack. Values that one update kernel uses in one role (all weights, all gradients, all first moments), or that one fold reads, lie
+    /// side by side in a pack, and so do the scalars of a step, so that a kernel over hundreds of values binds a handful of buffers.
     pub packs: Vec<usize>,
 }
 
