@@ -105,9 +105,9 @@ pub fn update_step(forward: &Graph, adamw: &AdamWConfig, micro_batches: u64) -> 
     }
     some_weight(weights.len())?;
     let share = 1.0 / micro_batches as f64;
-    let grads: Vec<T<'_>> = weights.iter().map(|(name, p)| b.input(format!("grad.{name}"), p.ty()) * share).collect();
+    let sums: Vec<T<'_>> = weights.iter().map(|(name, p)| b.input(format!("grad.{name}"), p.ty())).collect();
     let loss = b.input("loss", TensorType::f32([]));
-    apply(&b, adamw, loss, &weights, &grads);
+    apply(&b, adamw, loss, &weights, &sums, share);
     b.finish()
 }
 
@@ -120,7 +120,7 @@ fn step(forward: &Graph, adamw: &AdamWConfig, output_gradients: bool) -> Result<
     // A weight that nothing reads has no node yet.
     let node = |w: ParamId| read[w].map_or_else(|| b.node(Op::Param(w), &[]), |id| b.handle(id));
     let weights: Vec<(String, T<'_>)> = names.into_iter().zip(weights.into_iter().map(node)).collect();
-    apply(&b, adamw, b.handle(loss), &weights, &grads);
+    apply(&b, adamw, b.handle(loss), &weights, &grads, 1.0);
     if output_gradients {
         weights.iter().zip(&grads).for_each(|((name, _), grad)| b.output(format!("grad.{name}"), *grad));
     }
@@ -155,22 +155,32 @@ fn some_weight(count: usize) -> Result<(), Box<GraphError>> {
     }
 }
 
-/// Clips `grads` and updates `weights`, named as given: inputs `lr` and `step`, the moments, the output `grad_norm`.
-fn apply<'g>(b: &'g Builder, adamw: &AdamWConfig, loss: T<'g>, weights: &[(String, T<'g>)], grads: &[T<'g>]) {
+/// Clips `share` times `sums`, the gradients, and updates `weights`, named as given: inputs `lr` and `step`, the moments, the output `grad_norm`.
+fn apply<'g>(
+    b: &'g Builder,
+    adamw: &AdamWConfig,
+    loss: T<'g>,
+    weights: &[(String, T<'g>)],
+    sums: &[T<'g>],
+    share: f64,
+) {
+    let mean = |sum: T<'g>| if share == 1.0 { sum } else { sum * share };
     let lr = b.input("lr", TensorType::f32([]));
     let step = b.input("step", TensorType::f32([]));
     let scope = b.scope("optimizer");
-    let norm = b.global_norm(grads);
+    // The norm of the sums, rather than that of their means, which nothing then has to store.
+    let norm = mean(b.global_norm(sums));
     let loss = if loss.dtype() == DType::F32 { loss } else { loss.cast(DType::F32) };
     // A NaN is not less than anything. A loss whose square is beyond f32 is as good as infinite.
     let finite = (loss * loss).lt(f64::INFINITY).select(norm, f64::INFINITY).lt(f64::INFINITY);
     drop(scope);
     b.output("grad_norm", norm);
-    for ((name, p), grad) in weights.iter().zip(grads) {
+    for ((name, p), sum) in weights.iter().zip(sums) {
         let moment = |kind: &str| b.state(&format!("{kind}.{name}"), p.ty(), Init::Zeros, StateRole::Optimizer);
         let (m, v) = (moment("adam.m"), moment("adam.v"));
         let _scope = b.scope(format!("optimizer/{name}"));
-        let g = adamw.grad_clip.map_or(*grad, |max| grad.clip_by_global_norm(norm, max));
+        let grad = mean(*sum);
+        let g = adamw.grad_clip.map_or(grad, |max| grad.clip_by_global_norm(norm, max));
         let decay = if p.rank() >= 2 { adamw.weight_decay } else { 0.0 };
         for (part, old) in [(AdamWPart::Param, *p), (AdamWPart::Moment1, m), (AdamWPart::Moment2, v)] {
             let new = p.adamw(part, [g, m, v, lr, step], adamw.beta1, adamw.beta2, adamw.eps, decay);
