@@ -297,7 +297,8 @@ impl<'a> Clusters<'a> {
                     // A small value is no reason to make a large kernel wait for another one.
                     let bytes = self.values.graph.nodes[id].ty.bytes();
                     let small = bytes < self.small_bytes;
-                    if small && cluster.kind != ClusterKind::Pointwise && !cluster.preds.contains(&d) {
+                    let waits = cluster.kind != ClusterKind::Pointwise && !cluster.preds.contains(&d);
+                    if small && waits && !self.waits_for_free(c, d) {
                         return Err(Reason::SmallWaits { bytes, launch: self.small_bytes });
                     }
                 }
