@@ -165,7 +165,11 @@ fn a_gpt_step_is_fused_as_designed() {
     assert_eq!(count(|k| matches!(k, KernelKind::Contract(_))), 6 * (4 + 8) + 3);
     assert_eq!(count(|k| matches!(k, KernelKind::Update(_))), 2, "with and without weight decay");
     assert_eq!(count(|k| matches!(k, KernelKind::Fold(_))), 1, "the squares of all gradients");
-    assert_eq!(count(|k| matches!(k, KernelKind::Pointwise(_))), 0, "the scalars of the optimizer go with the norm");
+    assert_eq!(
+        count(|k| matches!(k, KernelKind::Pointwise(_))),
+        0,
+        "the scalars of the optimizer go with the loss and the norm"
+    );
     let terms = |k: &KernelKind| match k {
         KernelKind::Contract(c) => c.parts.iter().map(|p| p.terms.len()).max().unwrap_or(0),
         _ => 0,

@@ -186,12 +186,12 @@ fn a_dump_replaces_an_older_one_and_nothing_else() {
 #[test]
 fn a_diff_shows_what_a_pass_did_and_nothing_else() {
     let cli = Cli::new();
-    let diff = cli.ok("dump --preset tiny --diff simplify split-reduce").stdout;
+    let diff = cli.ok("dump --preset massive --diff simplify split-reduce").stdout;
     assert!(diff.starts_with("--- simplify\n+++ split-reduce\n@@ "), "{diff}");
-    // The pass touches long reductions only: whatever goes or comes is one of its operations.
+    // The pass touches long reductions only, here the sum of all blocks of the gradients' squares: whatever goes or comes is one of its operations.
     let changed = |line: &&str| line.starts_with(['+', '-']) && !line.starts_with("---") && !line.starts_with("+++");
     let lines: Vec<&str> = diff.lines().filter(changed).collect();
-    assert!(lines.len() > 20);
+    assert!(lines.len() >= 5, "{diff}");
     for line in &lines {
         assert!(line.contains(" = reduce_") || line.contains(" = reshape "), "{line}");
     }
