@@ -314,7 +314,8 @@ impl<'a, 'b> BodyWriter<'a, 'b> {
                 Index::Affine(a) => affine = affine.plus(a, view.strides[d]),
                 Index::Computed(s) => {
                     let extent = self.buffers.clusters.values.shape(u)[d];
-                    if extent > 1 {
+                    // A stretched axis has one element, whatever the index.
+                    if extent > 1 && view.strides[d] != 0 {
                         indirect.push(Indirect { index: *s, stride: view.strides[d], extent });
                     }
                 }
