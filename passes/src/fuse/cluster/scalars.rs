@@ -30,9 +30,7 @@ impl Clusters<'_> {
     fn depths(&self) -> Vec<usize> {
         // A cluster has more ancestors than any of its ancestors.
         let mut order: Vec<usize> = (0..self.list.len()).collect();
-        order.sort_by_cached_key(|c| {
-            self.list.iter().enumerate().filter(|(a, _)| self.ancestors[*c].contains(*a)).count()
-        });
+        order.sort_by_cached_key(|c| self.ancestors[*c].len());
         let mut depths = vec![0; order.len()];
         for c in order {
             depths[c] = self.list[c].preds.iter().map(|p| depths[*p] + 1).max().unwrap_or(0);
