@@ -1,68 +1,22 @@
 #!/usr/bin/env python3
-"""Time one whole training step of tinygpt's model in PyTorch, on the CPU.
+"""Whole training steps of tinygpt's model in PyTorch, timed.
 
-The peer that `tinygpt bench` is compared with. A step is what `tinygpt bench` times: forward, loss,
-backward, global-norm clip at 1.0 and AdamW, on one fixed batch of synthetic bytes in float32. The model is
-the byte-level GPT of this repository, spelled as PyTorch users would write it for speed:
-scaled_dot_product_attention for attention and the fused AdamW.
+A step is what `tinygpt bench` times: forward, loss, backward, global-norm clip and AdamW. The model is the GPT of this repository,
+spelled as PyTorch users write it for speed: scaled_dot_product_attention and the fused AdamW.
 
-Invariants:
-- The parameter count of every preset equals the formula that the presets are documented by
-  (V C + T C + 2 C + L (12 C^2 + 13 C)); a mismatch ends the run, since it would compare two models.
-- One preset, one process: the peak resident memory belongs to that preset alone. Several presets run one
-  after the other in child processes.
-- Standard output carries only the results (with --json: one JSON object a line).
+  --mode eager     as written
+  --mode compile   the model through torch.compile (needs a C++ compiler for the CPU)
+  --mode graph     likewise, and the whole step, optimizer included, as one CUDA graph; needs --device cuda
 
-Needs torch; see README.md beside this file.
+Needs torch and numpy; README.md beside this file says more.
 """
 
-import argparse
-import json
 import math
 import os
-import resource
-import statistics
-import subprocess
 import sys
-import time
-from dataclasses import dataclass
 
-WARMUP_STEPS = 5
-LEARNING_RATE = 1e-3
-WEIGHT_DECAY = 0.1
-GRAD_CLIP = 1.0
-
-
-@dataclass(frozen=True)
-class Preset:
-    ctx: int
-    layers: int
-    heads: int
-    d_model: int
-    batch: int
-    vocab: int = 256
-    gelu: str = "none"  # torch's name for exact erf; "tanh" for GPT-2
-
-    def params(self) -> int:
-        c = self.d_model
-        return self.vocab * c + self.ctx * c + 2 * c + self.layers * (12 * c * c + 13 * c)
-
-
-PRESETS = {
-    "tiny": Preset(ctx=32, layers=2, heads=3, d_model=48, batch=16),
-    "small": Preset(ctx=64, layers=3, heads=3, d_model=96, batch=16),
-    "standard": Preset(ctx=64, layers=3, heads=3, d_model=96, batch=16),
-    "capable": Preset(ctx=96, layers=4, heads=3, d_model=96, batch=16),
-    "medium": Preset(ctx=96, layers=4, heads=4, d_model=128, batch=16),
-    "large": Preset(ctx=128, layers=6, heads=6, d_model=192, batch=12),
-    "xl": Preset(ctx=128, layers=8, heads=8, d_model=256, batch=8),
-    "huge": Preset(ctx=256, layers=12, heads=8, d_model=256, batch=8),
-    "massive": Preset(ctx=256, layers=14, heads=12, d_model=384, batch=4),
-    "mega": Preset(ctx=512, layers=14, heads=12, d_model=384, batch=2),
-    "behemoth": Preset(ctx=512, layers=24, heads=20, d_model=1280, batch=1),
-    # GPT-2 124M; 50257 tokens padded to 50304, a multiple of 128.
-    "gpt2": Preset(ctx=1024, layers=12, heads=12, d_model=768, batch=8, vocab=50304, gelu="tanh"),
-}
+import common
+from common import Preset
 
 
 def build_model(preset: Preset):
@@ -70,6 +24,8 @@ def build_model(preset: Preset):
     import torch
     from torch import nn
     from torch.nn import functional as F
+
+    gelu = {"erf": "none", "tanh": "tanh"}[preset.gelu]
 
     class Attention(nn.Module):
         def __init__(self):
@@ -100,7 +56,7 @@ def build_model(preset: Preset):
             self.fc_out = nn.Linear(4 * c, c)
 
         def forward(self, x):
-            return self.fc_out(F.gelu(self.fc_in(x), approximate=preset.gelu))
+            return self.fc_out(F.gelu(self.fc_in(x), approximate=gelu))
 
     class Block(nn.Module):
         def __init__(self):
@@ -143,131 +99,103 @@ def build_model(preset: Preset):
     return model
 
 
-def measure(name: str, steps: int, threads: int, compile_model: bool) -> dict:
-    """Run WARMUP_STEPS and then `steps` timed steps of preset `name` in this process."""
-    # Before torch is loaded: OpenMP and MKL read it once.
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    try:
-        import torch
-        from torch import nn
-    except ImportError as error:
-        sys.exit(f"torch_step.py: {sys.executable} cannot import torch ({error}): README.md beside this file sets one up")
+class TorchTrainer(common.Trainer):
+    def __init__(self, start, args):
+        # Before torch is loaded: OpenMP and MKL read it once.
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)
+        try:
+            import torch
+        except ImportError as error:
+            sys.exit(f"torch_step.py: {sys.executable} cannot import torch ({error}): README.md beside this file sets one up")
+        self.torch = torch
+        torch.set_num_threads(args.threads)
+        # "highest" is f32 as it is; "high" lets products be TF32.
+        torch.set_float32_matmul_precision("high" if args.precision == "tf32" else "highest")
+        self.versions = {"torch": torch.__version__}
+        if args.device == "cuda":
+            self.versions["cuda"] = torch.version.cuda
+        self.grad_clip, self.device = start.grad_clip, args.device
+        self.bf16 = args.precision == "bf16"
 
-    torch.set_num_threads(threads)
-    torch.manual_seed(42)
-    preset = PRESETS[name]
-
-    model = build_model(preset)
-    params = sum(p.numel() for p in model.parameters())
-    if params != preset.params():
-        sys.exit(f"torch_step.py: preset {name} has {params} parameters, expected {preset.params()}: the model is not tinygpt's")
-
-    weights = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}],
-        lr=LEARNING_RATE,
-        betas=(0.9, 0.95),
-        eps=1e-8,
-        fused=True,
-    )
-    forward = torch.compile(model) if compile_model else model
-
-    ids = torch.randint(0, preset.vocab, (preset.batch, preset.ctx + 1))
-    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-
-    def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        loss = forward(inputs, targets)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
-        optimizer.step()
-        return loss.item()
-
-    start = time.perf_counter()
-    step()
-    first_step_s = time.perf_counter() - start
-    for _ in range(WARMUP_STEPS - 1):
-        step()
-
-    times_ms = []
-    for _ in range(steps):
-        start = time.perf_counter()
-        loss = step()
-        times_ms.append(1e3 * (time.perf_counter() - start))
-        if not math.isfinite(loss):
-            sys.exit(f"torch_step.py: preset {name}: the loss is {loss}, so the timing is of no training step")
-    times_ms.sort()
-
-    # ru_maxrss is in KiB on Linux and in bytes on macOS (getrusage(2)).
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    rss_mib = rss / 2**20 if sys.platform == "darwin" else rss / 2**10
-    median = statistics.median(times_ms)
-    return {
-        "preset": name,
-        "backend": "torch-cpu",
-        "torch": torch.__version__,
-        "compile": compile_model,
-        "threads": torch.get_num_threads(),
-        "params": params,
-        "steps": steps,
-        "first_step_s": round(first_step_s, 3),
-        "ms_per_step": {
-            "median": round(median, 3),
-            "min": round(times_ms[0], 3),
-            "p90": round(times_ms[math.ceil(0.9 * len(times_ms)) - 1], 3),  # nearest rank
-        },
-        "tokens_per_s": round(1e3 * preset.batch * preset.ctx / median, 1),
-        "peak_rss_mib": round(rss_mib, 1),
-    }
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"found {value}, expected a whole number of at least 1")
-    return value
-
-
-def preset_names(text: str) -> list:
-    names = text.split(",")
-    for name in names:
-        if name not in PRESETS:
-            raise argparse.ArgumentTypeError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
-    return names
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Time training steps of tinygpt's model in PyTorch on the CPU.")
-    parser.add_argument("--preset", type=preset_names, default=["small"], metavar="P[,P..]", help="default: small")
-    parser.add_argument("--threads", type=positive, default=os.cpu_count(), metavar="N", help="default: every core")
-    parser.add_argument("--steps", type=positive, default=20, metavar="N", help="timed steps, after 5 untimed ones (default: 20)")
-    parser.add_argument("--compile", type=int, choices=(0, 1), default=0, help="1: torch.compile (needs a C++ compiler)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    args = parser.parse_args()
-
-    if len(args.preset) > 1:
-        for name in args.preset:
-            child = [sys.executable, os.path.abspath(__file__), "--preset", name, "--threads", str(args.threads)]
-            child += ["--steps", str(args.steps), "--compile", str(args.compile)] + ["--json"] * args.json
-            status = subprocess.run(child).returncode
-            if status != 0:
-                return status
-        return 0
-
-    result = measure(args.preset[0], args.steps, args.threads, bool(args.compile))
-    if args.json:
-        print(json.dumps(result), flush=True)
-    else:
-        ms = result["ms_per_step"]
-        print(
-            f"{result['preset']}: median {ms['median']} ms/step, min {ms['min']}, p90 {ms['p90']}; "
-            f"{result['params']} params, {result['threads']} threads, peak RSS {result['peak_rss_mib']} MiB, "
-            f"torch {result['torch']}{' compiled' if result['compile'] else ''}",
-            flush=True,
+        self.model = build_model(start.preset)
+        self.weights = {name: torch.from_numpy(array) for name, array in start.weights().items()}
+        self.model.load_state_dict(self.weights)  # strict: exactly these names and shapes
+        self.model.to(args.device)
+        if args.mode != "graph":
+            self.weights = None
+        self.params = sum(p.numel() for p in self.model.parameters())
+        matrices = [p for p in self.model.parameters() if p.dim() >= 2]
+        others = [p for p in self.model.parameters() if p.dim() < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": start.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=start.lr,
+            betas=start.betas,
+            eps=start.eps,
+            fused=True,
+            capturable=args.mode == "graph",
         )
-    return 0
+        self.forward = self.model if args.mode == "eager" else torch.compile(self.model)
+        shape = (start.preset.batch, start.preset.ctx)
+        self.ids, self.targets = (torch.zeros(shape, dtype=torch.int64, device=args.device) for _ in range(2))
+        self.last_loss = None
+        self.graph = None
+        if args.mode == "graph":
+            self.capture()
+
+    def set_batch(self, ids, targets):
+        self.ids.copy_(self.torch.from_numpy(ids))
+        self.targets.copy_(self.torch.from_numpy(targets))
+
+    def step(self):
+        if self.graph is not None:
+            self.graph.replay()
+        else:
+            self.step_of_parts()
+
+    def loss(self):
+        return self.last_loss.item()
+
+    def step_of_parts(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.torch.autocast(self.device, self.torch.bfloat16, enabled=self.bf16):
+            self.last_loss = self.forward(self.ids, self.targets)
+        self.last_loss.backward()
+        self.torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
+        self.optimizer.step()
+
+    def capture(self):
+        """Record the step as a CUDA graph, after a few that are run as they must be (and then undone)."""
+        torch = self.torch
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.step_of_parts()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step_of_parts()
+        self.graph = graph
+        # The graph holds the addresses of weights and moments: they are set in place.
+        with torch.no_grad():
+            self.model.load_state_dict(self.weights)
+            for state in self.optimizer.state.values():
+                for value in state.values():
+                    value.zero_()
+        self.weights = None
+
+
+def main():
+    flags = common.parser("Time training steps of tinygpt's model in PyTorch.")
+    flags.add_argument("--mode", choices=("eager", "compile", "graph"), default="eager", help="default: eager")
+    flags.add_argument("--precision", choices=("f32", "tf32", "bf16"), default="f32", help="of products; default: f32")
+    args = flags.parse_args()
+    if args.mode == "graph" and args.device != "cuda":
+        flags.error("--mode graph needs --device cuda: CUDA graphs are a GPU's")
+    common.main(args, TorchTrainer)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

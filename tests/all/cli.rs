@@ -1,9 +1,14 @@
 //! The command line's contract: results on standard output, one sentence a failure on standard error, exit statuses 0, 1, 2 and 130.
 
-use crate::support::{Cli, Run, fixture};
+use crate::support::{Cli, Run, cpus, fixture};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use tinygpt::passes::optimizer::AdamWConfig;
+use tinygpt::runtime::config::{Gelu, ModelConfig};
+use tinygpt::runtime::model::{Batch, TrainStep};
+use tinygpt::runtime::tensor::HostTensor;
+use tinygpt::runtime::tensor_file::TensorFile;
 
 /// A directory with a trained model: `run`, and the text it learned from: `text.txt`.
 fn trained() -> Cli {
@@ -191,6 +196,8 @@ fn bench_prints_one_object_a_preset() {
         "threads",
         "params",
         "compile_s",
+        "first_step_s",
+        "losses",
         "ms_per_step",
         "tokens_per_s",
         "gflops",
@@ -208,6 +215,8 @@ fn bench_prints_one_object_a_preset() {
         assert_eq!(names, expected);
         assert_eq!((object["preset"].as_str(), object["params"].as_u64()), (Some(preset), Some(params)));
         assert_eq!((&object["software"], &object["threads"]), (&Value::Bool(false), &Value::from(1)));
+        assert_eq!(object["losses"], Value::Array(vec![]));
+        assert!(object["first_step_s"].as_f64().is_none_or(|s| s >= object["compile_s"].as_f64().unwrap() - 0.02));
         let number = |value: &Value| value.as_f64().unwrap();
         let ms = &object["ms_per_step"];
         assert!(number(&ms["min"]) > 0.0 && number(&ms["min"]) <= number(&ms["median"]));
@@ -223,6 +232,56 @@ fn bench_prints_one_object_a_preset() {
     let block = ["device", "os/browser", "adapter", "preset", "steps read", "webgpu", "wasm-simd", "ratio", "notes"];
     assert_eq!(names, block);
     cli.refused("bench --preset tiny,huuge", 2, "did you mean \"huge\"?");
+}
+
+/// A trainer that knows only the file takes the same steps.
+#[test]
+fn bench_trains_from_the_start_that_it_saves() {
+    let cli = Cli::new();
+    let saved = "bench --preset tiny --losses 3 --save-start start.safetensors";
+    assert_eq!(cli.ok(saved).stdout, "start.safetensors\n");
+    cli.refused(saved, 1, "start.safetensors");
+    cli.refused("bench --preset tiny,small --save-start x", 2, "--save-start writes the start of one preset");
+    let file = TensorFile::read(&cli.path("start.safetensors")).unwrap();
+    let number = |key: &str| file.metadata(key).unwrap().parse::<f64>().unwrap();
+    let whole = |key: &str| number(key) as usize;
+    let model = ModelConfig {
+        vocab: whole("vocab"),
+        ctx: whole("ctx"),
+        layers: whole("layers"),
+        heads: whole("heads"),
+        d_model: whole("d_model"),
+        d_mlp: whole("d_mlp"),
+        gelu: if file.metadata("gelu") == Some("erf") { Gelu::Erf } else { Gelu::Tanh },
+    };
+    let adamw = AdamWConfig {
+        beta1: number("beta1"),
+        beta2: number("beta2"),
+        eps: number("eps"),
+        weight_decay: number("weight_decay"),
+        grad_clip: Some(number("grad_clip")),
+    };
+    let mut train = TrainStep::new(&model, whole("batch"), adamw, false, &cpus()[0]).unwrap();
+    let init = file.tensors().unwrap().into_iter().filter_map(|(n, t)| Some((n.strip_prefix("init.")?.to_owned(), t)));
+    train.load(&init.collect(), None, "the file").unwrap();
+    let shape = [whole("batch"), model.ctx];
+    let rows = shape[0] * shape[1];
+    let (ids, targets) = (file.tensor("ids").unwrap(), file.tensor("targets").unwrap());
+    assert_eq!(ids.shape(), [3, shape[0], shape[1]]);
+    let losses = (0..3).map(|step| {
+        let part = |all: &HostTensor| {
+            HostTensor::i32(&shape, all.as_i32().unwrap()[step * rows..(step + 1) * rows].to_vec()).unwrap()
+        };
+        let batch = Batch { ids: part(&ids), targets: part(&targets) };
+        train.run(&batch, number("lr"), step as u64 + 1).unwrap().loss
+    });
+    let losses: Vec<f64> = losses.collect();
+    let printed = cli.ok("bench --preset tiny --losses 3 --steps 1 --threads 1 --no-templates --json").stdout;
+    let printed: Value = serde_json::from_str(&printed).unwrap();
+    let printed: Vec<f64> = printed["losses"].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect();
+    assert_eq!(printed, losses);
+    assert!(losses[0] > losses[1] && losses[1] > losses[2], "{losses:?}");
+    assert_eq!(file.tensor("timed.targets").unwrap().shape(), shape);
 }
 
 #[test]

@@ -13,13 +13,18 @@ export function whyNoTypeScript() {
   return existsSync(tsc) ? undefined : 'there is no TypeScript: run `npm ci` in web/';
 }
 
-/** Compiles the workers; returns a function that imports one of their modules, such as `worker/session`. */
-export function compileSite() {
-  const folder = mkdtempSync(join(tmpdir(), 'tinygpt-site-'));
-  process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+/** Compiles the workers into a folder, by default one that ends with the process; returns a function that imports one of their modules, such as `worker/session`. */
+export function compileSite(into = undefined) {
+  const folder = into ?? mkdtempSync(join(tmpdir(), 'tinygpt-site-'));
+  if (into === undefined) process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
   const project = join(web, 'site/src/worker/tsconfig.json');
   const run = spawnSync(process.execPath, [tsc, '-p', project, '--noEmit', 'false', '--outDir', folder], { encoding: 'utf8' });
   if (run.status !== 0) throw new Error(`${run.stdout}${run.stderr}`.trim());
+  return compiledSite(folder);
+}
+
+/** The same of a folder that `compileSite` has filled. */
+export function compiledSite(folder) {
   return (module) => import(pathToFileURL(join(folder, 'site/src', `${module}.js`)).href);
 }
 

@@ -5,7 +5,7 @@
 //! - `web`: the compiler for the page, built for wasm32;
 //! - `walkthrough`: the walk-through of README.md, run as it is written;
 //! - `site`: the playground as static files, with that compiler;
-//! - `bench-peers`: `tinygpt bench` and PyTorch, run alternately on the same model.
+//! - `bench-peers`: `tinygpt bench` and its peers (PyTorch, JAX, burn), run alternately on the same model.
 //!
 //! Invariants:
 //! - One profile and one target directory: every cargo command here but that of `web` is `--release` and leaves the target
@@ -44,7 +44,7 @@ enum Task {
     Walkthrough,
     /// Build the playground (web/site/dist), and print what its first load takes
     Site,
-    /// Time `tinygpt bench` and PyTorch alternately, and print the ratio of the medians
+    /// Time training steps of tinygpt, PyTorch, JAX and burn alternately, and print the ratios of the medians
     BenchPeers(peers::Args),
 }
 

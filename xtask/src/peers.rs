@@ -1,119 +1,222 @@
-//! `cargo xtask bench-peers`: one training step of tinygpt and of PyTorch, timed alternately.
+//! `cargo xtask bench-peers`: training steps of tinygpt and of its peers on the CPU, timed alternately.
 //!
 //! Invariants:
-//! - Each measurement is a process of its own, and the two sides run one at a time, in an order that turns
-//!   around every round (ours, theirs, theirs, ours, ...), so that a machine that warms up or gets busier favours
-//!   neither side.
-//! - The figure is the median over rounds of each round's median step; every round is printed, so that the spread shows.
-//! - Both sides report their parameter count, and unequal counts end the run: the models would differ.
+//! - Every side starts from one file of `tinygpt bench --save-start`: the same weights, the same batches, the same constants. In the first round
+//!   each side also prints the losses of its first [`LOSSES`] steps, and one that differs from tinygpt's by more than
+//!   [`result::LOSS_TOLERANCE`] ends the run: another model would have been timed. So do unequal parameter counts.
+//! - Each measurement is a process of its own, and the sides run one at a time, in an order that turns around every round, so that a machine
+//!   that warms up or gets busier favours none.
+//! - The figure of a side is the median over rounds of each round's median step; every round is printed, so that the spread shows.
+
+mod result;
+mod setup;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{Failure, cargo, root, spelled};
+use crate::{Failure, root, spelled};
+use result::Run;
+use setup::Setup;
+
+/// First steps whose losses must agree.
+const LOSSES: u32 = 20;
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Presets, separated by commas
-    #[arg(long, value_name = "P[,P..]", value_delimiter = ',', default_value = "large")]
+    #[arg(long, value_name = "P[,P..]", value_delimiter = ',', default_value = "small,medium,large,xl")]
     preset: Vec<String>,
-    /// Threads of both sides
+    /// Peers, separated by commas
+    #[arg(long, value_name = "P[,P..]", value_enum, value_delimiter = ',', default_values_t = Peer::ALL)]
+    peers: Vec<Peer>,
+    /// Threads of every side
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     threads: u32,
-    /// Runs of each side
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(3..))]
+    /// Runs of every side
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Timed steps of a run
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
-    /// A Python that has torch, else $PEERS_PYTHON (benches/peers/README.md sets one up)
+    /// A Python that has what the chosen peers need, instead of the virtual environment in target/peers
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
-    /// Have PyTorch compile the model (torch.compile; needs a C++ compiler)
+    /// Run every side at real-time priority (`chrt -f 10`, as root): other processes then wait
     #[arg(long)]
-    compile: bool,
+    realtime: bool,
 }
 
-/// What one run of either side says of one preset.
-#[derive(Debug, PartialEq)]
-struct Run {
-    preset: String,
-    params: u64,
-    median_ms: f64,
-    peak_rss_mib: f64,
+/// What tinygpt is compared with.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    /// PyTorch, eager
+    Torch,
+    /// PyTorch through torch.compile
+    TorchCompile,
+    /// PyTorch, eager, MKL on its AVX-512 path
+    TorchAvx512,
+    /// PyTorch through torch.compile, MKL on its AVX-512 path
+    TorchCompileAvx512,
+    /// JAX, linear layers on three dimensions
+    Jax,
+    /// JAX, batch and time flattened by hand
+    JaxFlat,
+    /// burn on its Flex backend with AVX-512
+    Burn,
 }
 
-/// Build tinygpt, run both sides alternately, and print the medians and their ratio.
-pub fn bench_peers(args: &Args) -> Result<(), Failure> {
-    let Some(python) = args.python.clone().or_else(|| std::env::var_os("PEERS_PYTHON").map(PathBuf::from)) else {
-        return Err(Failure::Unusable(
-            "found neither --python PATH nor PEERS_PYTHON, expected a Python that has torch: benches/peers/README.md says how to set one up".into(),
-        ));
-    };
-    let mut build = cargo(&["build", "--release", "--package", "tinygpt", "--bin", "tinygpt"]);
-    let built =
-        build.status().map_err(|error| Failure::Unusable(format!("cannot start `{}`: {error}", spelled(&build))))?;
-    if !built.success() {
-        return Err(Failure::Failed(format!("`{}` failed ({built})", spelled(&build))));
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
-    for preset in &args.preset {
-        compare(preset, &python, args)?;
-    }
-    Ok(())
 }
 
-fn compare(preset: &str, python: &Path, args: &Args) -> Result<(), Failure> {
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    println!("{preset}, {} threads, {} steps a run: ms per step, median of the run", args.threads, args.steps);
-    println!("{:>5} {:>10} {:>10} {:>7}", "round", "tinygpt", "torch", "ratio");
-    for round in 1..=args.rounds {
-        let (our, their) = if round % 2 == 1 {
-            let our = run(&mut our_command(preset, args)?, preset)?;
-            (our, run(&mut their_command(preset, python, args), preset)?)
-        } else {
-            let their = run(&mut their_command(preset, python, args), preset)?;
-            (run(&mut our_command(preset, args)?, preset)?, their)
-        };
-        if our.params != their.params {
-            return Err(Failure::Failed(format!(
-                "preset {preset} has {} parameters in tinygpt and {} in torch_step.py, expected the same model: make its PRESETS equal to models/",
-                our.params, their.params
-            )));
+impl Peer {
+    const ALL: [Peer; 7] = [
+        Peer::Torch,
+        Peer::TorchCompile,
+        Peer::TorchAvx512,
+        Peer::TorchCompileAvx512,
+        Peer::Jax,
+        Peer::JaxFlat,
+        Peer::Burn,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Peer::Torch => "torch",
+            Peer::TorchCompile => "torch-compile",
+            Peer::TorchAvx512 => "torch-avx512",
+            Peer::TorchCompileAvx512 => "torch-compile-avx512",
+            Peer::Jax => "jax",
+            Peer::JaxFlat => "jax-flat",
+            Peer::Burn => "burn",
         }
-        println!(
-            "{round:>5} {:>10.2} {:>10.2} {:>7.3}",
-            our.median_ms,
-            their.median_ms,
-            our.median_ms / their.median_ms
-        );
-        ours.push(our);
-        theirs.push(their);
     }
-    let median_ms = |runs: &[Run]| median(runs.iter().map(|run| run.median_ms).collect());
-    let peak = |runs: &[Run]| runs.iter().map(|run| run.peak_rss_mib).fold(0.0, f64::max);
-    let (our_ms, their_ms) = (median_ms(&ours), median_ms(&theirs));
-    println!("  all {our_ms:>10.2} {their_ms:>10.2} {:>7.3}", our_ms / their_ms);
-    println!("peak RSS MiB: tinygpt {:.0}, torch {:.0}; parameters: {}", peak(&ours), peak(&theirs), ours[0].params);
+
+    /// The script in benches/peers and its mode; none for burn, which is a program.
+    fn script(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Peer::Torch | Peer::TorchAvx512 => Some(("torch_step.py", "eager")),
+            Peer::TorchCompile | Peer::TorchCompileAvx512 => Some(("torch_step.py", "compile")),
+            Peer::Jax => Some(("jax_step.py", "plain")),
+            Peer::JaxFlat => Some(("jax_step.py", "flat")),
+            Peer::Burn => None,
+        }
+    }
+
+    /// Whether MKL is made to take its AVX-512 path.
+    fn avx512_mkl(self) -> bool {
+        matches!(self, Peer::TorchAvx512 | Peer::TorchCompileAvx512)
+    }
+}
+
+/// One side of the comparison: tinygpt, or a peer.
+type Side = Option<Peer>;
+
+/// All runs of one preset, by side; the first side is tinygpt's.
+struct Measured {
+    preset: String,
+    sides: Vec<(Side, Vec<Run>)>,
+}
+
+/// Set the peers up, run all sides alternately, check that they train alike, print the tables and write target/peers/results.json.
+pub fn bench_peers(args: &Args) -> Result<(), Failure> {
+    let folder = root().join("target/peers");
+    let setup = Setup::new(&folder, &args.peers, args.python.as_deref())?;
+    if args.realtime && !setup::runs(Command::new("chrt").arg("--version")) {
+        return Err(Failure::Unusable(
+            "--realtime needs the command chrt, which cannot be started: install util-linux".into(),
+        ));
+    }
+    let mut all = Vec::new();
+    for preset in &args.preset {
+        all.push(compare(preset, &setup, args)?);
+    }
+    let report = table::report(&all, args.threads, args.rounds, args.steps, args.realtime);
+    println!("\n{report}");
+    let path = folder.join("results.json");
+    let results = json!({
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "steps": args.steps,
+        "realtime": args.realtime,
+        "presets": all.iter().map(Measured::to_json).collect::<Vec<_>>(),
+    });
+    std::fs::write(&path, format!("{results:#}\n"))
+        .map_err(|error| Failure::Failed(format!("cannot write {}: {error}", path.display())))?;
+    eprintln!("xtask: wrote {}", path.display());
     Ok(())
 }
 
-/// `tinygpt bench` of the binary beside xtask, which is where cargo has just built it.
-fn our_command(preset: &str, args: &Args) -> Result<Command, Failure> {
-    let xtask =
-        std::env::current_exe().map_err(|error| Failure::Unusable(format!("cannot tell where xtask lies: {error}")))?;
-    let mut command = Command::new(xtask.with_file_name(format!("tinygpt{}", std::env::consts::EXE_SUFFIX)));
-    command.args(["bench", "--preset", preset, "--json"]);
-    command.args(["--threads", &args.threads.to_string(), "--steps", &args.steps.to_string()]);
-    Ok(command)
+fn compare(preset: &str, setup: &Setup, args: &Args) -> Result<Measured, Failure> {
+    let start = setup.save_start(preset, LOSSES)?;
+    let sides = std::iter::once(None).chain(args.peers.iter().copied().map(Some));
+    let mut sides: Vec<(Side, Vec<Run>)> = sides.map(|side| (side, Vec::new())).collect();
+    println!("{preset}: median ms per step of {} steps, by round", args.steps);
+    let names: Vec<String> = sides.iter().map(|(side, _)| format!("{:>20}", name(*side))).collect();
+    println!("round{}", names.concat());
+    for round in 0..args.rounds {
+        // The first round goes from left to right, the second from right to left, and so on.
+        let mut order: Vec<usize> = (0..sides.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        let losses = if round == 0 { LOSSES } else { 0 };
+        for at in order {
+            let (side, runs) = &mut sides[at];
+            runs.push(run(&mut command(*side, preset, &start, losses, setup, args), preset)?);
+        }
+        if round == 0 {
+            result::check_alike(&sides.iter().map(|(side, runs)| (name(*side), &runs[0])).collect::<Vec<_>>())
+                .map_err(Failure::Failed)?;
+        }
+        let row: Vec<String> =
+            sides.iter().map(|(_, runs)| format!("{:>20.2}", runs[round as usize].median_ms)).collect();
+        println!("{:>5}{}", round + 1, row.concat());
+    }
+    Ok(Measured { preset: preset.to_owned(), sides })
 }
 
-fn their_command(preset: &str, python: &Path, args: &Args) -> Command {
-    let mut command = Command::new(python);
-    command.arg(root().join("benches/peers/torch_step.py"));
-    command.args(["--preset", preset, "--json", "--compile", if args.compile { "1" } else { "0" }]);
-    command.args(["--threads", &args.threads.to_string(), "--steps", &args.steps.to_string()]);
+fn name(side: Side) -> &'static str {
+    side.map_or("tinygpt", Peer::name)
+}
+
+/// The process that times one side.
+fn command(side: Side, preset: &str, start: &Path, losses: u32, setup: &Setup, args: &Args) -> Command {
+    let program = match side {
+        None => setup.tinygpt.clone(),
+        Some(peer) if peer.script().is_some() => setup.python.clone(),
+        Some(_) => setup.burn.clone(),
+    };
+    let mut command = if args.realtime {
+        let mut chrt = Command::new("chrt");
+        chrt.args(["-f", "10"]).arg(program);
+        chrt
+    } else {
+        Command::new(program)
+    };
+    match (side, side.and_then(Peer::script)) {
+        (None, _) => {
+            command.args(["bench", "--preset", preset, "--json", "--threads", &args.threads.to_string()]);
+        }
+        (Some(peer), Some((script, mode))) => {
+            command.arg(root().join("benches/peers").join(script)).arg("--start").arg(start);
+            command.args(["--mode", mode, "--threads", &args.threads.to_string()]);
+            // Python's caches and torch.compile's stay out of the sources and out of the home folder.
+            command.env("PYTHONDONTWRITEBYTECODE", "1").env("TORCHINDUCTOR_CACHE_DIR", setup.folder.join("inductor"));
+            if peer.avx512_mkl() {
+                command.env("LD_PRELOAD", &setup.mkl_avx512);
+            }
+        }
+        (Some(_), None) => {
+            command.arg("--start").arg(start).env("RAYON_NUM_THREADS", args.threads.to_string());
+        }
+    }
+    command.args(["--losses", &losses.to_string(), "--steps", &args.steps.to_string()]);
     command
 }
 
@@ -126,77 +229,23 @@ fn run(command: &mut Command, preset: &str) -> Result<Run, Failure> {
     if !output.status.success() {
         return Err(Failure::Failed(format!("`{name}` failed ({})", output.status)));
     }
-    parse(&String::from_utf8_lossy(&output.stdout), preset)
+    Run::parse(&String::from_utf8_lossy(&output.stdout), preset)
         .map_err(|message| Failure::Failed(format!("`{name}`: {message}")))
 }
 
-/// The one result line of a `bench --json` output; an error names what is missing.
-fn parse(output: &str, preset: &str) -> Result<Run, String> {
-    let mut lines = output.lines().filter(|line| !line.trim().is_empty());
-    let (Some(line), None) = (lines.next(), lines.next()) else {
-        return Err(format!("found {} lines of output, expected one JSON object", output.lines().count()));
-    };
-    let value: Value =
-        serde_json::from_str(line).map_err(|error| format!("found {line:?}, expected a JSON object: {error}"))?;
-    let missing =
-        |field: &str| format!("the JSON object has no {field}, expected the fields of `tinygpt bench --json`");
-    let median_ms = value["ms_per_step"]["median"].as_f64().ok_or_else(|| missing("number ms_per_step.median"))?;
-    if median_ms <= 0.0 {
-        return Err(format!("found a median of {median_ms} ms, expected more than 0"));
-    }
-    let run = Run {
-        preset: value["preset"].as_str().ok_or_else(|| missing("string preset"))?.to_owned(),
-        params: value["params"].as_u64().ok_or_else(|| missing("whole number params"))?,
-        median_ms,
-        peak_rss_mib: value["peak_rss_mib"].as_f64().ok_or_else(|| missing("number peak_rss_mib"))?,
-    };
-    if run.preset != preset {
-        return Err(format!("found a result of preset {}, expected {preset}", run.preset));
-    }
-    Ok(run)
-}
-
-/// The median of a non-empty list; the mean of the middle two where its length is even.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LINE: &str = r#"{"preset":"large","threads":2,"params":2743296,"ms_per_step":{"median":185.5,"min":180,"p90":190},"peak_rss_mib":890.5}"#;
-
-    #[test]
-    fn a_result_line_is_read() {
-        let run = Run { preset: "large".into(), params: 2_743_296, median_ms: 185.5, peak_rss_mib: 890.5 };
-        assert_eq!(parse(&format!("{LINE}\n"), "large"), Ok(run));
+impl Measured {
+    /// tinygpt's runs.
+    fn ours(&self) -> &[Run] {
+        &self.sides[0].1
     }
 
-    #[test]
-    fn errors_say_what_is_wrong() {
-        let two = format!("{LINE}\n{LINE}\n");
-        let without_params = LINE.replace("params", "parameters");
-        let zero = LINE.replace("185.5", "0");
-        let cases = [
-            ("", "large", "expected one JSON object"),
-            (two.as_str(), "large", "found 2 lines"),
-            ("large: 185 ms", "large", "expected a JSON object"),
-            (without_params.as_str(), "large", "no whole number params"),
-            (zero.as_str(), "large", "expected more than 0"),
-            (LINE, "small", "found a result of preset large, expected small"),
-        ];
-        for (output, preset, expected) in cases {
-            let message = parse(output, preset).expect_err(output);
-            assert!(message.contains(expected), "{message:?} should say {expected:?}");
-        }
+    /// The runs of a peer, where it was asked for.
+    fn of(&self, peer: Peer) -> Option<&[Run]> {
+        self.sides.iter().find(|(side, _)| *side == Some(peer)).map(|(_, runs)| runs.as_slice())
     }
 
-    #[test]
-    fn the_median_is_the_middle() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), 2.5);
+    fn to_json(&self) -> Value {
+        let sides = self.sides.iter().map(|(side, runs)| (name(*side).to_owned(), result::to_json(runs)));
+        json!({"preset": self.preset, "sides": sides.collect::<serde_json::Map<_, _>>()})
     }
 }

@@ -67,6 +67,12 @@ pub struct BenchArgs {
     /// Steps timed, after the first ones, 1 or more
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = usage::whole::<u64>(1..=u64::MAX))]
     pub steps: u64,
+    /// Untimed steps before the others, each on its own batch of the builtin corpus, whose losses `--json` prints; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = usage::whole::<u64>(0..=10_000))]
+    pub losses: u64,
+    /// Write what the steps start from (weights, batches, constants) to a new file for other frameworks, and time nothing
+    #[arg(long, value_name = "F.safetensors")]
+    pub save_start: Option<PathBuf>,
     /// Print one JSON object a line instead of a table
     #[arg(long)]
     pub json: bool,

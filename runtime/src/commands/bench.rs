@@ -4,7 +4,11 @@
 //! - a step is a whole one: forward, loss, backward, clip and AdamW, on one fixed batch of random tokens;
 //! - one preset, one process: several presets run one after the other in child processes, so that the peak memory is each one's own;
 //! - standard output holds the results alone: with `--json` one object a line;
-//! - operations of a step are counted as [`peak::step_flop`] says.
+//! - operations of a step are counted as [`peak::step_flop`] says;
+//! - weights and batches are a pure function of the preset: [`start`] writes them for other frameworks, and what `bench` runs is what the
+//!   file holds.
+
+mod start;
 
 use super::devices::cpu_name;
 use super::{Ending, exec_options, print, say_notes};
@@ -12,9 +16,9 @@ use crate::cli::BenchArgs;
 use crate::config::{Backend, RunConfig};
 use crate::error::one_line;
 use crate::model::{Batch, StepResult, TrainStep, adamw};
-use crate::rng::Stream;
 use crate::{Error, Result, peak};
 use serde::{Deserialize, Serialize};
+use start::Start;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -30,6 +34,9 @@ const OVERLAPPED_STEPS: u64 = 5;
 /// Learning rate of the steps.
 const LR: f64 = 1e-3;
 
+/// Length of the kernel's clock ticks in proc(5): Linux shows every program 100 a second (`USER_HZ`).
+const TICK_S: f64 = 0.01;
+
 /// One line of `--json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
@@ -43,6 +50,10 @@ pub struct Measurement {
     pub params: u64,
     /// Seconds from the model's declaration to a program ready to step.
     pub compile_s: f64,
+    /// Seconds from the start of the process to the end of its first step, in hundredths; null where the system does not tell.
+    pub first_step_s: Option<f64>,
+    /// Losses of the `--losses` first steps.
+    pub losses: Vec<f64>,
     pub ms_per_step: Spread,
     pub tokens_per_s: f64,
     pub gflops: f64,
@@ -67,6 +78,17 @@ pub struct Spread {
 
 pub fn run(args: &BenchArgs) -> Result<Ending> {
     let configs: Vec<RunConfig> = args.preset.iter().map(|name| RunConfig::preset(name)).collect::<Result<_>>()?;
+    if let Some(path) = &args.save_start {
+        let [config] = &configs[..] else {
+            return Err(Error::input(format!(
+                "--save-start writes the start of one preset, and --preset names {}: give one",
+                configs.len()
+            )));
+        };
+        Start::new(config)?.save(path, args.losses)?;
+        print(format!("{}\n", path.display()).as_bytes())?;
+        return Ok(Ending::Done);
+    }
     let mut done = Vec::new();
     for config in &configs {
         let found = if configs.len() == 1 { measure(config, args)? } else { measure_in_child(&config.preset, args)? };
@@ -95,18 +117,22 @@ fn measure(config: &RunConfig, args: &BenchArgs) -> Result<Measurement> {
     say_notes(&options);
     train.start(config.train.seed)?;
 
+    let start = Start::new(config)?;
     let mut batch = Batch::zeros(batch_rows, model.ctx)?;
-    let stream = Stream::new(config.train.seed, "bench");
-    let (ids, targets) = batch.slices()?;
-    for (at, token) in ids.iter_mut().chain(targets).enumerate() {
-        *token = stream.below(at as u64, model.vocab as u64) as i32;
+    let (mut losses, mut first_step_s) = (Vec::new(), None);
+    for number in 1..=args.losses {
+        start.fill(number, &mut batch)?;
+        losses.push(finite(train.run(&batch, LR, number)?, config, number)?.loss);
+        first_step_s = first_step_s.or_else(process_age_s);
     }
+    start.fill_timed(&mut batch)?;
     let warm_up = if options.gpu.is_some() { GPU_WARMUP } else { Duration::ZERO };
-    let mut warmed = 0;
+    let mut warmed = args.losses;
     let start = Instant::now();
-    while warmed < WARMUP_STEPS || start.elapsed() < warm_up {
+    while warmed < args.losses + WARMUP_STEPS || start.elapsed() < warm_up {
         warmed += 1;
         finite(train.run(&batch, LR, warmed)?, config, warmed)?;
+        first_step_s = first_step_s.or_else(process_age_s);
     }
     let (last, depth) = (warmed + args.steps, train.depth() as u64);
     let together = if depth == 1 { 1 } else { OVERLAPPED_STEPS };
@@ -142,6 +168,8 @@ fn measure(config: &RunConfig, args: &BenchArgs) -> Result<Measurement> {
         threads: options.threads,
         params: model.params(),
         compile_s,
+        first_step_s,
+        losses,
         ms_per_step,
         tokens_per_s: tokens as f64 / seconds,
         gflops,
@@ -154,9 +182,9 @@ fn measure(config: &RunConfig, args: &BenchArgs) -> Result<Measurement> {
 }
 
 /// Refuses a step whose loss is not finite.
-fn finite(result: StepResult, config: &RunConfig, number: u64) -> Result<()> {
+fn finite(result: StepResult, config: &RunConfig, number: u64) -> Result<StepResult> {
     if result.loss.is_finite() {
-        return Ok(());
+        return Ok(result);
     }
     Err(Error::failed(format!(
         "the loss of preset {} is {} at step {number}, so there is no training step to time",
@@ -170,6 +198,7 @@ fn measure_in_child(preset: &str, args: &BenchArgs) -> Result<Measurement> {
     let program = std::env::current_exe().map_err(|e| failed(format!("cannot start: {e}")))?;
     let mut command = Command::new(program);
     command.args(["bench", "--json", "--preset", preset, "--steps", &args.steps.to_string()]);
+    command.args(["--losses", &args.losses.to_string()]);
     let exec = &args.exec;
     let flags = [
         ("--backend", exec.backend.map(|b| b.to_string())),
@@ -205,6 +234,15 @@ fn peak_rss_mib() -> Option<f64> {
     Some(kib.parse::<f64>().ok()? / 1024.0)
 }
 
+/// Seconds since this process was started, where Linux tells (proc(5): `stat`, field 22, beside `uptime`).
+fn process_age_s() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // Field 2, the program's name, is in parentheses and may hold anything; field 3 follows the last of them.
+    let ticks: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(22 - 3)?.parse().ok()?;
+    let uptime: f64 = std::fs::read_to_string("/proc/uptime").ok()?.split_whitespace().next()?.parse().ok()?;
+    Some(((uptime - ticks * TICK_S) * 100.0).round() / 100.0)
+}
+
 impl Measurement {
     /// `2 thread(s)`, or the GPU's name and whether it is software.
     fn place(&self) -> String {
@@ -221,13 +259,14 @@ impl Measurement {
         let share = self.share_of_peak.zip(self.peak_gflops);
         let share = share.map_or(String::new(), |(share, peak)| format!(", {:.1}% of {peak:.0}", 100.0 * share));
         format!(
-            "{}: median {median:.2} ms/step (min {min:.2}, p90 {p90:.2}), {:.0} tokens/s, {:.1} GFLOP/s{share}; {} params, {}, compiled in {:.2} s, peak RSS {}, planned {:.1} MiB, {:.2} times the lower bound",
+            "{}: median {median:.2} ms/step (min {min:.2}, p90 {p90:.2}), {:.0} tokens/s, {:.1} GFLOP/s{share}; {} params, {}, compiled in {:.2} s, first step ended {}, peak RSS {}, planned {:.1} MiB, {:.2} times the lower bound",
             self.preset,
             self.tokens_per_s,
             self.gflops,
             self.params,
             self.place(),
             self.compile_s,
+            self.first_step_s.map_or("unobserved".to_owned(), |s| format!("{s:.2} s after the process's start")),
             self.peak_rss_mib.map_or("not measured".to_owned(), |mib| format!("{mib:.0} MiB")),
             self.planned_bytes as f64 / (1 << 20) as f64,
             self.planned_bytes as f64 / self.lower_bound_bytes.max(1) as f64,
@@ -285,5 +324,16 @@ mod tests {
     #[test]
     fn linux_tells_the_peak_memory() {
         assert!(peak_rss_mib().unwrap() > 0.5);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn linux_tells_the_age_of_the_process() {
+        let (before, start) = (process_age_s().unwrap(), Instant::now());
+        assert!((0.0..1e6).contains(&before), "{before}");
+        std::thread::sleep(Duration::from_millis(50));
+        let (after, slept) = (process_age_s().unwrap(), start.elapsed().as_secs_f64());
+        // Both clocks tick in hundredths of a second.
+        assert!(after - before >= 0.03 && after - before <= slept + 0.5, "{before} {after} {slept}");
     }
 }

@@ -54,11 +54,12 @@ export async function probe(engines: Engines, options: EngineOptions, watch: Wat
   }
 }
 
-/** Both backends, one after the other. */
+/** Both backends, one after the other; of `count` steps where they are to be fewer or more than the protocol's. */
 export async function benchmark(
   engines: Engines,
   options: Pick<EngineOptions, 'config' | 'threads' | 'relaxed'> & { notes?: string },
   watch: Watch,
+  count: typeof BENCHMARK = BENCHMARK,
 ): Promise<Benchmark> {
   const { config } = engines.resolve(options.config);
   const lanes: BenchmarkLane[] = [];
@@ -66,7 +67,7 @@ export async function benchmark(
   const lane = async (backend: Backend) => {
     const engine = await opened(engines, { ...options, backend });
     try {
-      lanes.push(await readLane(engine, backend, watch));
+      lanes.push(await readLane(engine, backend, watch, count));
     } finally {
       await engine.trainable.close();
     }
@@ -99,7 +100,7 @@ export async function benchmark(
     'os/browser': browser(),
     adapter,
     preset: presetOf(options.config, config),
-    'steps read': String(BENCHMARK.read),
+    'steps read': String(count.read),
     webgpu,
     'wasm-simd': `${speed(wasmLane)} (${how})`,
     ratio,
@@ -121,20 +122,19 @@ async function opened(engines: Engines, options: EngineOptions): Promise<OpenedE
   return engine;
 }
 
-async function readLane({ trainable, compileMs }: OpenedEngine, backend: Backend, watch: Watch): Promise<BenchmarkLane> {
-  const all = BENCHMARK.warm + BENCHMARK.read;
+async function readLane({ trainable, compileMs }: OpenedEngine, backend: Backend, watch: Watch, { warm, read }: typeof BENCHMARK): Promise<BenchmarkLane> {
   const run = (count: number, done: number) =>
     runSteps(trainable, count, backend === 'webgpu' ? GROUP : 1, async (step) => {
-      watch.measuring({ what: 'benchmark', backend, step: done + step, of: all });
+      watch.measuring({ what: 'benchmark', backend, step: done + step, of: warm + read });
       await watch.breathe();
       watch.check();
       return true;
     });
-  await run(BENCHMARK.warm, 0);
+  await run(warm, 0);
   const started = performance.now();
-  await run(BENCHMARK.read, BENCHMARK.warm);
-  const msPerStep = (performance.now() - started) / BENCHMARK.read;
-  return { backend, msPerStep, tokensPerS: (1e3 * trainable.batch * trainable.ctx) / msPerStep, steps: BENCHMARK.read, compileMs };
+  await run(read, warm);
+  const msPerStep = (performance.now() - started) / read;
+  return { backend, msPerStep, tokensPerS: (1e3 * trainable.batch * trainable.ctx) / msPerStep, steps: read, compileMs };
 }
 
 /** Whether an engine is fast enough to have groups of steps under way. */
