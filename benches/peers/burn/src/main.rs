@@ -109,17 +109,21 @@ impl<'a> Start<'a> {
     }
 
     /// Shape and little-endian words of a tensor, whose elements have four bytes.
-    fn words(&self, name: &str) -> Result<(Vec<usize>, impl Iterator<Item = [u8; 4]>), String> {
+    fn words(&self, name: &str) -> Result<(Vec<usize>, Vec<[u8; 4]>), String> {
         let view = self.tensors.tensor(name).map_err(|error| format!("{name} of the start file: {error}"))?;
         let (words, _) = view.data().as_chunks::<4>();
-        Ok((view.shape().to_vec(), words.to_vec().into_iter()))
+        Ok((view.shape().to_vec(), words.to_vec()))
     }
 
     /// A starting weight; a matrix of a linear layer comes as [in, out], which is burn's layout.
-    fn weight<const D: usize>(&self, name: &str, transposed: bool, device: &Device) -> Result<Param<Tensor<D>>, String> {
-        let (shape, words) = self.words(&format!("init.{name}"))?;
-        let mut values: Vec<f32> = words.map(f32::from_le_bytes).collect();
-        let mut shape = shape;
+    fn weight<const D: usize>(
+        &self,
+        name: &str,
+        transposed: bool,
+        device: &Device,
+    ) -> Result<Param<Tensor<D>>, String> {
+        let (mut shape, words) = self.words(&format!("init.{name}"))?;
+        let mut values: Vec<f32> = words.into_iter().map(f32::from_le_bytes).collect();
         if transposed {
             let (rows, columns) = (shape[0], shape[1]);
             values = (0..columns * rows).map(|at| values[at % rows * columns + at / rows]).collect();
@@ -176,7 +180,7 @@ impl<'a> Start<'a> {
     /// Batches of ids or targets: of [N, B, T] all N, of [B, T] one.
     fn batches(&self, name: &str, device: &Device) -> Result<Vec<Tensor<2, Int>>, String> {
         let (shape, words) = self.words(name)?;
-        let values: Vec<i32> = words.map(i32::from_le_bytes).collect();
+        let values: Vec<i32> = words.into_iter().map(i32::from_le_bytes).collect();
         let [.., rows, columns] = shape[..] else {
             return Err(format!("{name} of the start file has shape {shape:?}, expected two dimensions or three"));
         };
