@@ -569,6 +569,12 @@ fn webgpu_in_node_agrees_with_webassembly() {
     passes_in_node("test/gpu.test.mjs");
 }
 
+/// The benchmark of both on the same; likewise.
+#[test]
+fn the_benchmark_of_both_prints_its_blocks() {
+    passes_in_node("test/bench-gpu.test.mjs");
+}
+
 fn passes_in_node(tests: &str) {
     if !have_node() {
         return;

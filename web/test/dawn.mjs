@@ -4,7 +4,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 
-const ICD = '/usr/lib/chromium/vk_swiftshader_icd.json';
+export const ICD = '/usr/lib/chromium/vk_swiftshader_icd.json';
 const PACKAGE = new URL('../../codegen-wgsl/tint/package.json', import.meta.url);
 
 /** Why there is no WebGPU here; undefined if there is. */
