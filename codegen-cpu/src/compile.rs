@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use template::Planned;
 use tinygpt_ir::program::{Kernel, KernelId, Program};
 use tinygpt_ir::types::DType;
-use tinygpt_simd::gemm::GemmPlan;
+use tinygpt_simd::gemm::{GemmPlan, Side};
 use tinygpt_simd::{Isa, rows};
 use tinygpt_vloop::Func;
 
@@ -54,6 +54,8 @@ pub enum CodegenError {
     Template(String),
     #[error("{found} buffers were given and the program has {expected}: give one address a buffer")]
     Buffers { found: usize, expected: usize },
+    #[error("the system refused {0} bytes of scratch for packed operands: {1}")]
+    Memory(usize, std::io::Error),
 }
 
 /// What preparing did.
@@ -74,7 +76,7 @@ pub struct Report {
 #[derive(Clone, Debug)]
 enum Work {
     Func { code: CodeId, bufs: Arc<[BufRef]>, params: Vec<i64> },
-    Pack { gemm: Arc<Gemm>, task: usize },
+    Pack { gemm: Arc<Gemm>, side: Side, task: usize },
     Product { gemm: Arc<Gemm>, task: usize },
     Forward { attention: Arc<template::Forward>, task: usize },
     Backward { attention: Arc<template::Backward>, task: usize },
@@ -85,9 +87,18 @@ enum Work {
 struct Gemm {
     plan: GemmPlan,
     product: template::Operands,
-    /// Shared buffer of the packed right side.
-    packed: usize,
+    /// Shared buffers of the packed left and right side; None for a side that is not packed ahead.
+    packed: [Option<usize>; 2],
     epilogue: GemmEpilogue,
+}
+
+impl Gemm {
+    fn operand(&self, side: Side) -> &[template::At] {
+        match side {
+            Side::A => &self.product.a,
+            Side::B => &self.product.b,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -101,6 +112,8 @@ enum GemmEpilogue {
 struct Task {
     work: Vec<Work>,
     cost: f64,
+    /// Where its part of the kernel's work lies, as a share from 0 to 1: see [`Bound::position`].
+    position: f64,
 }
 
 /// One distinct kernel.
@@ -292,6 +305,8 @@ fn compile(unit: &mut Unit, kernel: &Kernel, mut func: Func, jit: &mut Jit) -> R
 
 /// Joins neighbouring small calls to tasks.
 fn group(unit: &Unit, calls: Vec<Call>) -> Vec<Task> {
+    let total: f64 = calls.iter().map(|call| call.cost).sum();
+    let mut before = 0.0;
     let mut tasks: Vec<Task> = Vec::new();
     for call in calls {
         let work = Work::Func { code: unit.funcs[call.func], bufs: call.bufs, params: call.params };
@@ -300,18 +315,20 @@ fn group(unit: &Unit, calls: Vec<Call>) -> Vec<Task> {
                 task.work.push(work);
                 task.cost += call.cost;
             }
-            _ => tasks.push(Task { work: vec![work], cost: call.cost }),
+            _ => tasks.push(Task { work: vec![work], cost: call.cost, position: before / total }),
         }
+        before += call.cost;
     }
     tasks
 }
 
 /// A kernel served by a template, with generated epilogues.
 fn templated(unit: &mut Unit, kernel: &Kernel, planned: Planned, jit: &mut Jit) -> Result<(), CodegenError> {
-    let one = |work: Work, cost: f64| Task { work: vec![work], cost };
+    let one = |work: Work, cost: f64, position: f64| Task { work: vec![work], cost, position };
     match planned {
         Planned::Contract(parts, name) => {
             let (mut packs, mut products) = (Vec::new(), Vec::new());
+            let mut gemms: Vec<Arc<Gemm>> = Vec::new();
             let mut generated = 0;
             for part in parts {
                 let own = 4 * part.plan.scratch_len();
@@ -329,15 +346,33 @@ fn templated(unit: &mut Unit, kernel: &Kernel, planned: Planned, jit: &mut Jit) 
                     }
                 };
                 unit.scratch = unit.scratch.max(own);
-                let packed = unit.shared.len();
-                unit.shared.push(part.plan.packed_len());
-                let (pack_tasks, tasks) = (part.plan.pack_tasks(), part.plan.tasks());
                 // Estimated for ordering only: the plan has cut the work.
-                let pack_cost = part.plan.packed_len() as f64 * 0.3 / pack_tasks.max(1) as f64;
-                let cost = part.plan.flops() as f64 / 150.0 / tasks.max(1) as f64;
+                let cost = part.plan.flops() as f64 / 150.0 / part.plan.tasks().max(1) as f64;
+                let sides = [(Side::A, &part.operands.a), (Side::B, &part.operands.b)];
+                // Parts that pack the same operand alike share one copy.
+                let like = |side: Side, operand: &[template::At]| {
+                    let same = |g: &&Arc<Gemm>| g.operand(side) == operand && part.plan.packs_like(&g.plan, side);
+                    gemms.iter().find(same).and_then(|g| g.packed[side as usize])
+                };
+                let shared = sides.map(|(side, operand)| like(side, operand));
+                let mut packed = shared;
+                for (side, place) in [Side::A, Side::B].into_iter().zip(&mut packed) {
+                    if place.is_none() && part.plan.packed_len(side) > 0 {
+                        *place = Some(unit.shared.len());
+                        unit.shared.push(part.plan.packed_len(side));
+                    }
+                }
+                let tasks = part.plan.tasks();
                 let gemm = Arc::new(Gemm { plan: part.plan, product: part.operands, packed, epilogue });
-                packs.extend((0..pack_tasks).map(|task| one(Work::Pack { gemm: gemm.clone(), task }, pack_cost)));
-                products.extend((0..tasks).map(|task| one(Work::Product { gemm: gemm.clone(), task }, cost)));
+                for side in [Side::A, Side::B].into_iter().filter(|side| shared[*side as usize].is_none()) {
+                    let tasks = gemm.plan.pack_tasks(side);
+                    let cost = gemm.plan.packed_len(side) as f64 * 0.3 / tasks.max(1) as f64;
+                    let pack = |task| Work::Pack { gemm: gemm.clone(), side, task };
+                    packs.extend((0..tasks).map(|task| one(pack(task), cost, gemm.plan.pack_position(side, task))));
+                }
+                gemms.push(gemm.clone());
+                let product = |task| Work::Product { gemm: gemm.clone(), task };
+                products.extend((0..tasks).map(|task| one(product(task), cost, gemm.plan.position(task))));
             }
             let with = match generated {
                 0 => "sums stored as they are".to_string(),
@@ -353,7 +388,9 @@ fn templated(unit: &mut Unit, kernel: &Kernel, planned: Planned, jit: &mut Jit) 
             unit.shared = attention.shared.clone();
             let (tasks, cost) = (attention.plan.forward_tasks(), attention.cost);
             let attention = Arc::new(attention);
-            let task = |task| one(Work::Forward { attention: attention.clone(), task }, cost / tasks as f64);
+            let share = |task: usize| task as f64 / tasks as f64;
+            let work = |task| Work::Forward { attention: attention.clone(), task };
+            let task = |task| one(work(task), cost / tasks as f64, share(task));
             unit.phases = vec![(0..tasks).map(task).collect()];
         }
         Planned::Backward(attention, name) => {
@@ -361,7 +398,9 @@ fn templated(unit: &mut Unit, kernel: &Kernel, planned: Planned, jit: &mut Jit) 
             unit.scratch = 4 * attention.plan.scratch_len();
             let (tasks, cost) = (attention.plan.backward_tasks(), attention.cost);
             let attention = Arc::new(attention);
-            let task = |task| one(Work::Backward { attention: attention.clone(), task }, cost / tasks as f64);
+            let share = |task: usize| task as f64 / tasks as f64;
+            let work = |task| Work::Backward { attention: attention.clone(), task };
+            let task = |task| one(work(task), cost / tasks as f64, share(task));
             unit.phases = vec![(0..tasks).map(task).collect()];
         }
     }

@@ -14,5 +14,7 @@ pub mod clif;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod compile;
 pub mod lower;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod memory;
 mod units;
 pub mod wasm;

@@ -1,13 +1,14 @@
 //! The CPU executor: a prepared program, its memory and the workers that run it.
 //!
-//! A step is the program's rounds in order. In a round every worker takes the next task that nobody has taken, until there is none; the next
-//! round begins when the last task has ended. Rounds of one task, or too short to be worth a meeting, are worker 0's alone, several in a row:
+//! A step is the program's rounds in order. In a round each worker first does the tasks of its own share of every kernel's work, the same rows
+//! in one kernel as in the next, so that most of what it reads is in its own caches; then it takes from the others' shares what nobody has taken.
+//! The next round begins when the last task has ended. Rounds of one task, or too short to be worth a meeting, are worker 0's alone, several in a row:
 //! decoding a token has many. Which worker runs a task never matters to its result, and the tasks of a round touch disjoint memory, so results are
 //! bit-equal for any number of threads.
 //!
 //! Invariants
 //! - All memory is allocated by [`CpuExecutor::new`]; `write`, `read_into` and `step` allocate nothing.
-//! - Temporaries lie in one slab at the offsets of the program's plan; inputs, states and outputs have buffers of their own.
+//! - Temporaries lie in one slab at the offsets of the program's plan; inputs, states and outputs lie one after another in a piece of their own.
 //! - A task is taken when all earlier rounds have ended.
 
 use std::ops::Range;
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tinygpt_codegen_cpu::compile::{Bound, CpuOptions, PreparedProgram, Report, SCRATCH_ALIGN};
+use tinygpt_codegen_cpu::memory::{ALIGN, Memory};
 use tinygpt_ir::program::{BufferId, KernelId, Place, Program};
 
 use crate::executor::{Executor, MemoryReport, Region, Role, Slot, Slots, Timeline};
@@ -50,29 +52,61 @@ fn spans(rounds: impl IntoIterator<Item = (usize, f64)>, threads: usize) -> Vec<
     out
 }
 
-/// One aligned piece of memory.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line([u8; 64]);
+/// The tasks of a round by the worker that they are meant for.
+struct Shares {
+    /// Tasks, those of worker 0 first, each worker's in the order of the round.
+    order: Vec<u32>,
+    /// For each worker, the next of its tasks that nobody has taken: an index into `order`.
+    next: Vec<AtomicUsize>,
+    /// For each worker, the range of its tasks in `order`.
+    ranges: Vec<Range<usize>>,
+}
 
-/// Zeroed memory, aligned to 64 bytes.
-struct Memory(Vec<Line>);
-
-impl Memory {
-    /// Errors: more than there is.
-    fn new(bytes: usize) -> Result<Memory> {
-        let lines = bytes.div_ceil(64);
-        // Asked for and given back, since what follows cannot fail but by ending the process; it is zeroed by the system, page by page.
-        Vec::<Line>::new().try_reserve_exact(lines).map_err(|_| memory::refused(bytes as u64))?;
-        Ok(Memory(vec![Line([0; 64]); lines]))
+impl Shares {
+    /// Tasks at `positions` from 0 to 1, for so many workers.
+    fn new(positions: impl Iterator<Item = f64> + Clone, workers: usize) -> Shares {
+        let owner = |position: f64| ((position * workers as f64) as usize).min(workers - 1);
+        let mut shares = Shares { order: Vec::new(), next: Vec::new(), ranges: Vec::new() };
+        for worker in 0..workers {
+            let start = shares.order.len();
+            let own = positions.clone().enumerate().filter(|(_, position)| owner(*position) == worker);
+            shares.order.extend(own.map(|(task, _)| task as u32));
+            shares.ranges.push(start..shares.order.len());
+            shares.next.push(AtomicUsize::new(start));
+        }
+        shares
     }
 
-    fn ptr(&mut self) -> *mut u8 {
-        self.0.as_mut_ptr().cast()
+    fn reset(&self) {
+        for (next, range) in self.next.iter().zip(&self.ranges) {
+            next.store(range.start, Ordering::Relaxed);
+        }
+    }
+
+    /// Calls `task` with each task that this worker takes, until all tasks of the round are taken.
+    fn take(&self, worker: usize, mut task: impl FnMut(usize)) {
+        let workers = self.ranges.len();
+        for of in (worker..workers).chain(0..worker) {
+            loop {
+                let at = self.next[of].fetch_add(1, Ordering::Relaxed);
+                if at >= self.ranges[of].end {
+                    break;
+                }
+                task(self.order[at] as usize);
+            }
+        }
     }
 }
 
-const _: () = assert!(SCRATCH_ALIGN <= 64);
+/// Zeroed memory for running.
+///
+/// # Errors
+/// More than there is.
+fn allocate(bytes: usize) -> Result<Memory> {
+    Memory::new(bytes).map_err(|_| memory::refused(bytes as u64))
+}
+
+const _: () = assert!(SCRATCH_ALIGN <= ALIGN);
 
 /// Runs a program on this processor.
 pub struct CpuExecutor {
@@ -86,8 +120,9 @@ pub struct CpuExecutor {
     spans: Vec<Span>,
     /// Counts the spans that have ended.
     progress: Progress,
-    /// Counters of taken and of ended tasks, one a span.
-    taken: Vec<AtomicUsize>,
+    /// The tasks of each span by worker; None for worker 0's alone.
+    shares: Vec<Option<Shares>>,
+    /// Counters of ended tasks, one a span.
     ended: Vec<AtomicUsize>,
     /// Scratch of each worker.
     scratch: Vec<ScratchPtr>,
@@ -133,17 +168,21 @@ impl CpuExecutor {
         let own =
             program.buffers.values().filter(|buffer| buffer.place == Place::Own).map(|buffer| buffer.bytes() as u64);
         memory::check(own.sum::<u64>() + program.memory.planned as u64, &format!("program {}", program.name))?;
-        let mut slab = Memory::new(program.memory.planned)?;
-        let mut memory = Vec::new();
+        let aligned = |bytes: usize| bytes.next_multiple_of(ALIGN);
+        let own = program.buffers.values().filter(|buffer| buffer.place == Place::Own);
+        let mut own = allocate(own.map(|buffer| aligned(buffer.bytes())).sum())?;
+        let mut slab = allocate(program.memory.planned)?;
+        let mut end = 0;
         let mut addresses = Vec::with_capacity(program.buffers.len());
         for (_, buffer) in program.buffers.iter() {
             addresses.push(match buffer.place {
                 // SAFETY: the plan's offsets lie within the slab, whose size it states.
                 Place::Slab(offset) => unsafe { slab.ptr().add(offset) },
                 Place::Own => {
-                    memory.push(Memory::new(buffer.bytes())?);
-                    let last = memory.len() - 1;
-                    memory[last].ptr()
+                    let start = end;
+                    end += aligned(buffer.bytes());
+                    // SAFETY: the piece is as long as all such buffers together.
+                    unsafe { own.ptr().add(start) }
                 }
                 Place::Slot(_) | Place::Pack { .. } => {
                     return Err(Error::input(format!(
@@ -153,20 +192,28 @@ impl CpuExecutor {
                 }
             });
         }
-        memory.push(slab);
+        let mut memory = vec![own, slab];
         // SAFETY: every address is that of memory of the buffer's size, kept in `_memory` as long as `bound`; temporaries overlap as planned.
         let bound = unsafe { prepared.bind(&addresses) }.map_err(|e| Error::input(e.to_string()))?;
         let workers = Workers::new(threads).map_err(Error::input)?;
         let mut scratch = Vec::new();
         for _ in 0..workers.threads() {
-            memory.push(Memory::new(prepared.scratch_bytes())?);
+            memory.push(allocate(prepared.scratch_bytes())?);
             let last = memory.len() - 1;
             scratch.push(ScratchPtr(memory[last].ptr()));
         }
         let at = slot_buffers.iter().map(|b| (addresses[b.index()], program.buffers[*b].bytes())).collect();
         let spans = spans((0..bound.rounds()).map(|round| (bound.tasks(round), bound.cost(round))), workers.threads());
         let progress = workers.progress();
-        let [taken, ended] = [(); 2].map(|()| spans.iter().map(|_| AtomicUsize::new(0)).collect());
+        let shares = spans.iter().map(|span| match span {
+            Span::Alone(_) => None,
+            Span::Shared(round) => {
+                let positions = (0..bound.tasks(*round)).map(|task| bound.position(*round, task));
+                Some(Shares::new(positions, workers.threads()))
+            }
+        });
+        let shares = shares.collect();
+        let ended = spans.iter().map(|_| AtomicUsize::new(0)).collect();
         Ok(CpuExecutor {
             program,
             report: prepared.report(),
@@ -176,7 +223,7 @@ impl CpuExecutor {
             at,
             spans,
             progress,
-            taken,
+            shares,
             ended,
             scratch,
             _memory: memory,
@@ -293,11 +340,12 @@ impl Watch for Clock {
 impl CpuExecutor {
     /// One step.
     fn run(&mut self, watch: &impl Watch) {
-        for counter in self.taken.iter().chain(&self.ended) {
+        for counter in &self.ended {
             counter.store(0, Ordering::Relaxed);
         }
+        self.shares.iter().flatten().for_each(Shares::reset);
         self.progress.reset();
-        let CpuExecutor { bound, spans, progress, taken, ended, scratch, .. } = self;
+        let CpuExecutor { bound, spans, progress, shares, ended, scratch, .. } = self;
         let alone = |rounds: &Range<usize>| {
             for round in rounds.clone() {
                 for task in 0..bound.tasks(round) {
@@ -311,32 +359,25 @@ impl CpuExecutor {
             return alone(rounds);
         }
         self.workers.run(&|worker| {
-            for (i, span) in spans.iter().enumerate() {
+            for (i, (span, shares)) in spans.iter().zip(shares.iter()).enumerate() {
                 progress.wait_for(i);
-                match span {
-                    Span::Alone(rounds) if worker == 0 => {
+                match (span, shares) {
+                    (Span::Alone(rounds), _) if worker == 0 => {
                         alone(rounds);
                         progress.advance();
                     }
-                    Span::Alone(_) => {}
-                    Span::Shared(round) => {
-                        let tasks = bound.tasks(*round);
-                        loop {
-                            let task = taken[i].fetch_add(1, Ordering::Relaxed);
-                            if task >= tasks {
-                                break;
-                            }
-                            // SAFETY: all earlier spans have ended, the counter hands each task out once, the scratch is this worker's, and the
-                            // executor owns all buffers and is borrowed mutably.
-                            watch.around(worker, bound.kernel(*round, task), || unsafe {
-                                bound.run(*round, task, scratch[worker].0);
-                            });
-                            // Whoever ends the last task has seen the end of the others.
-                            if ended[i].fetch_add(1, Ordering::AcqRel) + 1 == tasks {
-                                progress.advance();
-                            }
+                    (Span::Shared(round), Some(shares)) => shares.take(worker, |task| {
+                        // SAFETY: all earlier spans have ended, each task is taken once, the scratch is this worker's, and the executor owns
+                        // all buffers and is borrowed mutably.
+                        watch.around(worker, bound.kernel(*round, task), || unsafe {
+                            bound.run(*round, task, scratch[worker].0);
+                        });
+                        // Whoever ends the last task has seen the end of the others.
+                        if ended[i].fetch_add(1, Ordering::AcqRel) + 1 == bound.tasks(*round) {
+                            progress.advance();
                         }
-                    }
+                    }),
+                    _ => {}
                 }
             }
         });
@@ -368,6 +409,28 @@ fn copy_out(from: &[u8], value: &mut HostTensor) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_task_is_taken_once_and_own_ones_first() {
+        let positions = [0.9, 0.1, 0.5, 0.0, 1.0, 0.3];
+        let shares = Shares::new(positions.into_iter(), 2);
+        for _ in 0..2 {
+            shares.reset();
+            let mut taken = Vec::new();
+            shares.take(1, |task| {
+                taken.push(task);
+                if task == 4 {
+                    // The other worker comes while this one still has tasks.
+                    shares.take(0, |task| taken.push(10 + task));
+                }
+            });
+            assert_eq!(taken, [0, 2, 4, 11, 13, 15]);
+        }
+        let shares = Shares::new(positions.into_iter(), 3);
+        let mut taken = Vec::new();
+        shares.take(2, |task| taken.push(task));
+        assert_eq!(taken, [0, 4, 1, 3, 5, 2]);
+    }
 
     #[test]
     fn short_rounds_and_single_tasks_are_one_workers_in_a_row() {

@@ -6,13 +6,14 @@
 //! Beside it stands the rate of a register-only loop of fused multiply-adds, the limit.
 
 use std::time::{Duration, Instant};
-use tinygpt_simd::gemm::{Epilogue, GemmPlan, Output, Problem};
+use tinygpt_simd::gemm::{Epilogue, GemmPlan, Output, Problem, Side};
 use tinygpt_simd::{Axis, Isa};
 
-const PROBLEMS: [[usize; 3]; 8] = [
+const PROBLEMS: [[usize; 3]; 9] = [
     [1536, 768, 192],
     [1536, 192, 768],
     [768, 192, 1536],
+    [192, 768, 1536],
     [1536, 192, 192],
     [192, 192, 1536],
     [1536, 256, 192],
@@ -53,18 +54,22 @@ fn best(mut f: impl FnMut()) -> f64 {
 fn rate(isa: Isa, [m, n, k]: [usize; 3], a: [isize; 2], b: [isize; 2]) -> (f64, usize, f64) {
     let plan = GemmPlan::new(isa, Problem::single(m, n, k, a, b)).expect("the lengths agree");
     let (mut a, mut b, mut c) = (Aligned::new(m * k), Aligned::new(k * n), Aligned::new(m * n));
-    let (mut packed, mut scratch) = (Aligned::new(plan.packed_len()), Aligned::new(plan.scratch_len()));
+    let [mut packed_a, mut packed_b] = [Side::A, Side::B].map(|side| Aligned::new(plan.packed_len(side)));
+    let mut scratch = Aligned::new(plan.scratch_len());
     let output = Output { rows: Axis::strided(m, n as isize), cols: Axis::strided(n, 1), batches: [0].into() };
     let (a, b, c) = ([a.ptr().cast_const()], [b.ptr().cast_const()], c.ptr());
     let seconds = best(|| {
         // SAFETY: the buffers have the lengths that the plan asks for, and one thread runs everything.
         unsafe {
-            for task in 0..plan.pack_tasks() {
-                plan.pack(task, &b, packed.ptr());
+            for (side, operand, packed) in [(Side::A, &a, &mut packed_a), (Side::B, &b, &mut packed_b)] {
+                for task in 0..plan.pack_tasks(side) {
+                    plan.pack(side, task, operand, packed.ptr());
+                }
             }
+            let packed = [packed_a.ptr().cast_const(), packed_b.ptr().cast_const()];
             for task in 0..plan.tasks() {
                 let epilogue = Epilogue::Store { c, output: &output };
-                plan.run(task, &a, &b, packed.ptr(), scratch.ptr(), &epilogue);
+                plan.run(task, &a, &b, packed, scratch.ptr(), &epilogue);
             }
         }
     });

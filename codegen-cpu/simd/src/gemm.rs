@@ -5,9 +5,11 @@
 //! - **B** is packed once into a shared buffer, by [`GemmPlan::pack`] tasks, as panels of a few vectors of
 //!   columns with all of k (every term, one after another). Where the output has few rows and B is contiguous
 //!   along n, it is read in place and nothing is packed.
+//! - **A** is read in place where it is contiguous along k. Elsewhere it is packed like B, as panels of at most
+//!   `rows` rows; in small batched products and very large ones each compute task packs its own rows instead, one
+//!   block of k at a time.
 //! - A **compute task** owns a block of the output: some batches, or some rows and columns of one batch. For one
-//!   block of k at a time it packs its rows of A into its scratch, as panels of at most `rows` rows, and runs the
-//!   microkernel on each pair of panels, accumulators in registers.
+//!   block of k at a time it runs the microkernel on each pair of panels, accumulators in registers.
 //! - After the last block of k, each strip of finished rows goes to the **epilogue** while it is in cache.
 //!
 //! Invariants:
@@ -17,14 +19,22 @@
 //!   the packed buffer, compute tasks disjoint parts of the output.
 //! - Nothing beyond an operand's elements is read and nothing but the output's elements written.
 
+mod blocking;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod kernel;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod pack;
-mod plan;
+mod run;
 
 use crate::{Axis, Isa, PlanError};
-use plan::Blocking;
+use blocking::{Blocking, Copies, Source};
+
+/// An operand of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    A,
+    B,
+}
 
 /// One product that adds to the output.
 #[derive(Clone, Debug)]
@@ -44,6 +54,15 @@ pub struct Term {
 pub struct BatchOffsets {
     pub a: Vec<isize>,
     pub b: Vec<isize>,
+}
+
+impl BatchOffsets {
+    fn of(&self, side: Side) -> &Vec<isize> {
+        match side {
+            Side::A => &self.a,
+            Side::B => &self.b,
+        }
+    }
 }
 
 /// A batched sum of products. Batches that share all of their B offsets share one packed copy of B.
@@ -122,14 +141,70 @@ impl GemmPlan {
         Ok(GemmPlan { isa, problem, blocking })
     }
 
-    /// Length of the packed buffer in f32; 0 if B is read in place. Align it to 64 bytes for speed.
-    pub fn packed_len(&self) -> usize {
-        self.blocking.packed_len()
+    fn copies(&self, side: Side) -> Option<&Copies> {
+        let source = match side {
+            Side::A => &self.blocking.a,
+            Side::B => &self.blocking.b,
+        };
+        match source {
+            Source::Ahead(copies) => Some(copies),
+            Source::Direct | Source::Task => None,
+        }
     }
 
-    /// Number of pack tasks, at most; 0 if B is read in place.
-    pub fn pack_tasks(&self) -> usize {
-        self.blocking.pack_tasks.len()
+    /// Length in f32 of the buffer that a side is packed into; 0 if it is not packed ahead. Align it to 64 bytes for
+    /// speed.
+    pub fn packed_len(&self, side: Side) -> usize {
+        self.copies(side).map_or(0, |copies| copies.from.len() * copies.len)
+    }
+
+    /// Number of pack tasks of a side; 0 if it is not packed ahead.
+    pub fn pack_tasks(&self, side: Side) -> usize {
+        self.copies(side).map_or(0, |copies| copies.tasks.len())
+    }
+
+    /// Whether the other plan packs this side of the same operands into the same bytes, so that one packed buffer
+    /// serves both.
+    pub fn packs_like(&self, other: &GemmPlan, side: Side) -> bool {
+        let layout = |plan: &GemmPlan| {
+            let axes = plan.problem.terms.iter().map(|term| match side {
+                Side::A => (term.a_m.clone(), term.a_k.clone()),
+                Side::B => (term.b_n.clone(), term.b_k.clone()),
+            });
+            let offsets = plan.problem.batches.iter().map(|batch| batch.of(side).clone());
+            (axes.collect::<Vec<_>>(), offsets.collect::<Vec<_>>())
+        };
+        self.isa == other.isa
+            && self.copies(side).is_some()
+            && self.copies(side) == other.copies(side)
+            && layout(self) == layout(other)
+    }
+
+    /// Where a pack task's part of the operand lies, as a share of the whole from 0 to 1: along k, or along m for panels of all
+    /// k.
+    ///
+    /// # Panics
+    /// If `task >= self.pack_tasks(side)`.
+    pub fn pack_position(&self, side: Side, task: usize) -> f64 {
+        let copies = self.copies(side).expect("a side with pack tasks has copies");
+        let task = &copies.tasks[task];
+        let inside = match side {
+            Side::A => middle(&task.panels) / self.problem.m.div_ceil(self.blocking.rows) as f64,
+            Side::B => middle(&task.k) / self.problem.k().max(1) as f64,
+        };
+        (task.copy as f64 + inside) / copies.from.len() as f64
+    }
+
+    /// Where a compute task's rows lie, as a share of all batches' rows from 0 to 1.
+    ///
+    /// # Panics
+    /// If `task >= self.tasks()`.
+    pub fn position(&self, task: usize) -> f64 {
+        let task = &self.blocking.tasks[task];
+        let panels = self.problem.m.div_ceil(self.blocking.rows);
+        let first = task.batches.start * panels + task.panels.start;
+        let last = (task.batches.end - 1) * panels + task.panels.end;
+        middle(&(first..last)) / (self.problem.batches.len() * panels) as f64
     }
 
     /// Number of compute tasks.
@@ -148,34 +223,35 @@ impl GemmPlan {
         2 * p.batches.len() * p.m * p.n * p.k()
     }
 
-    /// Runs one pack task.
+    /// Runs one pack task of a side.
     ///
     /// # Panics
-    /// If `task >= self.pack_tasks()` or `b` has not one pointer a term.
+    /// If `task >= self.pack_tasks(side)` or `operand` has not one pointer a term.
     ///
     /// # Safety
-    /// `b[t]` is readable at every offset that the problem gives to B_t. `packed` is writable for `packed_len`
-    /// elements, and no other thread touches the part of another call's task.
-    pub unsafe fn pack(&self, task: usize, b: &[*const f32], packed: *mut f32) {
-        assert_eq!(b.len(), self.problem.terms.len(), "one pointer a term");
+    /// `operand[t]` is readable at every offset that the problem gives to that side of term t. `packed` is writable for
+    /// `packed_len(side)` elements, and no other thread touches the part of another call's task.
+    pub unsafe fn pack(&self, side: Side, task: usize, operand: &[*const f32], packed: *mut f32) {
+        assert_eq!(operand.len(), self.problem.terms.len(), "one pointer a term");
         // SAFETY: passed on; `new` checked that the processor has `isa`.
         unsafe {
             match self.isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => plan::pack_avx512(self, task, b, packed),
+                Isa::Avx512 => run::pack_avx512(self, side, task, operand, packed),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => plan::pack_avx2(self, task, b, packed),
+                Isa::Avx2 => run::pack_avx2(self, side, task, operand, packed),
             }
         }
     }
 
-    /// Runs one compute task, after all pack tasks. `b` is read only if `packed_len` is 0.
+    /// Runs one compute task, after all pack tasks. `packed` are the buffers of A and B; an operand that is packed ahead
+    /// is read there only.
     ///
     /// # Panics
     /// If `task >= self.tasks()` or `a` or `b` has not one pointer a term.
     ///
     /// # Safety
-    /// `a[t]` and `b[t]` are readable at every offset that the problem gives to A_t and B_t; `packed` holds what
+    /// `a[t]` and `b[t]` are readable at every offset that the problem gives to A_t and B_t; `packed` hold what
     /// all pack tasks wrote; `scratch` is this call's alone for `scratch_len` elements; a stored output is
     /// writable at every offset that it names, has the problem's sizes, overlaps no input, and its elements lie
     /// at different places.
@@ -184,7 +260,7 @@ impl GemmPlan {
         task: usize,
         a: &[*const f32],
         b: &[*const f32],
-        packed: *const f32,
+        packed: [*const f32; 2],
         scratch: *mut f32,
         epilogue: &Epilogue,
     ) {
@@ -194,12 +270,16 @@ impl GemmPlan {
         unsafe {
             match self.isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => plan::run_avx512(self, task, a, b, packed, scratch, epilogue),
+                Isa::Avx512 => run::run_avx512(self, task, a, b, packed, scratch, epilogue),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => plan::run_avx2(self, task, a, b, packed, scratch, epilogue),
+                Isa::Avx2 => run::run_avx2(self, task, a, b, packed, scratch, epilogue),
             }
         }
     }
+}
+
+fn middle(range: &std::ops::Range<usize>) -> f64 {
+    (range.start + range.end) as f64 / 2.0
 }
 
 impl Problem {

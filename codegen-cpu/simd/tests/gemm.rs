@@ -1,7 +1,7 @@
 //! The contraction template against sums in f64, on every instruction set of this machine.
 
 use std::sync::Mutex;
-use tinygpt_simd::gemm::{BatchOffsets, Epilogue, GemmPlan, Output, Problem, Term, Tile};
+use tinygpt_simd::gemm::{BatchOffsets, Epilogue, GemmPlan, Output, Problem, Side, Term, Tile};
 use tinygpt_simd::{Axis, Isa};
 
 /// A small generator (SplitMix64), so that failures repeat.
@@ -104,15 +104,18 @@ impl Case {
     fn run(&self, plan: &GemmPlan, random: &mut Random, epilogue: &Epilogue) {
         let a: Vec<_> = self.a.iter().map(|a| a.as_ptr()).collect();
         let b: Vec<_> = self.b.iter().map(|b| b.as_ptr()).collect();
-        let mut packed = vec![f32::NAN; plan.packed_len()];
-        for task in random.order(plan.pack_tasks()) {
-            // SAFETY: the plan was made for these arrays.
-            unsafe { plan.pack(task, &b, packed.as_mut_ptr()) };
+        let [mut packed_a, mut packed_b] = [Side::A, Side::B].map(|side| vec![f32::NAN; plan.packed_len(side)]);
+        for (side, operand, packed) in [(Side::A, &a, &mut packed_a), (Side::B, &b, &mut packed_b)] {
+            for task in random.order(plan.pack_tasks(side)) {
+                // SAFETY: the plan was made for these arrays.
+                unsafe { plan.pack(side, task, operand, packed.as_mut_ptr()) };
+            }
         }
+        let packed = [packed_a.as_ptr(), packed_b.as_ptr()];
         for task in random.order(plan.tasks()) {
             let mut scratch = vec![f32::NAN; plan.scratch_len()];
-            // SAFETY: the plan was made for these arrays, and all of B is packed.
-            unsafe { plan.run(task, &a, &b, packed.as_ptr(), scratch.as_mut_ptr(), epilogue) };
+            // SAFETY: the plan was made for these arrays, and everything is packed.
+            unsafe { plan.run(task, &a, &b, packed, scratch.as_mut_ptr(), epilogue) };
         }
     }
 

@@ -1,36 +1,33 @@
 //! A prepared program bound to memory.
 
-use super::{CodegenError, Gemm, GemmEpilogue, PreparedProgram, Work};
+use super::{CodegenError, Gemm, GemmEpilogue, PreparedProgram, Task, Work};
 use crate::clif::KernelFn;
 use crate::lower::BufRef;
+use crate::memory::{self, Memory};
 use std::sync::Arc;
 use tinygpt_ir::program::KernelId;
 use tinygpt_simd::attention::{Backward, Forward};
-use tinygpt_simd::gemm::{Epilogue, Tile};
+use tinygpt_simd::gemm::{Epilogue, Side, Tile};
 
 /// Alignment in bytes of the scratch that a worker brings.
-pub const SCRATCH_ALIGN: usize = 64;
+pub const SCRATCH_ALIGN: usize = memory::ALIGN;
 
 /// Most buffers of one generated epilogue, which are gathered on the stack for each tile: all that a kernel for the CPU may have, and the tile.
 const MAX_EPILOGUE_BUFS: usize = 257;
-
-/// 64 aligned bytes.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line([u8; 64]);
 
 /// A prepared program with the addresses of all its buffers.
 pub struct Bound {
     /// Keeps the code that `rounds` call.
     _program: Arc<PreparedProgram>,
     /// Shared scratch of kernels; `rounds` point into it.
-    _arena: Vec<Line>,
+    _arena: Memory,
     rounds: Vec<Vec<BoundTask>>,
 }
 
 struct BoundTask {
     kernel: KernelId,
     cost: f64,
+    position: f64,
     calls: Vec<BoundCall>,
 }
 
@@ -42,8 +39,9 @@ enum BoundCall {
     },
     Pack {
         gemm: Arc<Gemm>,
+        side: Side,
         task: usize,
-        b: Box<[*const f32]>,
+        operand: Box<[*const f32]>,
         packed: *mut f32,
     },
     Product {
@@ -51,7 +49,7 @@ enum BoundCall {
         task: usize,
         a: Box<[*const f32]>,
         b: Box<[*const f32]>,
-        packed: *const f32,
+        packed: [*const f32; 2],
         finish: Finish,
     },
     Forward {
@@ -86,7 +84,7 @@ impl PreparedProgram {
     /// Fixes the address of every buffer, in the order of `Program::buffers`, and allocates shared scratch.
     ///
     /// # Errors
-    /// If the number of addresses is not that of the program's buffers.
+    /// If the number of addresses is not that of the program's buffers, or there is no memory for shared scratch.
     ///
     /// # Safety
     /// As long as the result is run, each address is that of memory of the buffer's size, aligned to 4 bytes (64 for speed); buffers
@@ -95,8 +93,8 @@ impl PreparedProgram {
         if buffers.len() != self.buffers {
             return Err(CodegenError::Buffers { found: buffers.len(), expected: self.buffers });
         }
-        let mut arena = vec![Line([0; 64]); self.arena.div_ceil(64)];
-        let base = arena.as_mut_ptr().cast::<u8>();
+        let mut arena = Memory::new(self.arena).map_err(|e| CodegenError::Memory(self.arena, e))?;
+        let base = arena.ptr();
         let mut rounds = Vec::with_capacity(self.rounds.len());
         for &(stage, phase) in &self.rounds {
             let (from, to) = self.stages[stage];
@@ -106,7 +104,8 @@ impl PreparedProgram {
                 let place = Place { buffers, args: &prepared.args, shared: &prepared.shared, base };
                 for task in self.units[prepared.unit].phases.get(phase).into_iter().flatten() {
                     let calls = task.work.iter().map(|w| self.bind_call(w, &place)).collect::<Result<_, _>>()?;
-                    tasks.push(BoundTask { kernel: KernelId(kernel), cost: task.cost, calls });
+                    let Task { cost, position, .. } = *task;
+                    tasks.push(BoundTask { kernel: KernelId(kernel), cost, position, calls });
                 }
             }
             // Long tasks first: they must not be what everyone waits for.
@@ -123,18 +122,19 @@ impl PreparedProgram {
                 bufs: bufs.iter().map(|r| place.of(*r)).collect(),
                 params: params.as_slice().into(),
             },
-            Work::Pack { gemm, task } => BoundCall::Pack {
+            Work::Pack { gemm, side, task } => BoundCall::Pack {
                 gemm: gemm.clone(),
+                side: *side,
                 task: *task,
-                b: place.all(&gemm.product.b),
-                packed: place.of(BufRef::Shared(gemm.packed)).cast(),
+                operand: place.all(gemm.operand(*side)),
+                packed: place.packed(gemm.packed[*side as usize]),
             },
             Work::Product { gemm, task } => BoundCall::Product {
                 gemm: gemm.clone(),
                 task: *task,
                 a: place.all(&gemm.product.a),
                 b: place.all(&gemm.product.b),
-                packed: place.of(BufRef::Shared(gemm.packed)).cast(),
+                packed: gemm.packed.map(|shared| place.packed(shared).cast_const()),
                 finish: match &gemm.epilogue {
                     GemmEpilogue::Store { arg, offset, .. } => Finish::Store(place.at((*arg, *offset))),
                     GemmEpilogue::Call { bufs, .. } if bufs.len() > MAX_EPILOGUE_BUFS => {
@@ -203,6 +203,11 @@ impl Place<'_> {
         self.of(BufRef::Arg(arg)).cast::<f32>().wrapping_offset(offset)
     }
 
+    /// A shared buffer of a packed operand; null if it is not packed ahead.
+    fn packed(&self, shared: Option<usize>) -> *mut f32 {
+        shared.map_or(std::ptr::null_mut(), |n| self.of(BufRef::Shared(n)).cast())
+    }
+
     fn all(&self, operands: &[(usize, isize)]) -> Box<[*const f32]> {
         operands.iter().map(|&a| self.at(a).cast_const()).collect()
     }
@@ -227,6 +232,12 @@ impl Bound {
     /// The kernel that a task belongs to.
     pub fn kernel(&self, round: usize, task: usize) -> KernelId {
         self.rounds[round][task].kernel
+    }
+
+    /// Where a task's part of its kernel's work lies, as a share from 0 to 1. Rows of activations come in the same order in all
+    /// kernels: a worker that always does the same share finds most of what it reads in its own caches.
+    pub fn position(&self, round: usize, task: usize) -> f64 {
+        self.rounds[round][task].position
     }
 
     /// Runs one task.
@@ -254,7 +265,7 @@ impl BoundCall {
         unsafe {
             match self {
                 BoundCall::Func { f, bufs, params } => f(bufs.as_ptr(), scratch, params.as_ptr()),
-                BoundCall::Pack { gemm, task, b, packed } => gemm.plan.pack(*task, b, *packed),
+                BoundCall::Pack { gemm, side, task, operand, packed } => gemm.plan.pack(*side, *task, operand, *packed),
                 BoundCall::Product { gemm, task, a, b, packed, finish } => {
                     let (plan, own) = (&gemm.plan, scratch.cast::<f32>());
                     match (finish, &gemm.epilogue) {

@@ -44,13 +44,17 @@ pub(crate) unsafe fn pack_panel<S: Simd>(
 }
 
 /// One of several panels of an operand that are packed together: elements `first .. first + count` of w, packed at
-/// `to` with a width of `count`, at most a vector.
+/// `to` with a width of `width`, at most two vectors.
 #[derive(Clone, Copy)]
 pub(crate) struct Part {
     pub first: usize,
     pub count: usize,
+    pub width: usize,
     pub to: *mut f32,
 }
+
+/// Rows that are fetched ahead of their copying: a step from row to row is too long for the processor to guess.
+const AHEAD: usize = 8;
 
 /// Packs elements `k0 .. k1` of adjoining panels. Where w is contiguous, all panels' elements of one k are copied
 /// together: they share cache lines and pages.
@@ -67,16 +71,29 @@ pub(crate) unsafe fn pack_panels<S: Simd>(operand: Operand, (k0, k1): (usize, us
             let data = operand.data.offset(operand.w.offset(first));
             for p in k0..k1 {
                 let row = data.offset(operand.k.offset(p));
+                let later = data.wrapping_offset(operand.k.offset((p + AHEAD).min(k1 - 1)));
+                for line in 0..count.div_ceil(16) {
+                    S::prefetch(later.wrapping_add(16 * line));
+                }
                 for part in parts {
-                    let v = S::load_tail(row.add(part.first - first), S::tail(part.count));
-                    S::store(part.to.add((p - k0) * part.count), v);
+                    let (from, to) = (row.add(part.first - first), part.to.add((p - k0) * part.width));
+                    let mut start = 0;
+                    while start + S::LANES <= part.count {
+                        S::store(to.add(start), S::load(from.add(start)));
+                        start += S::LANES;
+                    }
+                    if start < part.count {
+                        S::store(to.add(start), S::load_tail(from.add(start), S::tail(part.count - start)));
+                        start += S::LANES;
+                    }
+                    debug_assert!(start >= part.width);
                 }
             }
         }
     } else {
         for part in parts {
             // SAFETY: passed on.
-            unsafe { pack_panel::<S>(operand, (k0, k1), (part.first, part.count), part.count, part.to) };
+            unsafe { pack_panel::<S>(operand, (k0, k1), (part.first, part.count), part.width, part.to) };
         }
     }
 }
