@@ -66,6 +66,22 @@ pub trait Lanes {
     fn f32_to_bits(&mut self, a: Self::F) -> Self::I;
     /// The f32 of each bit pattern.
     fn bits_to_f32(&mut self, a: Self::I) -> Self::F;
+    /// `a * 2^n` for an integral `n` from -252 to 254, rounded once. Two multiplications by powers of two, each a normal f32, do
+    /// that unless the first product is subnormal already; a target may have an instruction.
+    #[inline(always)]
+    fn scale_by_power(&mut self, a: Self::F, n: Self::F) -> Self::F
+    where
+        Self: Sized,
+    {
+        let n = self.to_i32(n);
+        let half = self.shr_i32(n, 1);
+        let one = self.splat_i32(1);
+        let rest = self.add_i32(n, one);
+        let rest = self.shr_i32(rest, 1);
+        let (half, rest) = (power_of_two(self, half), power_of_two(self, rest));
+        let a = self.mul(a, half);
+        self.mul(a, rest)
+    }
     /// All lanes where the integer is 0.
     fn is_zero_i32(&mut self, a: Self::I) -> Self::M;
 }
@@ -123,8 +139,8 @@ fn power_of_two<L: Lanes>(l: &mut L, n: L::I) -> L::F {
 /// e^x within [`EXP_ULP`]; `inf` from 88.73, gradual underflow to 0 from -87.34 down to -104 (a target that
 /// flushes subnormals gives 0 there).
 ///
-/// x = n ln 2 + r with |r| <= ln 2 / 2, e^r by a polynomial, and 2^n multiplied in two halves, each a normal
-/// f32, so that the product overflows, underflows and rounds as the hardware does.
+/// x = n ln 2 + r with |r| <= ln 2 / 2, e^r by a polynomial, and the product with 2^n rounded once, so that it overflows and
+/// underflows as the hardware does.
 #[inline(always)]
 pub fn exp<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let (low, high) = (l.splat(-104.0), l.splat(89.0));
@@ -139,14 +155,7 @@ pub fn exp<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let tail = l.mul_add(square, p, r);
     let one = l.splat(1.0);
     let y = l.add(one, tail);
-    let n = l.to_i32(n);
-    let half = l.shr_i32(n, 1);
-    let one = l.splat_i32(1);
-    let rest = l.add_i32(n, one);
-    let rest = l.shr_i32(rest, 1);
-    let (half, rest) = (power_of_two(l, half), power_of_two(l, rest));
-    let y = l.mul(y, half);
-    l.mul(y, rest)
+    l.scale_by_power(y, n)
 }
 
 /// ln x within [`LOG_ULP`]; `-inf` at zeros, NaN below, `inf` at `inf`.

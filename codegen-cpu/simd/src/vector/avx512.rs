@@ -113,6 +113,10 @@ impl Lanes for Avx512 {
         op!(_mm512_castsi512_ps(a))
     }
     #[inline(always)]
+    fn scale_by_power(&mut self, a: __m512, n: __m512) -> __m512 {
+        op!(_mm512_scalef_ps(a, n))
+    }
+    #[inline(always)]
     fn is_zero_i32(&mut self, a: __m512i) -> __mmask16 {
         op!(_mm512_testn_epi32_mask(a, a))
     }
