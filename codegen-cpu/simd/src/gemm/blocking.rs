@@ -18,9 +18,9 @@ pub(super) const MAX_PANELS: usize = 8;
 /// Panels of rows that pass a panel of B before the next one is fetched.
 pub(super) const GROUP: usize = 4;
 /// Multiplications of a task, about: 50 microseconds and more at the rates of today's cores.
-const TASK_WORK: usize = 5_000_000;
+const TASK_WORK: usize = 2_000_000;
 /// Tasks of one batch, at most, unless the caches ask for more: enough for eight threads to share evenly.
-const MAX_TASKS: usize = 16;
+const MAX_TASKS: usize = 24;
 /// Elements that one pack task copies, about.
 const PACK_WORK: usize = 64 * 1024;
 /// Rows in panels, at most, for B to be read in place: packing pays when B is read more often.
