@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 use tinygpt_codegen_cpu::compile::{CpuOptions, PreparedProgram};
+use tinygpt_codegen_cpu::memory::Memory;
 use tinygpt_ir::op::{Binary, Reduce, Unary};
 use tinygpt_ir::program::{
     Access, ArgId, ArgMode, Attention, AttentionGrad, AttentionShape, Contract, ContractPart, KernelKind, Pointwise,
@@ -30,16 +31,52 @@ fn store(arg: u32, strides: Vec<i64>, value: ScalarId) -> Store {
     Store { access: Access::direct(ArgId(arg), 0, strides), value }
 }
 
-/// A product in one of the transpositions of training: forward, gradient of the input, gradient of the weight; with a GELU epilogue.
-fn product(m: usize, n: usize, k: usize, ta: bool, tb: bool, gelu: bool) -> Bench {
+/// What follows the sums of a product.
+#[derive(Clone, Copy, PartialEq)]
+enum After {
+    Store,
+    Bias,
+    /// Bias, then gelu by the error function.
+    Gelu,
+    /// Bias, gelu, and its slope as a second result: the forward pass of training.
+    GeluAndSlope,
+}
+
+/// A product in one of the transpositions of training: forward (nt), gradient of the input (nn), gradient of the weight (tn).
+fn product(m: usize, n: usize, k: usize, ta: bool, tb: bool, after: After) -> Bench {
     let mut b = B::new(2);
     let mut value = b.f32(ScalarOp::Acc(0));
-    if gelu {
-        let half = b.constant(std::f64::consts::FRAC_1_SQRT_2);
-        let scaled = b.binary(Binary::Mul, value, half);
-        let e = b.unary(Unary::Erf, scaled);
-        value = b.binary(Binary::Mul, value, e);
+    let mut rng = Rng(1);
+    let mut args = vec![read(DType::F32, rng.floats(m * k)), read(DType::F32, rng.floats(k * n))];
+    let mut stores = vec![];
+    if after != After::Store {
+        let bias = b.load(2, DType::F32, &[0, 1]);
+        value = b.binary(Binary::Add, value, bias);
+        args.push(read(DType::F32, rng.floats(n)));
     }
+    if after == After::Gelu || after == After::GeluAndSlope {
+        let factor = b.constant(std::f64::consts::FRAC_1_SQRT_2);
+        let scaled = b.binary(Binary::Mul, value, factor);
+        let e = b.unary(Unary::Erf, scaled);
+        let half = b.constant(0.5);
+        let e = b.binary(Binary::Mul, e, half);
+        let cdf = b.binary(Binary::Add, e, half);
+        let gelu = b.binary(Binary::Mul, value, cdf);
+        if after == After::GeluAndSlope {
+            let square = b.binary(Binary::Mul, value, value);
+            let factor = b.constant(-0.5);
+            let exponent = b.binary(Binary::Mul, square, factor);
+            let density = b.unary(Unary::Exp, exponent);
+            let factor = b.constant(0.398_942_280_401_432_7);
+            let density = b.binary(Binary::Mul, density, factor);
+            let product = b.binary(Binary::Mul, value, density);
+            let slope = b.binary(Binary::Add, cdf, product);
+            stores.push(store(4, vec![n as i64, 1], slope));
+        }
+        value = gelu;
+    }
+    stores.insert(0, store(args.len() as u32, vec![n as i64, 1], value));
+    args.extend(stores.iter().map(|_| write(DType::F32, m * n)));
     let lhs = if ta { vec![1, m as i64] } else { vec![k as i64, 1] };
     let rhs = if tb { vec![k as i64, 1] } else { vec![1, n as i64] };
     let part = ContractPart {
@@ -48,14 +85,19 @@ fn product(m: usize, n: usize, k: usize, ta: bool, tb: bool, gelu: bool) -> Benc
         n: vec![n],
         terms: vec![Term { k: vec![k], lhs: Access::direct(ArgId(0), 0, lhs), rhs: Access::direct(ArgId(1), 0, rhs) }],
         body: b.body,
-        stores: vec![store(2, vec![n as i64, 1], value)],
+        stores,
     };
     let letter = |t: bool| if t { 't' } else { 'n' };
-    let mut rng = Rng(1);
+    let after = match after {
+        After::Store => "",
+        After::Bias => " bias",
+        After::Gelu => " bias gelu",
+        After::GeluAndSlope => " bias gelu slope",
+    };
     Bench {
-        name: format!("product {m}x{n}x{k} {}{}{}", letter(ta), letter(tb), if gelu { " gelu" } else { "" }),
+        name: format!("product {m}x{n}x{k} {}{}{after}", letter(ta), letter(tb)),
         kind: KernelKind::Contract(Contract { parts: vec![part] }),
-        args: vec![read(DType::F32, rng.floats(m * k)), read(DType::F32, rng.floats(k * n)), write(DType::F32, m * n)],
+        args,
         work: 2.0 * (m * n * k) as f64,
         unit: "GFLOP/s",
     }
@@ -213,15 +255,20 @@ fn main() {
     let large =
         AttentionShape { batch: 12, heads: 6, q_len: 128, k_len: 128, head_dim: 32, causal: true, scale: 0.176 };
     let benches = [
-        product(1536, 768, 192, false, true, false),
-        product(1536, 768, 192, false, true, true),
-        product(1536, 192, 768, false, false, false),
-        product(768, 192, 1536, true, false, false),
+        // The products of a step at `large`, in the transpositions that it uses.
+        product(1536, 768, 192, false, true, After::Bias),
+        product(1536, 768, 192, false, true, After::Gelu),
+        product(1536, 768, 192, false, true, After::GeluAndSlope),
+        product(1536, 768, 192, false, false, After::Store),
+        product(1536, 192, 768, false, true, After::Bias),
+        product(1536, 192, 768, false, false, After::Store),
+        product(192, 768, 1536, true, false, After::Store),
+        product(768, 192, 1536, true, false, After::Store),
         // Few rows, as in decoding, and the least number of them for which operands are packed.
-        product(1, 768, 192, false, true, false),
-        product(4, 768, 192, false, true, false),
-        product(5, 768, 192, false, true, false),
-        product(1, 768, 192, false, false, false),
+        product(1, 768, 192, false, true, After::Store),
+        product(4, 768, 192, false, true, After::Store),
+        product(5, 768, 192, false, true, After::Store),
+        product(1, 768, 192, false, false, After::Store),
         pointwise("add", 294_912, |b, x, y| b.binary(Binary::Add, x, y)),
         pointwise("gelu", 294_912, |b, x, y| {
             let e = b.unary(Unary::Erf, x);
@@ -242,15 +289,15 @@ fn main() {
     for bench in benches.iter().filter(|b| b.name.contains(&only)) {
         for (path, options) in &paths {
             let prepared = Arc::new(PreparedProgram::new(&program(&bench.kind, &bench.args), options).unwrap());
-            let mut memory: Vec<Vec<f32>> = bench
-                .args
-                .iter()
-                .map(|a| match a.mode {
-                    ArgMode::Write => vec![0.0; a.data.len()],
-                    _ => a.data.iter().map(|x| *x as f32).collect(),
-                })
-                .collect();
-            let addresses: Vec<*mut u8> = memory.iter_mut().map(|m| m.as_mut_ptr().cast()).collect();
+            // As a step has them: aligned, on huge pages where they are long.
+            let mut memory: Vec<Memory> = bench.args.iter().map(|a| Memory::new(4 * a.data.len()).unwrap()).collect();
+            let addresses: Vec<*mut u8> = memory.iter_mut().map(Memory::ptr).collect();
+            for (arg, &address) in bench.args.iter().zip(&addresses).filter(|(arg, _)| arg.mode != ArgMode::Write) {
+                for (i, x) in arg.data.iter().enumerate() {
+                    // SAFETY: the piece has as many elements as the argument.
+                    unsafe { *address.cast::<f32>().add(i) = *x as f32 };
+                }
+            }
             // SAFETY: the buffers have the program's lengths and live to the end of this block.
             let bound = unsafe { prepared.bind(&addresses) }.unwrap();
             let mut scratch = vec![0u32; prepared.scratch_bytes() / 4 + 16];

@@ -379,7 +379,20 @@ fn templated(unit: &mut Unit, kernel: &Kernel, planned: Planned, jit: &mut Jit) 
                 1 => "one generated epilogue".to_string(),
                 n => format!("{n} generated epilogues"),
             };
-            unit.template = Some(format!("contraction {name}, {with}"));
+            let mut sources: Vec<String> = Vec::new();
+            for gemm in &gemms {
+                let [left, right] = [Side::A, Side::B].map(|side| gemm.plan.source(side));
+                let text = format!("left {left}, right {right}");
+                if !sources.contains(&text) {
+                    sources.push(text);
+                }
+            }
+            let reused = gemms.iter().flat_map(|g| g.packed.into_iter().flatten()).count() - unit.shared.len();
+            let once = match reused {
+                0 => String::new(),
+                n => format!(", {n} packed for a part before it"),
+            };
+            unit.template = Some(format!("contraction {name} ({}{once}), {with}", sources.join("; ")));
             unit.phases = if packs.is_empty() { vec![products] } else { vec![packs, products] };
         }
         Planned::Forward(attention, name) => {

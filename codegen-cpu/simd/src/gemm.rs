@@ -152,6 +152,19 @@ impl GemmPlan {
         }
     }
 
+    /// Where the microkernel finds a side, in words for dumps.
+    pub fn source(&self, side: Side) -> &'static str {
+        let source = match side {
+            Side::A => &self.blocking.a,
+            Side::B => &self.blocking.b,
+        };
+        match source {
+            Source::Direct => "in place",
+            Source::Task => "packed by each task",
+            Source::Ahead(_) => "packed ahead",
+        }
+    }
+
     /// Length in f32 of the buffer that a side is packed into; 0 if it is not packed ahead. Align it to 64 bytes for
     /// speed.
     pub fn packed_len(&self, side: Side) -> usize {

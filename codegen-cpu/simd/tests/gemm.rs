@@ -223,11 +223,45 @@ fn many_tasks_and_blocks_of_k() {
             (3, 5000, &[900, 300]),
             (200, 70, &[1030]),
             (300, 300, &[129, 128, 127]),
+            // Tasks that pack their own rows, with edges of panels and of blocks of k.
+            (701, 133, &[401]),
         ] {
             Case::new(&mut random, m, n, ks, 1).check(isa, &mut random);
         }
         Case::new(&mut random, 64, 64, &[32], 40).check(isa, &mut random);
+        Case::new(&mut random, 201, 190, &[150], 3).check(isa, &mut random);
     }
+}
+
+/// What the tests above go through: each way to find each side.
+#[test]
+fn operands_are_packed_by_shape_and_layout() {
+    let sources = |isa, [m, n, k]: [usize; 3], a: [usize; 2], b: [usize; 2]| {
+        let [a, b] = [a, b].map(|strides| strides.map(|s| s as isize));
+        let plan = GemmPlan::new(isa, Problem::single(m, n, k, a, b)).expect("valid");
+        [Side::A, Side::B].map(|side| plan.source(side))
+    };
+    for isa in Isa::available() {
+        let (place, ahead, task) = ("in place", "packed ahead", "packed by each task");
+        // The gradient of a weight: rows and columns contiguous, k strided.
+        let gradient = |m, n| sources(isa, [m, n, 1536], [1, m], [n, 1]);
+        assert_eq!(gradient(192, 192), [ahead, ahead]);
+        assert_eq!(gradient(768, 192), [task, ahead]);
+        assert_eq!(gradient(192, 768), [ahead, task]);
+        assert_eq!(sources(isa, [1536, 768, 192], [192, 1], [1, 192]), [place, ahead]);
+        assert_eq!(sources(isa, [5, 768, 192], [192, 1], [768, 1]), [place, place]);
+        assert_eq!(sources(isa, [32, 32, 32], [1, 32], [32, 1]), [task, ahead]);
+    }
+}
+
+#[test]
+fn equal_operands_are_packed_alike() {
+    let Some(isa) = Isa::detect() else { return };
+    let plan = |a: [isize; 2], b: [isize; 2]| GemmPlan::new(isa, Problem::single(192, 192, 1536, a, b)).expect("valid");
+    let one = plan([1, 192], [192, 1]);
+    assert!(one.packs_like(&plan([1, 200], [192, 1]), Side::B));
+    assert!(!one.packs_like(&plan([1, 200], [192, 1]), Side::A), "other strides");
+    assert!(!one.packs_like(&plan([1536, 1], [192, 1]), Side::A), "read in place there");
 }
 
 #[test]
