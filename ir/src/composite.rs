@@ -256,7 +256,7 @@ pub(crate) fn square_sums<'g>(b: &'g Builder, x: &[T<'g>], block: usize) -> T<'g
         let n: usize = t.shape().iter().product();
         let block = block.min(n);
         let blocks = n.div_ceil(block);
-        let whole = t.reshape([n]).pad(&[0], &[blocks * block - n], 0.0).reshape([blocks, block]);
+        let whole = t.reshape([n]).pad([0], [blocks * block - n], 0.0).reshape([blocks, block]);
         (whole * whole).sum(&[1]).reshape([blocks])
     };
     b.concat(&x.iter().map(sums).collect::<Vec<_>>(), 0)

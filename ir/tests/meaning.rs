@@ -355,7 +355,7 @@ fn gradient_clipping() {
     let inputs = [f(&[5], &[1.0, 2.0, 3.0, 4.0, 5.0]), f(&[], &[6.0])];
     close(&run(&inputs, |b, x| b.square_sums(x, 2)), &[4], &[5.0, 25.0, 25.0, 36.0], 0.0);
     close(&run(&inputs, |b, x| b.square_sums(x, 100)), &[2], &[55.0, 36.0], 0.0);
-    close(&run(&inputs, |b, x| composite::global_norm_in_blocks(b, x)), &[], &[91f64.sqrt()], 1e-15);
+    close(&run(&inputs, composite::global_norm_in_blocks), &[], &[91f64.sqrt()], 1e-15);
     let clip = |norm: f64| run(&[f(&[2], &[3.0, -6.0]), f(&[], &[norm])], |_, x| x[0].clip_by_global_norm(x[1], 1.0));
     close(&clip(4.0), &[2], &[3.0 / 4.000001, -6.0 / 4.000001], 1e-15);
     close(&clip(0.5), &[2], &[3.0, -6.0], 0.0);
