@@ -26,7 +26,7 @@ from dataclasses import dataclass
 # Untimed steps on the batch that is timed.
 WARMUP_STEPS = 3
 # Untimed time before each measurement of `serve`: an idle GPU lowers its clock.
-SERVE_WARMUP_S = 0.1
+SERVE_WARMUP_S = 0.25
 # One clock tick of proc(5): Linux shows every program 100 a second.
 TICK_S = 0.01
 
