@@ -157,7 +157,7 @@ fn compare(preset: &str, setup: &Setup, args: &Args) -> Result<Measured, Failure
     let sides = std::iter::once(None).chain(args.peers.iter().copied().map(Some));
     let mut sides: Vec<(Side, Vec<Run>)> = sides.map(|side| (side, Vec::new())).collect();
     println!("{preset}: median ms per step of {} steps, by round", args.steps);
-    let names: Vec<String> = sides.iter().map(|(side, _)| format!("{:>20}", name(*side))).collect();
+    let names: Vec<String> = sides.iter().map(|(side, _)| format!("{:>22}", name(*side))).collect();
     println!("round{}", names.concat());
     for round in 0..args.rounds {
         // The first round goes from left to right, the second from right to left, and so on.
@@ -175,7 +175,7 @@ fn compare(preset: &str, setup: &Setup, args: &Args) -> Result<Measured, Failure
                 .map_err(Failure::Failed)?;
         }
         let row: Vec<String> =
-            sides.iter().map(|(_, runs)| format!("{:>20.2}", runs[round as usize].median_ms)).collect();
+            sides.iter().map(|(_, runs)| format!("{:>22.2}", runs[round as usize].median_ms)).collect();
         println!("{:>5}{}", round + 1, row.concat());
     }
     Ok(Measured { preset: preset.to_owned(), sides })
