@@ -103,7 +103,7 @@ impl Gemm {
 
 #[derive(Debug)]
 enum GemmEpilogue {
-    Store { arg: usize, offset: isize, output: tinygpt_simd::gemm::Output },
+    Store { arg: usize, offset: isize, output: tinygpt_simd::gemm::Output, addends: Vec<template::Added> },
     Call { code: CodeId, bufs: Arc<[BufRef]>, scratch: usize },
 }
 
@@ -329,13 +329,14 @@ fn templated(unit: &mut Unit, kernel: &Kernel, planned: Planned, jit: &mut Jit) 
         Planned::Contract(parts, name) => {
             let (mut packs, mut products) = (Vec::new(), Vec::new());
             let mut gemms: Vec<Arc<Gemm>> = Vec::new();
-            let mut generated = 0;
+            let (mut generated, mut added) = (0, 0);
             for part in parts {
                 let own = 4 * part.plan.scratch_len();
                 let own = own.next_multiple_of(SCRATCH_ALIGN);
                 let epilogue = match part.epilogue {
-                    template::PartEpilogue::Store { arg, offset, output } => {
-                        GemmEpilogue::Store { arg, offset, output }
+                    template::PartEpilogue::Store { arg, offset, output, addends } => {
+                        added += addends.len();
+                        GemmEpilogue::Store { arg, offset, output, addends }
                     }
                     template::PartEpilogue::Call(Epilogue { func, bufs }) => {
                         generated += 1;
@@ -375,6 +376,7 @@ fn templated(unit: &mut Unit, kernel: &Kernel, planned: Planned, jit: &mut Jit) 
                 products.extend((0..tasks).map(|task| one(product(task), cost, gemm.plan.position(task))));
             }
             let with = match generated {
+                0 if added > 0 => format!("sums stored with {added} addends"),
                 0 => "sums stored as they are".to_string(),
                 1 => "one generated epilogue".to_string(),
                 n => format!("{n} generated epilogues"),

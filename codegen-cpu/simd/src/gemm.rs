@@ -109,11 +109,25 @@ pub struct Tile {
     pub n1: usize,
 }
 
+/// Most addends of a stored output.
+pub const MAX_ADDENDS: usize = 2;
+
+/// What is added to each sum: a bias has rows of stride 0, a residual those of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Addend<'a> {
+    pub data: *const f32,
+    /// Stride between rows, in elements; columns have stride 1.
+    pub ld: isize,
+    /// Offset of each batch.
+    pub batches: &'a [isize],
+}
+
 /// What happens to finished sums.
 #[derive(Clone, Copy)]
 pub enum Epilogue<'a> {
-    /// They are stored as they are.
-    Store { c: *mut f32, output: &'a Output },
+    /// They are stored, with addends to them: at most [`MAX_ADDENDS`], and none unless the output's rows are evenly spaced and its
+    /// columns contiguous. An addend may lie where the output does, element for element.
+    Store { c: *mut f32, output: &'a Output, addends: &'a [Addend<'a>] },
     /// They are handed over, each exactly once, in tiles as wide as the task's block of columns.
     Call(&'a (dyn Fn(Tile) + Sync)),
 }

@@ -1,7 +1,7 @@
 //! The contraction template against sums in f64, on every instruction set of this machine.
 
 use std::sync::Mutex;
-use tinygpt_simd::gemm::{BatchOffsets, Epilogue, GemmPlan, Output, Problem, Side, Term, Tile};
+use tinygpt_simd::gemm::{Addend, BatchOffsets, Epilogue, GemmPlan, Output, Problem, Side, Term, Tile};
 use tinygpt_simd::{Axis, Isa};
 
 /// A small generator (SplitMix64), so that failures repeat.
@@ -119,6 +119,38 @@ impl Case {
         }
     }
 
+    /// Adds a bias, and a residual that lies where the output does, and checks every element.
+    fn check_addends(&self, plan: &GemmPlan, random: &mut Random, tolerance: f64) {
+        let Problem { m, n, .. } = self.problem;
+        let batches = self.problem.batches.len();
+        let ld = n + random.below(3);
+        let starts: Box<[isize]> = (0..batches).map(|i| (i * m * ld) as isize).collect();
+        let output = Output { rows: Axis::strided(m, ld as isize), cols: Axis::strided(n, 1), batches: starts.clone() };
+        let bias = random.floats(n);
+        let mut c = random.floats(batches * m * ld);
+        let before = c.clone();
+        let every_batch = vec![0; batches];
+        let data = c.as_mut_ptr();
+        let addends = [
+            Addend { data: bias.as_ptr(), ld: 0, batches: &every_batch },
+            Addend { data, ld: ld as isize, batches: &starts },
+        ];
+        self.run(plan, random, &Epilogue::Store { c: data, output: &output, addends: &addends });
+        for batch in 0..batches {
+            for i in 0..m {
+                for j in 0..ld {
+                    let at = (batch * m + i) * ld + j;
+                    if j >= n {
+                        assert_eq!(c[at], before[at], "written outside the output");
+                        continue;
+                    }
+                    let exact = self.exact(batch, i, j) + bias[j] as f64 + before[at] as f64;
+                    assert!((c[at] as f64 - exact).abs() <= tolerance, "{batch},{i},{j}: {} not {exact}", c[at]);
+                }
+            }
+        }
+    }
+
     /// Stores into a random layout and checks every element, and that the gaps between are untouched.
     fn check(&self, isa: Isa, random: &mut Random) {
         let Problem { m, n, .. } = self.problem;
@@ -129,9 +161,9 @@ impl Case {
         let output = Output { rows, cols, batches: (0..batches).map(|i| (i * len) as isize).collect() };
         let sentinel = 12345.0;
         let mut c = vec![sentinel; len * batches];
-        self.run(&plan, random, &Epilogue::Store { c: c.as_mut_ptr(), output: &output });
+        self.run(&plan, random, &Epilogue::Store { c: c.as_mut_ptr(), output: &output, addends: &[] });
         let mut again = vec![sentinel; len * batches];
-        self.run(&plan, random, &Epilogue::Store { c: again.as_mut_ptr(), output: &output });
+        self.run(&plan, random, &Epilogue::Store { c: again.as_mut_ptr(), output: &output, addends: &[] });
         assert!(c.iter().zip(&again).all(|(x, y)| x.to_bits() == y.to_bits()), "order of tasks shows");
 
         let tolerance = 1e-6 * (k as f64).sqrt().max(1.0) * 2.0;
@@ -149,6 +181,8 @@ impl Case {
         }
         let untouched = outputs.iter().zip(&c).all(|(&is_output, &x)| is_output || x == sentinel);
         assert!(untouched, "{isa:?} {m},{n},{k}: written outside the output");
+
+        self.check_addends(&plan, random, tolerance + 1e-6);
 
         // The same sums through a callback, each exactly once, equal to the last bit.
         let seen = Mutex::new(vec![None; batches * m * n]);

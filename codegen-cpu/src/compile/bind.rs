@@ -7,7 +7,7 @@ use crate::memory::{self, Memory};
 use std::sync::Arc;
 use tinygpt_ir::program::KernelId;
 use tinygpt_simd::attention::{Backward, Forward};
-use tinygpt_simd::gemm::{Epilogue, Side, Tile};
+use tinygpt_simd::gemm::{Addend, Epilogue, MAX_ADDENDS, Side, Tile};
 
 /// Alignment in bytes of the scratch that a worker brings.
 pub const SCRATCH_ALIGN: usize = memory::ALIGN;
@@ -66,7 +66,10 @@ enum BoundCall {
 
 /// What follows a product.
 enum Finish {
-    Store(*mut f32),
+    Store {
+        c: *mut f32,
+        addends: Box<[*const f32]>,
+    },
     /// The first buffer, the tile, is filled in for each call.
     Call {
         f: KernelFn,
@@ -136,7 +139,10 @@ impl PreparedProgram {
                 b: place.all(&gemm.product.b),
                 packed: gemm.packed.map(|shared| place.packed(shared).cast_const()),
                 finish: match &gemm.epilogue {
-                    GemmEpilogue::Store { arg, offset, .. } => Finish::Store(place.at((*arg, *offset))),
+                    GemmEpilogue::Store { arg, offset, addends, .. } => Finish::Store {
+                        c: place.at((*arg, *offset)),
+                        addends: addends.iter().map(|added| place.at(added.at).cast_const()).collect(),
+                    },
                     GemmEpilogue::Call { bufs, .. } if bufs.len() > MAX_EPILOGUE_BUFS => {
                         return Err(CodegenError::Template(format!(
                             "an epilogue has {} buffers, expected at most {MAX_EPILOGUE_BUFS}: lower max_args of the target model",
@@ -269,14 +275,21 @@ impl BoundCall {
                 BoundCall::Product { gemm, task, a, b, packed, finish } => {
                     let (plan, own) = (&gemm.plan, scratch.cast::<f32>());
                     match (finish, &gemm.epilogue) {
-                        (Finish::Store(c), GemmEpilogue::Store { output, .. }) => {
-                            plan.run(*task, a, b, *packed, own, &Epilogue::Store { c: *c, output });
+                        (Finish::Store { c, addends }, GemmEpilogue::Store { output, addends: places, .. }) => {
+                            let addend = |i: usize| Addend {
+                                data: addends.get(i).copied().unwrap_or(std::ptr::null()),
+                                ld: places.get(i).map_or(0, |place| place.ld),
+                                batches: places.get(i).map_or(&[], |place| &place.batches),
+                            };
+                            let all: [Addend; MAX_ADDENDS] = std::array::from_fn(addend);
+                            let epilogue = Epilogue::Store { c: *c, output, addends: &all[..addends.len()] };
+                            plan.run(*task, a, b, *packed, own, &epilogue);
                         }
                         (Finish::Call { f, bufs, scratch: after }, _) => {
                             let code = Code { f: *f, bufs, scratch: scratch.add(*after) };
                             plan.run(*task, a, b, *packed, own, &Epilogue::Call(&|tile| code.run(tile)));
                         }
-                        (Finish::Store(_), GemmEpilogue::Call { .. }) => unreachable!("bound from this epilogue"),
+                        (Finish::Store { .. }, GemmEpilogue::Call { .. }) => unreachable!("bound from this epilogue"),
                     }
                 }
                 BoundCall::Forward { attention, task, operands } => {

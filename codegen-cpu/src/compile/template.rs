@@ -4,7 +4,7 @@ use crate::lower::{self, Epilogue, LowerOptions, Product, offsets};
 use tinygpt_ir::program::{Access, Attention, AttentionGrad, Contract, KernelKind};
 use tinygpt_ir::types::DType;
 use tinygpt_simd::attention::{AttentionPlan, AttentionShape, Strides};
-use tinygpt_simd::gemm::{BatchOffsets, GemmPlan, Output, Problem, Term};
+use tinygpt_simd::gemm::{BatchOffsets, GemmPlan, MAX_ADDENDS, Output, Problem, Term};
 use tinygpt_simd::{Axis, Isa};
 
 /// A kernel that templates serve, and the instruction set's name.
@@ -22,8 +22,16 @@ pub struct Part {
 }
 
 pub enum PartEpilogue {
-    Store { arg: usize, offset: isize, output: Output },
+    Store { arg: usize, offset: isize, output: Output, addends: Vec<Added> },
     Call(Epilogue),
+}
+
+/// An operand that is added to the sums: where its first element is, and the stride of its rows and offsets of its batches.
+#[derive(Debug)]
+pub struct Added {
+    pub at: At,
+    pub ld: isize,
+    pub batches: Box<[isize]>,
 }
 
 /// Arguments of the products, with the element offsets of their first elements: one a term.
@@ -106,17 +114,31 @@ fn contract(k: &Contract, args: &[DType], isa: Isa, options: LowerOptions) -> Re
             a: p.terms.iter().map(|t| at(&t.lhs)).collect(),
             b: p.terms.iter().map(|t| at(&t.rhs)).collect(),
         };
-        let epilogue = match p.plain_store() {
-            Some(store) => {
-                let c = &store.access.at.coeffs;
-                let output = Output {
-                    rows: axis(&p.m, &c[nb..nb + nm]),
-                    cols: axis(&p.n, &c[nb + nm..]),
-                    batches: offsets(&p.batch, &c[..nb]).into_iter().map(|o| o as isize).collect(),
-                };
-                let (arg, offset) = at(&store.access);
-                PartEpilogue::Store { arg, offset, output }
+        let places = |access: &Access| {
+            let c = &access.at.coeffs;
+            Output {
+                rows: axis(&p.m, &c[nb..nb + nm]),
+                cols: axis(&p.n, &c[nb + nm..]),
+                batches: offsets(&p.batch, &c[..nb]).into_iter().map(|o| o as isize).collect(),
             }
+        };
+        let even = |places: &Output| match &places.rows {
+            Axis::Strided { stride, .. } if places.cols == Axis::strided(p.cols(), 1) => Some(*stride),
+            _ => None,
+        };
+        let added = |access: &&Access| {
+            let places = places(access);
+            Some(Added { at: at(access), ld: even(&places)?, batches: places.batches })
+        };
+        let stored = p.plain_store().and_then(|(store, loads)| {
+            let output = places(&store.access);
+            let addends: Vec<Added> = loads.iter().map(added).collect::<Option<_>>()?;
+            let fits = addends.is_empty() || (addends.len() <= MAX_ADDENDS && even(&output).is_some());
+            let (arg, offset) = at(&store.access);
+            fits.then_some(PartEpilogue::Store { arg, offset, output, addends })
+        });
+        let epilogue = match stored {
+            Some(stored) => stored,
             None => PartEpilogue::Call(lower::epilogue(&p, args, options).map_err(|e| e.to_string())?),
         };
         parts.push(Part { plan, operands, epilogue });

@@ -4,7 +4,9 @@
 //! than n. So the output's rows are contiguous where the program allows it at all.
 
 use super::space::{AxisMap, by_stride, maps};
-use tinygpt_ir::program::{Body, ContractPart, ScalarOp, Store, Term};
+use tinygpt_ir::op::Binary;
+use tinygpt_ir::program::{Access, Body, ContractPart, ScalarId, ScalarOp, Store, Term};
+use tinygpt_ir::types::DType;
 
 /// A part in canonical form.
 #[derive(Clone, Debug)]
@@ -84,12 +86,25 @@ impl Product {
         [self.batch.as_slice(), &self.m, &self.n].concat()
     }
 
-    /// The epilogue's store, if it does nothing but store the sums.
-    pub fn plain_store(&self) -> Option<&Store> {
-        match self.stores.as_slice() {
-            [store] if self.body.scalars[store.value].op == ScalarOp::Acc(0) => Some(store),
-            _ => None,
+    /// The epilogue's store and what it adds to the sums, if it does nothing but store the sums with f32 elements added.
+    pub fn plain_store(&self) -> Option<(&Store, Vec<&Access>)> {
+        fn addends<'a>(body: &'a Body, id: ScalarId, sums: &mut usize, loads: &mut Vec<&'a Access>) -> Option<()> {
+            let scalar = &body.scalars[id];
+            match &scalar.op {
+                ScalarOp::Acc(0) => *sums += 1,
+                ScalarOp::Load(access) if scalar.dtype == DType::F32 => loads.push(access),
+                ScalarOp::Binary(Binary::Add, x, y) => {
+                    addends(body, *x, sums, loads)?;
+                    addends(body, *y, sums, loads)?;
+                }
+                _ => return None,
+            }
+            Some(())
         }
+        let [store] = self.stores.as_slice() else { return None };
+        let (mut sums, mut loads) = (0, Vec::new());
+        addends(&self.body, store.value, &mut sums, &mut loads)?;
+        (sums == 1).then_some((store, loads))
     }
 }
 

@@ -109,6 +109,7 @@ pub(super) unsafe fn scores<S: Kernels>(
                     ldc: QUERY_BLOCK as isize,
                     cols: S::COLS,
                     accumulate: false,
+                    addends: &[],
                 });
             }
         }
@@ -151,6 +152,7 @@ pub(super) unsafe fn product<S: Kernels>(
                 ldc: c.stride,
                 cols,
                 accumulate,
+                addends: &[],
             });
         }
         first += cols;

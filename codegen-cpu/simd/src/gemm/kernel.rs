@@ -8,7 +8,7 @@ use crate::vector::{Avx2, Avx512, Simd};
 
 /// What one microkernel call computes: C[rows, cols] (+)= A[rows, k] B[k, cols].
 #[derive(Clone, Copy)]
-pub(crate) struct Call {
+pub(crate) struct Call<'a> {
     pub k: usize,
     /// A[i, p] at `a[p * lda + i]` or, for kernels that read A by rows, at `a[i * lda + p]`.
     pub a: *const f32,
@@ -23,6 +23,8 @@ pub(crate) struct Call {
     pub cols: usize,
     /// Whether the product adds to C, or replaces it.
     pub accumulate: bool,
+    /// What else is added, in this order: element (i, j) of each at `data[i * ld + j]`. One may be C itself.
+    pub addends: &'a [(*const f32, isize)],
 }
 
 pub(crate) type Kernel = unsafe fn(&Call);
@@ -60,6 +62,16 @@ unsafe fn multiply<S: Simd, const MR: usize, const NV: usize, const PARTIAL: boo
             b = b.offset(call.ldb);
         }
         let mut s = S::default();
+        // Outermost, so that the accumulators stay in registers.
+        for &(data, ld) in call.addends {
+            for (i, row) in acc.iter_mut().enumerate() {
+                for (v, sum) in row.iter_mut().enumerate() {
+                    let from = data.offset(i as isize * ld).add(v * S::LANES);
+                    let x = if PARTIAL && v == NV - 1 { S::load_tail(from, tail) } else { S::load(from) };
+                    *sum = s.add(x, *sum);
+                }
+            }
+        }
         for (i, row) in acc.iter().enumerate() {
             let c = call.c.offset(i as isize * call.ldc);
             for (v, &sum) in row.iter().enumerate() {

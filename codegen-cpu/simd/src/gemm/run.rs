@@ -6,7 +6,7 @@ use super::blocking::{GROUP, MAX_PANELS, PackTask, Source, part, segments};
 use super::kernel::{Call, Kernels};
 #[cfg(target_arch = "x86_64")]
 use super::pack::{Operand, Part, pack_panels};
-use super::{Epilogue, GemmPlan, Side};
+use super::{Epilogue, GemmPlan, MAX_ADDENDS, Side};
 #[cfg(target_arch = "x86_64")]
 use super::{Output, Tile};
 #[cfg(target_arch = "x86_64")]
@@ -110,11 +110,12 @@ unsafe fn run<S: Kernels>(
     let tile_ld = blocking.tile_ld(task);
     let columns = task.columns.clone();
     let k = problem.k();
+    let addends = if let Epilogue::Store { addends, .. } = epilogue { *addends } else { &[] };
     for batch in task.batches.clone() {
         let offsets = &problem.batches[batch];
         // Where the sums go: straight to the output if its rows are evenly spaced and contiguous.
         let place = match epilogue {
-            Epilogue::Store { c, output } => match (output.rows.stride(), output.cols.stride()) {
+            Epilogue::Store { c, output, .. } => match (output.rows.stride(), output.cols.stride()) {
                 (Some(ld), Some(1)) => Some((c.wrapping_offset(output.batches[batch] + columns.start as isize), ld)),
                 _ => None,
             },
@@ -191,7 +192,14 @@ unsafe fn run<S: Kernels>(
                                 (S::BY_COLUMNS, a_start.wrapping_add(at), rows.len() as isize)
                             }
                         };
-                        // SAFETY: A and B hold the panels; C is the task's own block.
+                        // Added to the first block's sums: later, C holds sums where an addend may have been.
+                        let mut near = [(std::ptr::null(), 0); MAX_ADDENDS];
+                        let added = if block == 0 { addends } else { &[] };
+                        for (near, addend) in near.iter_mut().zip(added) {
+                            let at = addend.batches[batch] + rows.start as isize * addend.ld + first as isize;
+                            *near = (addend.data.wrapping_offset(at), addend.ld);
+                        }
+                        // SAFETY: A and B hold the panels; C is the task's own block, and addends are readable there.
                         unsafe {
                             S::kernel(table, rows.len(), cols)(&Call {
                                 k: depth,
@@ -203,6 +211,7 @@ unsafe fn run<S: Kernels>(
                                 ldc,
                                 cols,
                                 accumulate: block > 0,
+                                addends: &near[..added.len()],
                             });
                         }
                     }
@@ -221,7 +230,7 @@ unsafe fn run<S: Kernels>(
                     match epilogue {
                         Epilogue::Call(f) => f(tile),
                         // SAFETY: the output is writable by the caller's contract.
-                        Epilogue::Store { c, output } => unsafe { scatter(&tile, *c, output) },
+                        Epilogue::Store { c, output, .. } => unsafe { scatter(&tile, *c, output) },
                     }
                 }
                 group = group_end;
