@@ -12,12 +12,15 @@
 use crate::cx::Cx;
 use crate::error::{Error, refuse};
 use crate::text::float;
-use crate::tile::{Operand, Registers, Tile};
+use crate::tile::{Operand, Registers, Tile, TileAt};
 use tinygpt_ir::program::{Access, Attention, AttentionShape};
 use tinygpt_ir::types::DType;
 
 /// What masked scores are.
 pub const MASKED: f32 = -1e30;
+
+/// Elements of depth that products of tiles spell out.
+const UNROLL: usize = 8;
 
 /// Largest head that is kept in registers.
 const LARGEST_HEAD: usize = 256;
@@ -89,7 +92,7 @@ impl Square {
 
     pub fn tile(&self, name: &str, shift: usize) -> Tile {
         let group = self.invocations() as usize;
-        Tile { name: name.into(), rows: self.tile, depth: self.tile, group, shift }
+        Tile { name: name.into(), rows: self.tile, depth: self.tile, group, shift, buffers: 1 }
     }
 
     pub fn declare(&self, cx: &mut Cx) {
@@ -122,10 +125,16 @@ impl Square {
         left.fetch(cx, &a.0.positions, from, !a.2.is_multiple_of(self.tile), ragged);
         right.fetch(cx, &b.0.positions, from, !b.2.is_multiple_of(self.tile), ragged);
         cx.code.line("workgroupBarrier();");
-        left.commit(cx);
-        right.commit(cx);
+        left.commit(cx, None);
+        right.commit(cx, None);
         cx.code.line("workgroupBarrier();");
-        into.multiply(cx, ("left", self.tile), ("right", self.tile), self.chunk_depth());
+        into.multiply(
+            cx,
+            TileAt::start("left", self.tile),
+            TileAt::start("right", self.tile),
+            self.chunk_depth(),
+            UNROLL,
+        );
         cx.code.close();
         cx.code.close();
     }
@@ -147,9 +156,15 @@ impl Square {
                 !x.2.is_multiple_of(self.tile),
             );
             cx.code.line("workgroupBarrier();");
-            right.commit(cx);
+            right.commit(cx, None);
             cx.code.line("workgroupBarrier();");
-            sums.multiply(cx, ("weights", self.tile), ("right", self.tile), self.tile);
+            sums.multiply(
+                cx,
+                TileAt::start("weights", self.tile),
+                TileAt::start("right", self.tile),
+                self.tile,
+                UNROLL,
+            );
             cx.code.close();
         }
     }

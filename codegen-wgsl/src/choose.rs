@@ -117,9 +117,10 @@ fn reduce(k: &ReduceKernel, caps: &Caps, most: u32, room: bool) -> Vec<Variant> 
 }
 
 /// Tilings and how fast each runs when there is enough to do, relative to the fastest.
-const TILINGS: [(Tiling, f64); 7] = [
-    (tiling(128, 128, 16, 8, 8), 1.0),
-    (tiling(128, 64, 16, 8, 8), 0.95),
+const TILINGS: [(Tiling, f64); 8] = [
+    (tiling(128, 128, 16, 8, 8), 0.95),
+    (tiling(128, 64, 16, 8, 8), 1.0),
+    (tiling(64, 64, 16, 8, 8), 0.95),
     (tiling(64, 64, 16, 8, 4), 0.8),
     (tiling(64, 64, 32, 4, 4), 0.7),
     (tiling(32, 64, 16, 4, 4), 0.6),
@@ -127,40 +128,62 @@ const TILINGS: [(Tiling, f64); 7] = [
     (tiling(16, 32, 32, 4, 4), 0.35),
 ];
 
+/// Elements of depth that a default spells out. All of a step's are faster where drivers unroll nothing themselves, and make for long code: they
+/// are further variants.
+const UNROLL: u32 = 4;
+
 const fn tiling(m: u32, n: u32, k: u32, each_m: u32, each_n: u32) -> Tiling {
-    Tiling { m, n, k, each_m, each_n, split: 1 }
+    Tiling { m, n, k, each_m, each_n, split: 1, buffers: 2, unroll: UNROLL }
 }
 
+/// The best tiling by the model above as a default unrolls it, then every tiling unrolled whole; each with two buffers where there is room.
 fn contract(kernel: &Contract, caps: &Caps, most: u32, room: bool) -> Vec<Variant> {
     let depth = kernel.parts.iter().map(|p| p.terms.iter().map(|t| numel(&t.k)).sum::<usize>()).max().unwrap_or(1);
     let results: usize = kernel.parts.iter().map(|p| numel(&p.space())).sum();
     let mut scored: Vec<(f64, Tiling)> = Vec::new();
     for (t, speed) in TILINGS {
+        let buffers = if t.workgroup_bytes() > caps.workgroup_bytes { 1 } else { 2 };
+        let t = Tiling { buffers, ..t };
         if t.invocations() > most || t.workgroup_bytes() > caps.workgroup_bytes {
             continue;
         }
         let tiles: usize = kernel.parts.iter().map(|p| t.tiles(p)).sum();
         let computed = (tiles * (t.m * t.n) as usize * depth) as f64;
-        let mut splits = vec![1];
         let steps = depth.div_ceil(t.k as usize);
-        let wanted = (BUSY / (tiles * t.invocations() as usize).max(1)).min(steps / 4).min(32);
-        if room && wanted > 1 {
-            splits.push(wanted as u32);
+        // Slices of at least four steps, so many that the workgroups keep a large GPU busy once or twice over.
+        let mut splits = vec![1];
+        for busy in [BUSY_GROUPS, 2 * BUSY_GROUPS] {
+            let wanted = (busy / tiles.max(1)).min(steps / 4).min(32) as u32;
+            if room && wanted > 1 && !splits.contains(&wanted) {
+                splits.push(wanted);
+            }
         }
         for split in splits {
-            let busy = ((tiles * split as usize * t.invocations() as usize) as f64 / BUSY as f64).min(1.0);
+            let groups = tiles * split as usize;
+            let busy = ((groups * t.invocations() as usize) as f64 / BUSY as f64).min(1.0);
             // A second dispatch and its traffic, as so many products.
             let extra = if split > 1 { 4e6 + 16.0 * (results * split as usize) as f64 } else { 0.0 };
             scored.push((computed / (speed * busy) + extra, Tiling { split, ..t }));
         }
     }
     if scored.is_empty() {
-        scored.push((0.0, tiling(16, 16, 4, 4, 4)));
+        scored.push((0.0, Tiling { buffers: 1, ..tiling(16, 16, 4, 4, 4) }));
     }
     scored.sort_by(|a, b| a.0.total_cmp(&b.0));
-    scored
-        .into_iter()
-        .map(|(_, t)| Variant::Contract { m: t.m, n: t.n, k: t.k, each_m: t.each_m, each_n: t.each_n, split: t.split })
+    let default = scored[0].1;
+    let whole = scored.into_iter().map(|(_, t)| Tiling { unroll: t.k, ..t });
+    std::iter::once(default)
+        .chain(whole)
+        .map(|t| Variant::Contract {
+            m: t.m,
+            n: t.n,
+            k: t.k,
+            each_m: t.each_m,
+            each_n: t.each_n,
+            split: t.split,
+            buffers: t.buffers,
+            unroll: t.unroll,
+        })
         .collect()
 }
 

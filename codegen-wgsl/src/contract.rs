@@ -2,7 +2,7 @@
 //!
 //! A workgroup computes `m` x `n` results of one batch element of one part; workgroup numbers run over parts, batches, rows of
 //! tiles and columns of tiles. The contracted axes are walked in steps of `k`: while a step is multiplied the blocks of the next are on their way
-//! from memory. Each part is a function, and so is its epilogue, which a call hands four neighbouring results along n (or one, where n has no
+//! from memory. With two buffers they are written beside the step that is being multiplied, at one barrier a step instead of two. Each part is a function, and so is its epilogue, which a call hands four neighbouring results along n (or one, where n has no
 //! multiple of four).
 //!
 //! With `split` > 1 the steps are cut into slices for different workgroups, which leave their sums in scratch; a second dispatch
@@ -16,7 +16,7 @@ use crate::cx::Cx;
 use crate::error::{Error, refuse};
 use crate::eval::{Eval, Value, is_aligned};
 use crate::space::{Merged, merge_body, split};
-use crate::tile::{Operand, Registers, Tile};
+use crate::tile::{Operand, Registers, Tile, TileAt};
 use tinygpt_ir::program::{Access, Contract, ContractPart};
 use tinygpt_ir::types::{DType, numel};
 
@@ -29,19 +29,24 @@ pub struct Tiling {
     pub each_m: u32,
     pub each_n: u32,
     pub split: u32,
+    /// Copies of the tiles, 1 or 2.
+    pub buffers: u32,
+    /// Steps of depth that the innermost loop spells out.
+    pub unroll: u32,
 }
 
 impl Tiling {
     pub fn invocations(&self) -> u32 {
         (self.m / self.each_m) * (self.n / self.each_n)
     }
-    /// Bytes of both tiles.
+    /// Bytes of both tiles in all copies.
     pub fn workgroup_bytes(&self) -> u32 {
-        4 * self.k * (self.m + self.n)
+        4 * self.buffers * self.k * (self.m + self.n)
     }
     fn is_valid(&self) -> bool {
         let of = |whole: u32, part: u32| part > 0 && whole.is_multiple_of(part) && part.is_multiple_of(4);
-        of(self.m, self.each_m) && of(self.n, self.each_n) && self.k > 0 && self.k.is_multiple_of(4) && self.split > 0
+        let steps = self.k > 0 && self.k.is_multiple_of(4) && self.split > 0 && self.unroll > 0;
+        of(self.m, self.each_m) && of(self.n, self.each_n) && steps && matches!(self.buffers, 1 | 2)
     }
     /// Workgroups of a part, for one slice.
     pub fn tiles(&self, p: &ContractPart) -> usize {
@@ -65,8 +70,9 @@ struct Part<'a> {
 pub fn emit(cx: &mut Cx, k: &Contract, t: Tiling) -> Result<(), Error> {
     if !t.is_valid() {
         return refuse(format!(
-            "kernel {}: tiles of a variant are multiples of what an invocation computes, which is a multiple of 4: found {}x{}x{} by {}x{}",
-            cx.name, t.m, t.n, t.k, t.each_m, t.each_n
+            "kernel {}: tiles of a variant are multiples of what an invocation computes, which is a multiple of 4, in one or two buffers: \
+             found {}x{}x{} by {}x{} in {}",
+            cx.name, t.m, t.n, t.k, t.each_m, t.each_n, t.buffers
         ));
     }
     let mut parts: Vec<Part> = Vec::new();
@@ -154,7 +160,7 @@ fn finish(cx: &mut Cx, i: usize, p: &Part) {
 fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Tiling) {
     let (tiles_m, tiles_n) = (p.m.div_ceil(t.m as usize), p.n.div_ceil(t.n as usize));
     let (tm, tn, tk) = (t.m as usize, t.n as usize, t.k as usize);
-    let group = t.invocations() as usize;
+    let (group, buffers) = (t.invocations() as usize, t.buffers as usize);
     cx.code.blank();
     cx.code.open(format!("fn part_{i}(tile: u32, slice: u32, local: u32)"));
     cx.code.line(format!("let first_n = (tile % {tiles_n}u) * {tn}u;"));
@@ -165,8 +171,8 @@ fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Tiling) {
     cx.code.line(format!("let y = local / {columns}u;"));
     let sums = Registers { name: "sum".into(), each_m: t.each_m as usize, each_n: t.each_n as usize };
     sums.declare(cx);
-    let lhs = Tile { name: "lhs".into(), rows: tm, depth: tk, group, shift: 0 };
-    let rhs = Tile { name: "rhs".into(), rows: tn, depth: tk, group, shift: lhs.blocks() % group };
+    let lhs = Tile { name: "lhs".into(), rows: tm, depth: tk, group, shift: 0, buffers };
+    let rhs = Tile { name: "rhs".into(), rows: tn, depth: tk, group, shift: lhs.blocks() % group, buffers };
     lhs.declare(cx);
     rhs.declare(cx);
     for (number, ((a, b), term)) in p.operands.iter().zip(&p.part.terms).enumerate() {
@@ -187,19 +193,50 @@ fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Tiling) {
         };
         cx.code.line(format!("let first_k = {first};"));
         fetch(cx, "first_k");
-        cx.code.open(format!("for (var s = 0u; s < {steps}u; s++)"));
-        cx.code.line("workgroupBarrier();");
-        lhs.commit(cx);
-        rhs.commit(cx);
-        cx.code.line("workgroupBarrier();");
-        if steps > 1 {
-            cx.code.open(format!("if (s + 1u < {steps}u)"));
+        let next = |cx: &mut Cx| {
             cx.code.line(format!("let next_k = first_k + (s + 1u) * {tk}u;"));
             fetch(cx, "next_k");
+        };
+        let commit = |cx: &mut Cx, first: Option<(&str, &str)>| {
+            lhs.commit(cx, first.map(|f| f.0));
+            rhs.commit(cx, first.map(|f| f.1));
+        };
+        if buffers == 1 || steps == 1 {
+            cx.code.open(format!("for (var s = 0u; s < {steps}u; s++)"));
+            cx.code.line("workgroupBarrier();");
+            commit(cx, None);
+            cx.code.line("workgroupBarrier();");
+            if steps > 1 {
+                cx.code.open(format!("if (s + 1u < {steps}u)"));
+                next(cx);
+                cx.code.close();
+            }
+            sums.multiply(cx, TileAt::start("lhs", tm), TileAt::start("rhs", tn), tk, t.unroll as usize);
+            cx.code.close();
+        } else {
+            // The last product may still be read.
+            if number > 0 {
+                cx.code.line("workgroupBarrier();");
+            }
+            commit(cx, None);
+            cx.code.open(format!("for (var s = 0u; s < {steps}u; s++)"));
+            cx.code.line("workgroupBarrier();");
+            cx.code.open(format!("if (s + 1u < {steps}u)"));
+            next(cx);
+            cx.code.close();
+            for tile in [&lhs, &rhs] {
+                tile.choose(cx, "now", "(s % 2u)");
+            }
+            let at = |array, rows, first| TileAt { array, rows, first: Some(first) };
+            sums.multiply(cx, at("lhs", tm, "lhs_now"), at("rhs", tn, "rhs_now"), tk, t.unroll as usize);
+            cx.code.open(format!("if (s + 1u < {steps}u)"));
+            for tile in [&lhs, &rhs] {
+                tile.choose(cx, "then", "((s + 1u) % 2u)");
+            }
+            commit(cx, Some(("lhs_then", "rhs_then")));
+            cx.code.close();
             cx.code.close();
         }
-        sums.multiply(cx, ("lhs", tm), ("rhs", tn), tk);
-        cx.code.close();
         cx.code.close();
     }
     let m_parts = sums.each_m / 4;

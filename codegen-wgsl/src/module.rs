@@ -81,8 +81,8 @@ pub fn emit(piece: &Piece, caps: &Caps, variant: &Variant) -> Result<Module, Err
         (KernelKind::Reduce(k), Variant::Reduce { rows, lanes, split, subgroups }) => {
             reduce::emit(&mut cx, k, reduce::Shape { rows, lanes, split, subgroups })?
         }
-        (KernelKind::Contract(k), Variant::Contract { m, n, k: depth, each_m, each_n, split }) => {
-            contract::emit(&mut cx, k, contract::Tiling { m, n, k: depth, each_m, each_n, split })?
+        (KernelKind::Contract(k), Variant::Contract { m, n, k: depth, each_m, each_n, split, buffers, unroll }) => {
+            contract::emit(&mut cx, k, contract::Tiling { m, n, k: depth, each_m, each_n, split, buffers, unroll })?
         }
         (KernelKind::Attention(k), Variant::Attention { tile }) => attention::emit(&mut cx, k, tile)?,
         (KernelKind::AttentionGrad(k), Variant::AttentionGrad { tile }) => attention_grad::emit(&mut cx, k, tile)?,

@@ -116,12 +116,24 @@ pub struct Tile {
     pub group: usize,
     /// The first block's invocation: so that small tiles are filled by different ones.
     pub shift: usize,
+    /// Copies of the tile: with two, one is filled while the other is multiplied.
+    pub buffers: usize,
 }
 
 impl Tile {
     pub fn declare(&self, cx: &mut Cx) {
-        let vectors = self.rows * self.depth / 4;
+        let vectors = self.buffers * self.vectors();
         cx.workgroup(&self.name, &format!("array<vec4<f32>, {vectors}>"), 16 * vectors as u32);
+    }
+
+    /// Vectors of one copy.
+    fn vectors(&self) -> usize {
+        self.rows * self.depth / 4
+    }
+
+    /// Binds `NAME_at`, the first vector of the copy numbered `buffer` (a name or constant), for [`Tile::commit`] and [`Registers::multiply`].
+    pub fn choose(&self, cx: &mut Cx, at: &str, buffer: &str) {
+        cx.code.line(format!("let {}_{at} = {buffer} * {}u;", self.name, self.vectors()));
     }
 
     pub fn blocks(&self) -> usize {
@@ -281,13 +293,14 @@ impl Tile {
         }
     }
 
-    /// Writes the fetched blocks to workgroup memory.
-    pub fn commit(&self, cx: &mut Cx) {
+    /// Writes the fetched blocks to workgroup memory, from the vector `first` (a name) on, or from its start.
+    pub fn commit(&self, cx: &mut Cx, first: Option<&str>) {
         for round in 0..self.rounds() {
             let p = format!("{}_{round}", self.name);
             // A block in any case: attention commits a tile several times in one scope.
             cx.code.open(if self.partial(round) { format!("if ({p}_works)") } else { String::new() });
-            cx.code.line(format!("let {p}_to = {p}_depth * {0}u + {p}_row / 4u;", self.rows / 4));
+            let first = first.map_or(String::new(), |first| format!("{first} + "));
+            cx.code.line(format!("let {p}_to = {first}{p}_depth * {0}u + {p}_row / 4u;", self.rows / 4));
             for j in 0..4 {
                 let to = affine((j * self.rows / 4) as i64, &[(1, format!("{p}_to"))]);
                 cx.code.line(format!("{}[{to}] = {p}_d{j};", self.name));
@@ -316,6 +329,23 @@ fn assign(cx: &mut Cx, name: &str, zero: &str, guards: &[String], value: &str) {
     }
 }
 
+/// A tile to multiply.
+#[derive(Clone, Copy, Debug)]
+pub struct TileAt<'a> {
+    /// Its array in workgroup memory.
+    pub array: &'a str,
+    pub rows: usize,
+    /// Name of its first vector; None for 0.
+    pub first: Option<&'a str>,
+}
+
+impl<'a> TileAt<'a> {
+    /// The tile that begins the array.
+    pub fn start(array: &'a str, rows: usize) -> TileAt<'a> {
+        TileAt { array, rows, first: None }
+    }
+}
+
 /// Registers `sums` of an invocation: `each_m` rows by `each_n` columns, four columns a vector. Row i is row
 /// `(i / 4) * m_stride + 4 * y + i % 4` of the left tile, vector j the columns from `j * n_stride + 4 * x` on of the right.
 #[derive(Clone, Debug)]
@@ -338,31 +368,31 @@ impl Registers {
         }
     }
 
-    /// Adds the product of two tiles over `depth` steps: `x` and `y` number the invocation along columns and rows.
-    pub fn multiply(&self, cx: &mut Cx, lhs: (&str, usize), rhs: (&str, usize), depth: usize) {
-        // More only makes drivers compile longer: they unroll constant loops themselves.
-        const UNROLL: usize = 4;
-        let unroll = (1..=UNROLL.min(depth)).rev().find(|u| depth.is_multiple_of(*u)).unwrap_or(1);
-        let (m_vectors, n_vectors) = (lhs.1 / 4, rhs.1 / 4);
+    /// Adds the product of two tiles over `depth` steps, `unroll` of them spelled out in a loop: `x` and `y` number the invocation along columns
+    /// and rows. A tile is its array, its rows, and the name of its first vector where that is not 0.
+    pub fn multiply(&self, cx: &mut Cx, lhs: TileAt, rhs: TileAt, depth: usize, unroll: usize) {
+        let unroll = (1..=unroll.clamp(1, depth)).rev().find(|u| depth.is_multiple_of(*u)).unwrap_or(1);
+        let (m_vectors, n_vectors) = (lhs.rows / 4, rhs.rows / 4);
         let (m_parts, n_parts) = (self.each_m / 4, self.each_n / 4);
+        let first = |tile: &TileAt| tile.first.map_or(String::new(), |first| format!(" + {first}"));
         if depth > unroll {
             cx.code.open(format!("for (var step = 0u; step < {depth}u; step += {unroll}u)"));
-            cx.code.line(format!("let a_at = step * {m_vectors}u + y;"));
-            cx.code.line(format!("let b_at = step * {n_vectors}u + x;"));
+            cx.code.line(format!("let a_at = step * {m_vectors}u + y{};", first(&lhs)));
+            cx.code.line(format!("let b_at = step * {n_vectors}u + x{};", first(&rhs)));
         } else {
             cx.code.open("");
-            cx.code.line("let a_at = y;");
-            cx.code.line("let b_at = x;");
+            cx.code.line(format!("let a_at = y{};", first(&lhs)));
+            cx.code.line(format!("let b_at = x{};", first(&rhs)));
         }
         for u in 0..unroll {
             cx.code.open("");
             for p in 0..m_parts {
                 let to = affine((u * m_vectors + p * m_vectors / m_parts) as i64, &[(1, "a_at".into())]);
-                cx.code.line(format!("let a_{p} = {}[{to}];", lhs.0));
+                cx.code.line(format!("let a_{p} = {}[{to}];", lhs.array));
             }
             for p in 0..n_parts {
                 let to = affine((u * n_vectors + p * n_vectors / n_parts) as i64, &[(1, "b_at".into())]);
-                cx.code.line(format!("let b_{p} = {}[{to}];", rhs.0));
+                cx.code.line(format!("let b_{p} = {}[{to}];", rhs.array));
             }
             for i in 0..self.each_m {
                 let lane = ["x", "y", "z", "w"][i % 4];

@@ -40,7 +40,8 @@ pub enum Variant {
         subgroups: bool,
     },
     /// A workgroup computes `m` x `n` results in steps of `k`; an invocation `each_m` x `each_n` of them; the contracted axes in `split` parts
-    /// by different workgroups, whose partial results a second dispatch combines.
+    /// by different workgroups, whose partial results a second dispatch combines. A step's tiles are in one of `buffers` (1 or 2) copies, and
+    /// `unroll` elements of its depth are spelled out.
     Contract {
         m: u32,
         n: u32,
@@ -48,6 +49,8 @@ pub enum Variant {
         each_m: u32,
         each_n: u32,
         split: u32,
+        buffers: u32,
+        unroll: u32,
     },
     /// `tile` queries and `tile` keys at a time.
     Attention {
@@ -74,9 +77,10 @@ impl fmt::Display for Variant {
                 let subgroups = u32::from(*subgroups);
                 write!(f, "reduce rows={rows} lanes={lanes} split={split} subgroups={subgroups}")
             }
-            Variant::Contract { m, n, k, each_m, each_n, split } => {
-                write!(f, "contract m={m} n={n} k={k} each_m={each_m} each_n={each_n} split={split}")
-            }
+            Variant::Contract { m, n, k, each_m, each_n, split, buffers, unroll } => write!(
+                f,
+                "contract m={m} n={n} k={k} each_m={each_m} each_n={each_n} split={split} buffers={buffers} unroll={unroll}"
+            ),
             Variant::Attention { tile } => write!(f, "attention tile={tile}"),
             Variant::AttentionGrad { tile } => write!(f, "attention_grad tile={tile}"),
             Variant::Scatter { order, group } => {
@@ -129,6 +133,8 @@ impl FromStr for Variant {
                 each_m: field("each_m")?,
                 each_n: field("each_n")?,
                 split: field("split")?,
+                buffers: field("buffers")?,
+                unroll: field("unroll")?,
             },
             "attention" => Variant::Attention { tile: field("tile")? },
             "attention_grad" => Variant::AttentionGrad { tile: field("tile")? },
@@ -156,7 +162,7 @@ mod tests {
             Variant::Update { width: 1, group: 64 },
             Variant::Fold { width: 4, group: 128, subgroups: true },
             Variant::Reduce { rows: 4, lanes: 64, split: 2, subgroups: true },
-            Variant::Contract { m: 64, n: 32, k: 16, each_m: 8, each_n: 4, split: 3 },
+            Variant::Contract { m: 64, n: 32, k: 16, each_m: 8, each_n: 4, split: 3, buffers: 2, unroll: 16 },
             Variant::Attention { tile: 32 },
             Variant::AttentionGrad { tile: 16 },
             Variant::Scatter { order: ScatterOrder::Positions, group: 64 },
