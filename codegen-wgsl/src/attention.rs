@@ -40,6 +40,20 @@ pub struct Head {
     pub dimensions: Operand,
 }
 
+/// A tile to fill from a head.
+#[derive(Clone, Copy, Debug)]
+pub struct Staged<'a> {
+    /// Of the array: positions as rows, dimensions as depth.
+    pub name: &'a str,
+    pub head: &'a Head,
+    /// First position.
+    pub first: &'a str,
+    /// Positions that there are.
+    pub rows: usize,
+    /// A second array of the same: dimensions as rows, positions as depth.
+    pub transposed: Option<&'a str>,
+}
+
 impl Square {
     pub fn new(cx: &Cx, shape: AttentionShape, tile: u32) -> Result<Square, Error> {
         if !matches!(tile, 8 | 16 | 32 | 64) {
@@ -93,6 +107,11 @@ impl Square {
     pub fn tile(&self, name: &str, shift: usize) -> Tile {
         let group = self.invocations() as usize;
         Tile { name: name.into(), rows: self.tile, depth: self.tile, group, shift, buffers: 1 }
+    }
+
+    /// Whether the eight tiles of a gradient that keeps its operands in workgroup memory fit there; heads are one chunk of dimensions.
+    pub fn may_stay(shape: &AttentionShape, tile: u32, workgroup_bytes: u32) -> bool {
+        shape.head_dim <= tile as usize && 8 * 4 * tile * tile <= workgroup_bytes
     }
 
     pub fn declare(&self, cx: &mut Cx) {
@@ -181,11 +200,47 @@ impl Square {
         }
     }
 
-    /// Writes the 4 x 4 block of `block` to the tile `weights`, rows as depth.
-    pub fn write_straight(&self, cx: &mut Cx, block: &Registers) {
+    /// Writes the 4 x 4 block of `block` to the tile `to`, rows as depth.
+    pub fn write_straight(&self, cx: &mut Cx, to: &str, block: &Registers) {
         for i in 0..4 {
-            cx.code.line(format!("weights[(y * 4u + {i}u) * {}u + x] = {};", self.tile / 4, block.at(i, 0)));
+            cx.code.line(format!("{to}[(y * 4u + {i}u) * {}u + x] = {};", self.tile / 4, block.at(i, 0)));
         }
+    }
+
+    /// Fills tiles in workgroup memory at once, between two barriers, each from rows of a head and in one chunk of dimensions.
+    pub fn stage(&self, cx: &mut Cx, tiles: &[Staged]) {
+        let depth = self.chunk_depth();
+        let group = self.invocations() as usize;
+        let tile = |t: &Staged| Tile { name: t.name.into(), rows: self.tile, depth, group, shift: 0, buffers: 1 };
+        cx.code.open("");
+        for t in tiles {
+            let from = &t.head.positions;
+            tile(t).declare(cx);
+            from.begin(cx, t.name, "head");
+            tile(t).prepare(cx, from, t.first);
+            tile(t).fetch(cx, from, "0u", !t.rows.is_multiple_of(self.tile), !self.shape.head_dim.is_multiple_of(4));
+        }
+        cx.code.line("workgroupBarrier();");
+        for t in tiles {
+            tile(t).commit(cx, None);
+            if let Some(to) = t.transposed {
+                self.tile(to, 0).declare(cx);
+                tile(t).commit_transposed(cx, to, self.tile);
+            }
+        }
+        cx.code.close();
+        cx.code.line("workgroupBarrier();");
+    }
+
+    /// Adds to `into` the products of rows of the staged tile `a` with rows of the staged tile `b`.
+    pub fn scores_of_staged(&self, cx: &mut Cx, into: &Registers, a: &str, b: &str) {
+        let depth = self.chunk_depth();
+        into.multiply(cx, TileAt::start(a, self.tile), TileAt::start(b, self.tile), depth, UNROLL);
+    }
+
+    /// Adds to `into` the product of the tile `weights` (positions as depth) with the transposed staged tile `x`.
+    pub fn weighted_staged(&self, cx: &mut Cx, into: &Registers, weights: &str, x: &str) {
+        into.multiply(cx, TileAt::start(weights, self.tile), TileAt::start(x, self.tile), self.tile, UNROLL);
     }
 
     /// Stores 4 rows from `first_row + 4 y` on of the sums, times `factor` (of row i), where they are in range.

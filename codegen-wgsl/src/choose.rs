@@ -3,6 +3,7 @@
 //! Defaults come from a rough model of a GPU: so many invocations keep it busy, and larger tiles read less memory a result. Measurement may pick
 //! any other of the list.
 
+use crate::attention::Square;
 use crate::bind::Piece;
 use crate::caps::Caps;
 use crate::contract::Tiling;
@@ -14,6 +15,10 @@ use tinygpt_ir::types::numel;
 
 /// Invocations that keep a large GPU busy.
 const BUSY: usize = 32 << 10;
+/// Tilings worth measuring, the best by the model: compiling them takes most of the time. Half as many where several kernels make longer code.
+const MEASURED: usize = 10;
+/// A second dispatch as so many products; what it reads and writes comes on top.
+const SECOND: f64 = 4e6;
 /// Workgroups that keep a large GPU busy.
 const BUSY_GROUPS: usize = 256;
 
@@ -40,10 +45,13 @@ pub fn variants(piece: &Piece, caps: &Caps) -> Vec<Variant> {
         KernelKind::Attention(k) => {
             tiles(k.shape.q_len.max(k.shape.k_len), caps).into_iter().map(|tile| Variant::Attention { tile }).collect()
         }
-        KernelKind::AttentionGrad(k) => tiles(k.shape.q_len.max(k.shape.k_len), caps)
-            .into_iter()
-            .map(|tile| Variant::AttentionGrad { tile })
-            .collect(),
+        KernelKind::AttentionGrad(k) => {
+            let tiles = tiles(k.shape.q_len.max(k.shape.k_len), caps).into_iter();
+            let stay = |tile| Square::may_stay(&k.shape, tile, caps.workgroup_bytes);
+            let both = tiles.flat_map(|tile| [true, false].map(|stay| (tile, stay)));
+            let all = both.filter(|(tile, stays)| !stays || stay(*tile));
+            all.map(|(tile, stay)| Variant::AttentionGrad { tile, stay }).collect()
+        }
         KernelKind::Scatter(k) => scatter(k, group),
     }
 }
@@ -81,10 +89,10 @@ fn reduce(k: &ReduceKernel, caps: &Caps, most: u32, room: bool) -> Vec<Variant> 
     let mut add = |rows_at_once: u32, lanes: u32, subgroups: bool| {
         let groups = rows.div_ceil(rows_at_once as usize);
         let each = cols.div_ceil(lanes as usize);
-        // Parts so that the GPU is busy, of at least a few columns an invocation.
+        // Parts so that the GPU is busy and none takes long, of at least a few columns an invocation.
         let mut split = 1;
         if room && plan.allows_split() && groups < BUSY_GROUPS && each > 16 {
-            split = (BUSY_GROUPS / groups).min(each / 8).clamp(1, 64) as u32;
+            split = (BUSY_GROUPS / groups).max(each / 32).min(each / 8).clamp(1, 64) as u32;
         }
         if split > 1 {
             push(&mut list, Variant::Reduce { rows: rows_at_once, lanes, split, subgroups });
@@ -138,8 +146,7 @@ const fn tiling(m: u32, n: u32, k: u32, each_m: u32, each_n: u32) -> Tiling {
 
 /// The best tiling by the model above as a default unrolls it, then every tiling unrolled whole; each with two buffers where there is room.
 fn contract(kernel: &Contract, caps: &Caps, most: u32, room: bool) -> Vec<Variant> {
-    let depth = kernel.parts.iter().map(|p| p.terms.iter().map(|t| numel(&t.k)).sum::<usize>()).max().unwrap_or(1);
-    let results: usize = kernel.parts.iter().map(|p| numel(&p.space())).sum();
+    let (depth, results) = (depth_of(kernel), results_of(kernel));
     let mut scored: Vec<(f64, Tiling)> = Vec::new();
     for (t, speed) in TILINGS {
         let buffers = if t.workgroup_bytes() > caps.workgroup_bytes { 1 } else { 2 };
@@ -147,7 +154,7 @@ fn contract(kernel: &Contract, caps: &Caps, most: u32, room: bool) -> Vec<Varian
         if t.invocations() > most || t.workgroup_bytes() > caps.workgroup_bytes {
             continue;
         }
-        let tiles: usize = kernel.parts.iter().map(|p| t.tiles(p)).sum();
+        let tiles = tiles_of(kernel, t);
         let computed = (tiles * (t.m * t.n) as usize * depth) as f64;
         let steps = depth.div_ceil(t.k as usize);
         // Slices of at least four steps, so many that the workgroups keep a large GPU busy once or twice over.
@@ -161,8 +168,7 @@ fn contract(kernel: &Contract, caps: &Caps, most: u32, room: bool) -> Vec<Varian
         for split in splits {
             let groups = tiles * split as usize;
             let busy = ((groups * t.invocations() as usize) as f64 / BUSY as f64).min(1.0);
-            // A second dispatch and its traffic, as so many products.
-            let extra = if split > 1 { 4e6 + 16.0 * (results * split as usize) as f64 } else { 0.0 };
+            let extra = if split > 1 { SECOND + 16.0 * (results * split as usize) as f64 } else { 0.0 };
             scored.push((computed / (speed * busy) + extra, Tiling { split, ..t }));
         }
     }
@@ -171,20 +177,118 @@ fn contract(kernel: &Contract, caps: &Caps, most: u32, room: bool) -> Vec<Varian
     }
     scored.sort_by(|a, b| a.0.total_cmp(&b.0));
     let default = scored[0].1;
-    let whole = scored.into_iter().map(|(_, t)| Tiling { unroll: t.k, ..t });
-    std::iter::once(default)
-        .chain(whole)
-        .map(|t| Variant::Contract {
-            m: t.m,
-            n: t.n,
-            k: t.k,
-            each_m: t.each_m,
-            each_n: t.each_n,
-            split: t.split,
-            buffers: t.buffers,
-            unroll: t.unroll,
+    let whole = scored.into_iter().take(MEASURED).map(|(_, t)| Tiling { unroll: t.k, ..t });
+    std::iter::once(default).chain(whole).map(of_tiling).collect()
+}
+
+/// `variant` as a default has it: with less of its steps spelled out.
+pub fn as_default(variant: Variant) -> Variant {
+    match variant {
+        Variant::Contract { m, n, k, each_m, each_n, split, buffers, .. } => {
+            Variant::Contract { m, n, k, each_m, each_n, split, buffers, unroll: UNROLL }
+        }
+        other => other,
+    }
+}
+
+/// Whether a kernel may run in one module with others of its stage: small ones that leave a large GPU idle.
+pub fn may_join(kind: &KernelKind) -> bool {
+    matches!(kind, KernelKind::Contract(_) | KernelKind::Reduce(_) | KernelKind::Pointwise(_))
+}
+
+/// Choices of variants for pieces that run as one module, the best by the model above first: of one size of workgroups, all contractions in one
+/// tiling, split so that their workgroups are about equally long. None if some piece has no variant of the others' size.
+pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
+    let contracts: Vec<&Contract> = pieces
+        .iter()
+        .filter_map(|p| match &p.kind {
+            KernelKind::Contract(k) => Some(k),
+            _ => None,
         })
+        .collect();
+    let of_size = |group: u32, mut tilings: std::vec::IntoIter<Tiling>| -> Option<Vec<Variant>> {
+        pieces
+            .iter()
+            .map(|p| match &p.kind {
+                KernelKind::Contract(_) => tilings.next().map(of_tiling),
+                KernelKind::Reduce(k) => {
+                    reduce(k, caps, group, true).into_iter().find(|v| v.invocations() == Some(group))
+                }
+                KernelKind::Pointwise(k) => {
+                    Some(Variant::Pointwise { width: if pointwise::allows_four(k) { 4 } else { 1 }, group })
+                }
+                _ => None,
+            })
+            .collect()
+    };
+    if contracts.is_empty() {
+        let groups = [64, 128, 256].into_iter().filter(|g| *g <= caps.flat_workgroup());
+        return groups.filter_map(|group| of_size(group, Vec::new().into_iter())).collect();
+    }
+    let mut scored: Vec<(f64, Vec<Tiling>)> = Vec::new();
+    for (t, speed) in TILINGS {
+        let t = Tiling { buffers: if t.workgroup_bytes() > caps.workgroup_bytes { 1 } else { 2 }, ..t };
+        if t.invocations() > caps.flat_workgroup() || t.workgroup_bytes() > caps.workgroup_bytes {
+            continue;
+        }
+        let work: Vec<(usize, usize)> =
+            contracts.iter().map(|k| (tiles_of(k, t), depth_of(k).div_ceil(t.k as usize))).collect();
+        let steps: usize = work.iter().map(|(tiles, steps)| tiles * steps).sum();
+        // Whole products; and about so many workgroups, of at least four steps each.
+        for longest in [usize::MAX, steps.div_ceil(BUSY_GROUPS), steps.div_ceil(2 * BUSY_GROUPS)] {
+            let longest = longest.max(4);
+            let tilings: Vec<Tiling> =
+                work.iter().map(|(_, steps)| Tiling { split: steps.div_ceil(longest).min(32) as u32, ..t }).collect();
+            let groups: usize = work.iter().zip(&tilings).map(|((tiles, _), t)| tiles * t.split as usize).sum();
+            let busy = ((groups * t.invocations() as usize) as f64 / BUSY as f64).min(1.0);
+            let computed = (steps * (t.m * t.n * t.k) as usize) as f64;
+            let parts = |(k, t): (&&Contract, &Tiling)| if t.split > 1 { results_of(k) * t.split as usize } else { 0 };
+            let traffic: usize = contracts.iter().zip(&tilings).map(parts).sum();
+            let extra = if traffic > 0 { SECOND + 16.0 * traffic as f64 } else { 0.0 };
+            if !scored.iter().any(|(_, known)| *known == tilings) {
+                scored.push((computed / (speed * busy) + extra, tilings));
+            }
+        }
+    }
+    scored.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let whole = |tilings: &[Tiling]| tilings.iter().map(|t| Tiling { unroll: t.k, ..*t }).collect::<Vec<_>>();
+    let default = scored.first().map(|(_, tilings)| tilings.clone());
+    // With them the best that needs no second dispatch.
+    let unsplit = scored.iter().skip(MEASURED / 2).find(|(_, tilings)| tilings.iter().all(|t| t.split == 1));
+    let none_before = scored.iter().take(MEASURED / 2).all(|(_, tilings)| tilings.iter().any(|t| t.split > 1));
+    let others = scored.iter().take(MEASURED / 2).chain(unsplit.filter(|_| none_before));
+    let others = others.map(|(_, tilings)| whole(tilings));
+    default
+        .into_iter()
+        .chain(others)
+        .filter_map(|tilings| of_size(tilings[0].invocations(), tilings.into_iter()))
         .collect()
+}
+
+fn of_tiling(t: Tiling) -> Variant {
+    Variant::Contract {
+        m: t.m,
+        n: t.n,
+        k: t.k,
+        each_m: t.each_m,
+        each_n: t.each_n,
+        split: t.split,
+        buffers: t.buffers,
+        unroll: t.unroll,
+    }
+}
+
+/// The longest sum of a kernel, in products.
+fn depth_of(k: &Contract) -> usize {
+    k.parts.iter().map(|p| p.terms.iter().map(|t| numel(&t.k)).sum::<usize>()).max().unwrap_or(1)
+}
+
+fn results_of(k: &Contract) -> usize {
+    k.parts.iter().map(|p| numel(&p.space())).sum()
+}
+
+fn tiles_of(k: &Contract, t: Tiling) -> usize {
+    k.parts.iter().map(|p| t.tiles(p)).sum()
 }
 
 fn tiles(longest: usize, caps: &Caps) -> Vec<u32> {

@@ -65,6 +65,8 @@ struct Part<'a> {
     n: usize,
     /// First word of its slices in scratch.
     scratch: usize,
+    /// Whether scratch is an array of vectors.
+    vectors: bool,
 }
 
 pub fn emit(cx: &mut Cx, k: &Contract, t: Tiling) -> Result<(), Error> {
@@ -94,13 +96,27 @@ pub fn emit(cx: &mut Cx, k: &Contract, t: Tiling) -> Result<(), Error> {
         for a in epilogue.body.loads().chain(epilogue.stores.iter().map(|s| &s.access)) {
             epilogue_flags.push((a.clone(), wide && is_aligned(cx, a, axis)));
         }
-        parts.push(Part { part, operands, epilogue, wide, m: numel(&part.m), n: numel(&part.n), scratch: 0 });
+        parts.push(Part {
+            part,
+            operands,
+            epilogue,
+            wide,
+            m: numel(&part.m),
+            n: numel(&part.n),
+            scratch: 0,
+            vectors: false,
+        });
     }
     flagged.extend(epilogue_flags.iter().map(|(a, aligned)| (a, *aligned)));
     cx.vectorise(&flagged);
     if t.split > 1 {
         for p in &mut parts {
             p.scratch = cx.scratch(t.split as usize * numel(&p.part.space()));
+        }
+        // Slices of four results at a time are whole vectors; one part that has none makes words of all.
+        if parts.iter().all(|p| p.wide) {
+            cx.use_scratch_vectors();
+            parts.iter_mut().for_each(|p| p.vectors = true);
         }
     }
     for (i, p) in parts.iter().enumerate() {
@@ -262,25 +278,26 @@ fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Tiling) {
     }
 }
 
-/// `keep_i(slice, batch, m, n, sum)`: four sums of a slice into scratch.
+/// `keep_i(slice, batch, m, n, sum)`: four sums of a slice into scratch, as a vector or one by one.
 fn keep(cx: &mut Cx, i: usize, p: &Part) {
     let total = numel(&p.part.space());
     cx.code.blank();
     cx.code.open(format!("fn keep_{i}(slice: u32, batch: u32, m: u32, n: u32, sum: vec4<f32>)"));
-    cx.code.line(format!("if (m >= M_{i}) {{ return; }}"));
+    cx.code.line(format!("if (m >= M_{i} || n >= N_{i}) {{ return; }}"));
     cx.code.line(format!("let at = slice * {total}u + (batch * M_{i} + m) * N_{i} + n + {}u;", p.scratch));
-    for (l, lane) in ["x", "y", "z", "w"].iter().enumerate() {
-        let guard = !p.n.is_multiple_of(4) || l == 0;
-        if guard {
-            cx.code.open(format!("if (n + {l}u < N_{i})"));
+    if p.vectors {
+        cx.code.line("scratch[at / 4u] = sum;");
+    } else {
+        for (l, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+            let guard = !p.n.is_multiple_of(4) && l > 0;
+            if guard {
+                cx.code.open(format!("if (n + {l}u < N_{i})"));
+            }
+            cx.store_scratch(&format!("at + {l}u"), DType::F32, &format!("sum.{lane}"));
+            if guard {
+                cx.code.close();
+            }
         }
-        cx.store_scratch(&format!("at + {l}u"), DType::F32, &format!("sum.{lane}"));
-        if guard && !p.n.is_multiple_of(4) {
-            cx.code.close();
-        }
-    }
-    if p.n.is_multiple_of(4) {
-        cx.code.close();
     }
     cx.code.close();
 }
@@ -332,15 +349,18 @@ fn combine(cx: &mut Cx, parts: &[Part], t: Tiling) -> Result<(), Error> {
         let (width, ty) = if p.wide { (4, "vec4<f32>") } else { (1, "f32") };
         cx.code.line(format!("let point = i * {width}u;"));
         cx.code.line(format!("var sum = {ty}();"));
-        cx.code.open(format!("for (var slice = 0u; slice < {}u; slice++)", t.split));
-        cx.code.line(format!("let at = slice * {total}u + point + {}u;", p.scratch));
-        let word = |l: usize| Cx::load_scratch(&format!("at + {l}u"), DType::F32);
-        if p.wide {
-            cx.code.line(format!("sum += vec4<f32>({}, {}, {}, {});", word(0), word(1), word(2), word(3)));
-        } else {
-            cx.code.line(format!("sum += {};", word(0)));
+        // Spelled out, so that all loads are under way together.
+        for slice in 0..t.split as usize {
+            let first = slice * total + p.scratch;
+            let word = |l: usize| Cx::load_scratch(&format!("point + {}u", first + l), DType::F32);
+            cx.code.line(if p.vectors {
+                format!("sum += scratch[(point + {first}u) / 4u];")
+            } else if p.wide {
+                format!("sum += vec4<f32>({}, {}, {}, {});", word(0), word(1), word(2), word(3))
+            } else {
+                format!("sum += {};", word(0))
+            });
         }
-        cx.code.close();
         cx.code.line(format!("finish_{i}(point / {}u, point / N_{i} % M_{i}, point % N_{i}, sum);", p.m * p.n));
         cx.code.close();
         cx.code.close();

@@ -3,9 +3,10 @@
 use crate::bind::{Binding, Bindings, Piece, Unit};
 use crate::caps::Caps;
 use crate::error::{Error, refuse};
+use crate::link::{self, Parts};
 use crate::math;
-use crate::module::{Dispatch, Module, fnv};
-use crate::text::{Code, NON_FINITE, type_name};
+use crate::module::{Dispatch, Module};
+use crate::text::{Code, type_name};
 use std::collections::BTreeMap;
 use tinygpt_ir::program::{Access, ArgId};
 use tinygpt_ir::types::DType;
@@ -28,13 +29,18 @@ pub struct Cx<'a> {
     vectors: Vec<bool>,
     helpers: BTreeMap<String, String>,
     /// Module-scope declarations.
-    workgroup: Vec<String>,
+    /// Name, type and bytes of each.
+    workgroup: Vec<(String, String, u32)>,
     workgroup_bytes: u32,
     constants: Vec<String>,
     /// Functions, in order.
     pub code: Code,
     dispatches: Vec<Dispatch>,
+    /// How each begins: see [`Parts::entries`].
+    entries: Vec<String>,
     scratch_words: usize,
+    /// Whether scratch is an array of vec4<f32>.
+    scratch_vectors: bool,
     table: Vec<u32>,
     subgroups: bool,
 }
@@ -71,7 +77,9 @@ impl<'a> Cx<'a> {
             constants: Vec::new(),
             code: Code::default(),
             dispatches: Vec::new(),
+            entries: Vec::new(),
             scratch_words: 0,
+            scratch_vectors: false,
             table: Vec::new(),
             subgroups: false,
         })
@@ -161,7 +169,7 @@ impl<'a> Cx<'a> {
 
     /// Declares `name` in workgroup memory.
     pub fn workgroup(&mut self, name: &str, ty: &str, bytes: u32) {
-        let declaration = format!("var<workgroup> {name}: {ty};");
+        let declaration = (name.to_string(), ty.to_string(), bytes);
         if !self.workgroup.contains(&declaration) {
             self.workgroup.push(declaration);
             self.workgroup_bytes += bytes;
@@ -179,6 +187,11 @@ impl<'a> Cx<'a> {
     pub fn scratch(&mut self, words: usize) -> usize {
         self.scratch_words += words;
         self.scratch_words - words
+    }
+
+    /// Makes scratch an array of vec4<f32>, for modules that only ever touch whole vectors of it: no word is accessed by itself.
+    pub fn use_scratch_vectors(&mut self) {
+        self.scratch_vectors = true;
     }
 
     /// Writes a value of a four-byte dtype to a word of scratch.
@@ -220,22 +233,23 @@ impl<'a> Cx<'a> {
         }
         self.dispatches.push(Dispatch { entry: name.to_string(), workgroups: [x as u32, y as u32, 1], invocations });
         self.code.blank();
-        self.code.line(format!("@compute @workgroup_size({invocations})"));
         let subgroups = if self.subgroups {
             ", @builtin(subgroup_size) subgroup_size: u32, @builtin(subgroup_invocation_id) subgroup_lane: u32"
         } else {
             ""
         };
-        self.code.open(format!(
-            "fn {name}(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(local_invocation_index) local: u32{subgroups})"
-        ));
-        if y == 1 {
-            self.code.line("let group = group_id.x;");
-        } else {
-            self.code.line(format!("let group = group_id.y * {x}u + group_id.x;"));
-            if x * y != groups {
-                self.code.line(format!("if (group >= {groups}u) {{ return; }}"));
-            }
+        let mut begin = format!("@compute @workgroup_size({invocations})\n");
+        begin += &format!(
+            "fn {name}(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(local_invocation_index) local: u32{subgroups}) {{\n"
+        );
+        begin += &match y {
+            1 => "  let group = group_id.x;\n".to_string(),
+            _ => format!("  let group = group_id.y * {x}u + group_id.x;\n"),
+        };
+        self.code.begin(&begin);
+        self.entries.push(begin);
+        if x * y != groups {
+            self.code.line(format!("if (group >= {groups}u) {{ return; }}"));
         }
         Ok(())
     }
@@ -243,23 +257,22 @@ impl<'a> Cx<'a> {
     /// The finished module, without a header.
     pub fn finish(self) -> Result<Module, Error> {
         let mut list: Vec<Binding> = self.bindings.list.clone();
-        let mut top = Code::default();
-        for (i, b) in list.iter().enumerate() {
+        let mut names: Vec<(String, String)> = Vec::new();
+        for i in 0..list.len() {
             let element = match self.elements[i] {
                 Element::Of(DType::Bool) | Element::Word => DType::U32,
                 Element::Of(d) => d,
             };
-            let access = if b.write { "read_write" } else { "read" };
-            let ty = type_name(element, self.vectors[i]);
-            top.line(format!("@group(0) @binding({i}) var<storage, {access}> buf{i}: array<{ty}>;"));
+            names.push((format!("buf{i}"), format!("array<{}>", type_name(element, self.vectors[i]))));
         }
         if self.scratch_words > 0 {
-            top.line(format!("@group(0) @binding({}) var<storage, read_write> scratch: array<u32>;", list.len()));
+            let ty = if self.scratch_vectors { "array<vec4<f32>>" } else { "array<u32>" };
+            names.push(("scratch".into(), ty.into()));
             let size = 4 * self.scratch_words as u64;
             list.push(Binding { unit: Unit::Scratch, write: true, offset: 0, size });
         }
         if !self.table.is_empty() {
-            top.line(format!("@group(0) @binding({}) var<storage, read> segments: array<u32>;", list.len()));
+            names.push(("segments".into(), "array<u32>".into()));
             let size = 4 * self.table.len() as u64;
             list.push(Binding { unit: Unit::Table, write: false, offset: 0, size });
         }
@@ -283,28 +296,16 @@ impl<'a> Cx<'a> {
                 self.name, self.workgroup_bytes, self.caps.workgroup_bytes
             ));
         }
-        for section in [&self.constants, &self.workgroup] {
-            if !section.is_empty() {
-                top.blank();
-                section.iter().for_each(|l| top.line(l));
-            }
-        }
-        let functions = self.code.into_text();
-        let helpers: Vec<String> = self.helpers.into_values().collect();
-        if helpers.iter().chain([&functions]).any(|t| t.contains("inf_bits") || t.contains("nan_bits")) {
-            top.blank();
-            top.line(NON_FINITE);
-        }
-        for h in &helpers {
-            top.blank();
-            top.line(h);
-        }
-        let code = top.into_text() + &functions;
-        let mut shape = String::new();
-        for d in &self.dispatches {
-            shape += &format!("{} {:?} {}\n", d.entry, d.workgroups, d.invocations);
-        }
-        let hash = fnv(&[code.as_bytes(), shape.as_bytes()]);
+        let parts = Parts {
+            bindings: names,
+            constants: self.constants,
+            workgroup: self.workgroup,
+            helpers: self.helpers,
+            functions: self.code.into_text(),
+            entries: self.entries,
+        };
+        let code = parts.text(&list);
+        let hash = link::hash(&code, &self.dispatches);
         let f16 = code.contains("f16");
         Ok(Module {
             name: self.name.to_string(),
@@ -318,6 +319,7 @@ impl<'a> Cx<'a> {
             table: self.table,
             workgroup_bytes: self.workgroup_bytes,
             hash,
+            parts,
         })
     }
 }

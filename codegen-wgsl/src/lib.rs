@@ -5,6 +5,7 @@
 //!   several [`Piece`]s
 //! - [`variants`]: the ways to run a piece (tile sizes, vector widths, splits), the default first
 //! - [`emit`]: the text of one variant, its dispatches, and what they need ([`Module`])
+//! - [`bundles`]: pieces of one stage that run as one module
 //! - [`validate`](mod@validate): naga's verdict, and SPIR-V, MSL and HLSL
 //!
 //! Invariants
@@ -20,6 +21,7 @@
 mod attention;
 mod attention_grad;
 pub mod bind;
+mod bundle;
 mod caps;
 mod choose;
 mod contract;
@@ -27,6 +29,7 @@ mod cx;
 mod error;
 mod eval;
 mod fold;
+mod link;
 mod math;
 mod module;
 mod pointwise;
@@ -40,9 +43,11 @@ pub mod validate;
 mod variant;
 
 pub use bind::{Binding, Bindings, Piece, Unit, pieces};
+pub use bundle::{Bundle, bundles};
 pub use caps::Caps;
 pub use choose::variants;
 pub use error::Error;
+pub use link::link;
 pub use module::{Dialect, Dispatch, Module, emit};
 pub use validate::validate;
-pub use variant::{ScatterOrder, Variant};
+pub use variant::{Choice, ScatterOrder, Variant};

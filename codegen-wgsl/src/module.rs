@@ -4,6 +4,7 @@ use crate::bind::{Binding, Piece};
 use crate::caps::Caps;
 use crate::cx::Cx;
 use crate::error::{Error, refuse};
+use crate::link::Parts;
 use crate::variant::Variant;
 use crate::{attention, attention_grad, contract, fold, pointwise, reduce, scatter, update};
 use tinygpt_ir::program::KernelKind;
@@ -30,7 +31,7 @@ pub struct Dispatch {
 /// The code of one piece of a kernel in one variant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Module {
-    /// Name of the piece.
+    /// Name of the piece; of linked ones the first's, with the number of the others: `NAME+2`.
     pub name: String,
     /// Comment lines: kernel, scopes, arguments. Not part of the hash.
     pub header: String,
@@ -51,6 +52,8 @@ pub struct Module {
     pub workgroup_bytes: u32,
     /// Equal for equal code, dispatches and access modes of bindings (FNV-1a, stable from run to run): such modules share pipelines and tuning.
     pub hash: u64,
+    /// What [`link`](crate::link()) puts together.
+    pub(crate) parts: Parts,
 }
 
 impl Module {
@@ -85,7 +88,9 @@ pub fn emit(piece: &Piece, caps: &Caps, variant: &Variant) -> Result<Module, Err
             contract::emit(&mut cx, k, contract::Tiling { m, n, k: depth, each_m, each_n, split, buffers, unroll })?
         }
         (KernelKind::Attention(k), Variant::Attention { tile }) => attention::emit(&mut cx, k, tile)?,
-        (KernelKind::AttentionGrad(k), Variant::AttentionGrad { tile }) => attention_grad::emit(&mut cx, k, tile)?,
+        (KernelKind::AttentionGrad(k), Variant::AttentionGrad { tile, stay }) => {
+            attention_grad::emit(&mut cx, k, tile, stay)?
+        }
         (KernelKind::Scatter(k), Variant::Scatter { order, group }) => scatter::emit(&mut cx, k, order, group)?,
         (kind, variant) => {
             return refuse(format!(

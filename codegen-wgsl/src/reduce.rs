@@ -124,6 +124,9 @@ pub fn accumulator(op: Reduce, dtype: DType) -> (DType, String) {
     (wide, start)
 }
 
+/// Elements of a row that an invocation has in the body of its loop, so that their loads are under way together: drivers need not unroll loops.
+const TOGETHER: usize = 8;
+
 const NOWHERE: &str = "0x7fffffffi";
 
 /// `name = name combined with other`, for argmax with the positions `name_at`, `other_at` as well.
@@ -195,9 +198,9 @@ fn row_point(cx: &mut Cx, plan: &Plan) -> Vec<String> {
 }
 
 /// The point (row, column `c`): lets for the columns' indices.
-fn col_point(cx: &mut Cx, plan: &Plan, rows: &[String]) -> Vec<String> {
+fn col_point(cx: &mut Cx, plan: &Plan, rows: &[String], c: &str) -> Vec<String> {
     let mut point = rows.to_vec();
-    for (d, index) in split("c", &plan.cols).into_iter().enumerate() {
+    for (d, index) in split(c, &plan.cols).into_iter().enumerate() {
         cx.code.line(format!("let c{d} = {index};"));
         point.push(format!("c{d}"));
     }
@@ -244,19 +247,55 @@ fn sweeps(cx: &mut Cx, plan: &Plan, shape: Shape, partials: Option<usize>) -> Re
         for r in &members {
             declare(cx, plan, *r);
         }
-        cx.code.open(format!("for (var c = {first}; c < {end}; c += {lanes}u)"));
-        let mark = eval.mark();
-        eval.point = col_point(cx, plan, &rows_at);
-        for r in &members {
-            let Reduction { op, value } = plan.reductions[*r];
-            let v = eval.value(cx, value);
-            let (wide, _) = accumulator(op, plan.dtype(*r));
-            let text = if wide == plan.dtype(*r) { v.text } else { format!("{wide}({})", v.text) };
-            combine(cx, op, &format!("sum_{r}"), &text, "i32(c)");
+        let element = |cx: &mut Cx, eval: &mut Eval, c: &str| {
+            let mark = eval.mark();
+            eval.point = col_point(cx, plan, &rows_at, c);
+            for r in &members {
+                let Reduction { op, value } = plan.reductions[*r];
+                let v = eval.value(cx, value);
+                let (wide, _) = accumulator(op, plan.dtype(*r));
+                let text = if wide == plan.dtype(*r) { v.text } else { format!("{wide}({})", v.text) };
+                combine(cx, op, &format!("sum_{r}"), &text, &format!("i32({c})"));
+            }
+            eval.reset(mark);
+            eval.point = [&rows_at[..], &zeros].concat();
+        };
+        // So many elements every lane has.
+        let whole = plan.count_cols() / lanes as usize;
+        let each = plan.count_cols().div_ceil((parts * lanes) as usize);
+        if parts == 1 && whole <= TOGETHER {
+            for u in 0..whole {
+                cx.code.open("");
+                cx.code.line(format!("let c = lane + {}u;", u * lanes as usize));
+                element(cx, &mut eval, "c");
+                cx.code.close();
+            }
+            if !plan.count_cols().is_multiple_of(lanes as usize) {
+                cx.code.open(format!("if (lane + {}u < COLS)", whole * lanes as usize));
+                cx.code.line(format!("let c = lane + {}u;", whole * lanes as usize));
+                element(cx, &mut eval, "c");
+                cx.code.close();
+            }
+        } else if each < 2 * TOGETHER {
+            cx.code.open(format!("for (var c = {first}; c < {end}; c += {lanes}u)"));
+            element(cx, &mut eval, "c");
+            cx.code.close();
+        } else {
+            let c = format!("c_{sweep}");
+            cx.code.line(format!("var {c} = {first};"));
+            let last = (TOGETHER as u32 - 1) * lanes;
+            cx.code.open(format!("for (; {c} + {last}u < {end}; {c} += {}u)", TOGETHER as u32 * lanes));
+            for u in 0..TOGETHER as u32 {
+                cx.code.open("");
+                cx.code.line(format!("let c = {c} + {}u;", u * lanes));
+                element(cx, &mut eval, "c");
+                cx.code.close();
+            }
+            cx.code.close();
+            cx.code.open(format!("for (; {c} < {end}; {c} += {lanes}u)"));
+            element(cx, &mut eval, &c);
+            cx.code.close();
         }
-        eval.reset(mark);
-        eval.point = [&rows_at[..], &zeros].concat();
-        cx.code.close();
         for r in &members {
             let across = Lanes { rows, lanes, subgroups: shape.subgroups, down: plan.down };
             across_lanes(cx, plan.reductions[*r].op, plan.dtype(*r), across, *r);
@@ -280,7 +319,7 @@ fn sweeps(cx: &mut Cx, plan: &Plan, shape: Shape, partials: Option<usize>) -> Re
         }
         cx.code.open(format!("for (var c = lane; c < COLS; c += {lanes}u)"));
         let mark = eval.mark();
-        eval.point = col_point(cx, plan, &rows_at);
+        eval.point = col_point(cx, plan, &rows_at, "c");
         eval.stores(cx, &plan.element_stores.iter().collect::<Vec<_>>());
         eval.reset(mark);
         eval.point = [&rows_at[..], &zeros].concat();
@@ -431,22 +470,24 @@ fn finish_split(cx: &mut Cx, plan: &Plan, shape: Shape, base: usize) -> Result<(
     for r in 0..plan.reductions.len() {
         declare(cx, plan, r);
     }
-    cx.code.open(format!("for (var part = 0u; part < {}u; part++)", shape.split));
-    for r in 0..plan.reductions.len() {
-        let op = plan.reductions[r].op;
-        let (dtype, _) = accumulator(op, plan.dtype(r));
-        let at = slot(plan, shape, base, r);
-        let read = |ty: DType, at: usize| Cx::load_scratch(&format!("part * ROWS + row + {at}u"), ty);
-        cx.code.line(format!("let part_{r}: {} = {};", type_name(dtype, false), read(dtype, at)));
-        let mut position = String::new();
-        if plan.words(r) == 2 {
-            position = format!("part_{r}_at");
-            let at = at + shape.split as usize * plan.count_rows();
-            cx.code.line(format!("let {position} = {};", read(DType::I32, at)));
+    // Spelled out, so that all loads are under way together.
+    for part in 0..shape.split as usize {
+        for r in 0..plan.reductions.len() {
+            let op = plan.reductions[r].op;
+            let (dtype, _) = accumulator(op, plan.dtype(r));
+            let at = slot(plan, shape, base, r) + part * plan.count_rows();
+            let read = |ty: DType, at: usize| Cx::load_scratch(&format!("row + {at}u"), ty);
+            let value = format!("part_{r}_{part}");
+            cx.code.line(format!("let {value}: {} = {};", type_name(dtype, false), read(dtype, at)));
+            let mut position = String::new();
+            if plan.words(r) == 2 {
+                position = format!("{value}_at");
+                let at = at + shape.split as usize * plan.count_rows();
+                cx.code.line(format!("let {position} = {};", read(DType::I32, at)));
+            }
+            combine(cx, op, &format!("sum_{r}"), &value, &position);
         }
-        combine(cx, op, &format!("sum_{r}"), &format!("part_{r}"), &position);
     }
-    cx.code.close();
     let mut point = row_point(cx, plan);
     point.extend(vec!["0u".to_string(); plan.cols.len()]);
     let mut eval = Eval::new(&plan.body, point);

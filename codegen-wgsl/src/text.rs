@@ -24,6 +24,12 @@ impl Code {
         self.indent += 1;
     }
 
+    /// The first lines of a function, as they are, and what follows indented until [`Code::close`].
+    pub fn begin(&mut self, lines: &str) {
+        self.text += lines;
+        self.indent += 1;
+    }
+
     pub fn close(&mut self) {
         self.indent -= 1;
         self.line("}");

@@ -308,6 +308,22 @@ impl Tile {
             cx.code.close();
         }
     }
+
+    /// Writes the fetched blocks to the array `to` with rows and depth exchanged: a tile of `width` of what is depth here, with what are rows here as
+    /// its depth.
+    pub fn commit_transposed(&self, cx: &mut Cx, to: &str, width: usize) {
+        for round in 0..self.rounds() {
+            let p = format!("{}_{round}", self.name);
+            cx.code.open(if self.partial(round) { format!("if ({p}_works)") } else { String::new() });
+            cx.code.line(format!("let {p}_to = {p}_row * {}u + {p}_depth / 4u;", width / 4));
+            for (i, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+                let at = affine((i * width / 4) as i64, &[(1, format!("{p}_to"))]);
+                let each: Vec<String> = (0..4).map(|j| format!("{p}_d{j}.{lane}")).collect();
+                cx.code.line(format!("{to}[{at}] = vec4<f32>({});", each.join(", ")));
+            }
+            cx.code.close();
+        }
+    }
 }
 
 /// `let name = value`, or zero where a guard fails.

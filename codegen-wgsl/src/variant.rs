@@ -56,13 +56,31 @@ pub enum Variant {
     Attention {
         tile: u32,
     },
+    /// `tile` queries and `tile` keys at a time; with `stay` the tile that a workgroup keeps, and both forms of those that it meets, are in workgroup
+    /// memory.
     AttentionGrad {
         tile: u32,
+        stay: bool,
     },
     Scatter {
         order: ScatterOrder,
         group: u32,
     },
+}
+
+impl Variant {
+    /// Invocations of a workgroup of the first dispatch, where the variant says so.
+    pub fn invocations(&self) -> Option<u32> {
+        match *self {
+            Variant::Pointwise { group, .. }
+            | Variant::Update { group, .. }
+            | Variant::Fold { group, .. }
+            | Variant::Scatter { group, .. } => Some(group),
+            Variant::Reduce { rows, lanes, .. } => Some(rows * lanes),
+            Variant::Contract { m, n, each_m, each_n, .. } => Some(m / each_m * (n / each_n)),
+            Variant::Attention { .. } | Variant::AttentionGrad { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Variant {
@@ -82,7 +100,7 @@ impl fmt::Display for Variant {
                 "contract m={m} n={n} k={k} each_m={each_m} each_n={each_n} split={split} buffers={buffers} unroll={unroll}"
             ),
             Variant::Attention { tile } => write!(f, "attention tile={tile}"),
-            Variant::AttentionGrad { tile } => write!(f, "attention_grad tile={tile}"),
+            Variant::AttentionGrad { tile, stay } => write!(f, "attention_grad tile={tile} stay={}", u32::from(*stay)),
             Variant::Scatter { order, group } => {
                 let positions = u32::from(*order == ScatterOrder::Positions);
                 write!(f, "scatter positions={positions} group={group}")
@@ -137,7 +155,7 @@ impl FromStr for Variant {
                 unroll: field("unroll")?,
             },
             "attention" => Variant::Attention { tile: field("tile")? },
-            "attention_grad" => Variant::AttentionGrad { tile: field("tile")? },
+            "attention_grad" => Variant::AttentionGrad { tile: field("tile")?, stay: field("stay")? != 0 },
             "scatter" => Variant::Scatter {
                 order: if field("positions")? != 0 { ScatterOrder::Positions } else { ScatterOrder::Rows },
                 group: field("group")?,
@@ -148,6 +166,38 @@ impl FromStr for Variant {
             return refuse(format!("variant `{text}`: found {expected} fields, expected {used}"));
         }
         Ok(variant)
+    }
+}
+
+/// How a bundle runs: a variant of each of its pieces, and whether they are one module. Prints as `VARIANT + VARIANT`, apart as
+/// `VARIANT | VARIANT`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Choice {
+    pub variants: Vec<Variant>,
+    /// Of a single piece always.
+    pub together: bool,
+}
+
+const TOGETHER: &str = " + ";
+const APART: &str = " | ";
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let between = if self.together { TOGETHER } else { APART };
+        for (at, variant) in self.variants.iter().enumerate() {
+            write!(f, "{}{variant}", if at == 0 { "" } else { between })?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Choice {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Choice, Error> {
+        let together = !s.contains(APART);
+        let variants = s.split(if together { TOGETHER } else { APART }).map(str::parse);
+        Ok(Choice { variants: variants.collect::<Result<_, _>>()?, together })
     }
 }
 
@@ -164,7 +214,7 @@ mod tests {
             Variant::Reduce { rows: 4, lanes: 64, split: 2, subgroups: true },
             Variant::Contract { m: 64, n: 32, k: 16, each_m: 8, each_n: 4, split: 3, buffers: 2, unroll: 16 },
             Variant::Attention { tile: 32 },
-            Variant::AttentionGrad { tile: 16 },
+            Variant::AttentionGrad { tile: 16, stay: true },
             Variant::Scatter { order: ScatterOrder::Positions, group: 64 },
         ];
         for v in all {

@@ -1,5 +1,5 @@
 //! Tint, the compiler of Chromium's WebGPU, accepts what naga accepts: every variant of every kernel of two training steps and of
-//! random graphs, in the browsers' dialect.
+//! random graphs, and what runs as one, in the browsers' dialect.
 //!
 //! Needs Node and `npm ci` in `codegen-wgsl/tint` (`cargo xtask test` does that where npm is); says `skipped` where they are missing, and
 //! fails instead with TINYGPT_REQUIRE_TINT=1, which `.ci/run` sets.
@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
-use tinygpt_codegen_wgsl::{Caps, Dialect, emit, pieces, variants};
+use tinygpt_codegen_wgsl::{Caps, Dialect, Module, bundles, emit, pieces, variants};
 use tinygpt_ir::Graph;
 use tinygpt_ir::program::TargetModel;
 use tinygpt_ir::random::{RandomOptions, random_graph};
@@ -48,20 +48,26 @@ fn tint_accepts_every_module() {
     std::fs::create_dir_all(&dir).unwrap();
     let subgroups = Caps { subgroups: Some((4, 32)), ..Caps::webgpu() };
     let mut seen = HashSet::new();
-    for caps in [Caps::webgpu(), subgroups] {
+    let mut keep = |module: &Module| {
+        if seen.insert(module.hash) {
+            let file = dir.join(format!("{}-{:016x}.wgsl", module.name, module.hash));
+            std::fs::write(file, module.source(Dialect::Browser)).unwrap();
+        }
+    };
+    let many = Caps { max_storage_buffers: 16, ..subgroups.clone() };
+    for caps in [Caps::webgpu(), subgroups, many] {
         let target = TargetModel::gpu(caps.max_storage_buffers as usize - 1, caps.max_binding_bytes as usize);
         for graph in graphs() {
             let program = to_program(&graph, &target, true).unwrap();
             for kernel in program.kernels.values() {
                 for piece in pieces(&program, kernel, &caps).unwrap() {
                     for variant in variants(&piece, &caps) {
-                        let module = emit(&piece, &caps, &variant).unwrap();
-                        if seen.insert(module.hash) {
-                            let file = dir.join(format!("{}-{:016x}.wgsl", module.name, module.hash));
-                            std::fs::write(file, module.source(Dialect::Browser)).unwrap();
-                        }
+                        keep(&emit(&piece, &caps, &variant).unwrap());
                     }
                 }
+            }
+            for bundle in bundles(&program, &caps).unwrap() {
+                bundle.emit(&caps, &bundle.choices[0]).unwrap().iter().for_each(&mut keep);
             }
         }
     }

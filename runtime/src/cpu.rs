@@ -288,7 +288,7 @@ impl Executor for CpuExecutor {
             regions.append(&mut own.into_inner().unwrap_or_else(PoisonError::into_inner));
         }
         regions.sort_by_key(|r: &Region| (r.start_ns, r.track));
-        Ok(Timeline { tracks, step_ns, regions })
+        Ok(Timeline { tracks, step_ns, regions, together: Vec::new() })
     }
 
     fn code_report(&self) -> Option<String> {

@@ -143,6 +143,7 @@ pub struct MemoryReport {
 /// One piece of a kernel's work in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Region {
+    /// Of kernels that run as one, the first: see [`Timeline::together`].
     pub kernel: KernelId,
     /// A thread of the CPU, or 0 on a GPU.
     pub track: usize,
@@ -157,6 +158,8 @@ pub struct Timeline {
     pub tracks: usize,
     pub step_ns: u64,
     pub regions: Vec<Region>,
+    /// Kernels that run as one: the region of the first holds the time of all.
+    pub together: Vec<Vec<KernelId>>,
 }
 
 /// A prepared program. See the module's invariants.

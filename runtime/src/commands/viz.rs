@@ -1,6 +1,6 @@
 //! `viz`: a page that leads from the lines of a model to its code, and back; or a picture of one of its graphs.
 
-use super::dump::{Options, Renderer, Stages, declared};
+use super::dump::{File, Options, Renderer, Stages, declared};
 use super::{Ending, read_text, say};
 use crate::cli::{Stage, VizArgs};
 use crate::compile::compile;
@@ -76,12 +76,14 @@ fn target<'a>(
     let renderer = Renderer::new(compiled, options, &all);
     let code = |stage: Stage| -> Result<Vec<(KernelId, String)>> {
         let files = renderer.files(stage)?;
-        Ok(files.iter().filter_map(|file| Some((file.kernel?, file.text().into_owned()))).collect())
+        let of_file = |file: &File| file.kernels.iter().map(|id| (*id, file.text().into_owned())).collect::<Vec<_>>();
+        Ok(files.iter().flat_map(of_file).collect())
     };
     let tabs = tabs.iter().map(|(tab, stage)| Ok((*tab, code(*stage)?))).collect::<Result<_>>()?;
     let times = profile.filter(|p| p.subject.backend == name.to_lowercase()).map(|p| Times {
         about: format!("a profile of {:.3} ms on {}", p.step_ms, p.subject.adapter),
-        kernels: p.rows.iter().map(|row| (row.name.clone(), row.ms, row.share)).collect(),
+        // Of kernels that ran as one, the first has the time of all.
+        kernels: p.rows.iter().map(|row| (first_of(&row.name), row.ms, row.share)).collect(),
     });
     Ok(Target { name, compiled, tabs, times })
 }
@@ -95,6 +97,11 @@ fn graph(stages: &Stages, after: &str) -> Result<String> {
         let near = did_you_mean(after, names.iter().copied());
         Error::input(format!("there is no graph after \"{after}\"{near}: choose from {}", names.join(", ")))
     })
+}
+
+/// The first kernel of a row of a profile.
+fn first_of(row: &str) -> String {
+    row.split(" + ").next().unwrap_or(row).to_owned()
 }
 
 fn profile(args: &VizArgs) -> Result<Option<Profile>> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use tinygpt_codegen_wgsl::{Dialect, Dispatch, Module, Piece, Unit, Variant, emit, pieces, variants};
+use tinygpt_codegen_wgsl::{Choice, Dialect, Dispatch, Module, Piece, Unit, bundles};
 use tinygpt_ir::program::{KernelId, KernelKind, Program, StorageUnit};
 
 use super::device::Gpu;
@@ -70,32 +70,35 @@ pub(super) fn buffer(gpu: &Gpu, label: &str, bytes: u64) -> Result<wgpu::Buffer>
     Ok(gpu.device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false }))
 }
 
-/// The modules of a program in order, each in the variant that the plan, the cache, a measurement or the default gives it.
-pub(super) fn modules(gpu: &Gpu, program: &Program, units: &Units, proved: bool) -> Result<Vec<Module>> {
+/// The modules of a program in order, each as the plan, the cache, a measurement or the default has it; with their kernels.
+pub(super) fn modules(
+    gpu: &Gpu,
+    program: &Program,
+    units: &Units,
+    proved: bool,
+) -> Result<Vec<(Vec<KernelId>, Module)>> {
     let caps = gpu.caps();
     let refused = |e: tinygpt_codegen_wgsl::Error| Error::input(traced(program, e));
-    let mut all = Vec::new();
-    for kernel in program.kernels.values() {
-        all.extend(pieces(program, kernel, caps).map_err(refused)?);
-    }
-    let mut chosen: Vec<Module> = Vec::with_capacity(all.len());
-    // Of each structure not known: its default's hash, and the pieces that have it.
+    let all = bundles(program, caps).map_err(refused)?;
+    let mut chosen: Vec<Vec<Module>> = Vec::with_capacity(all.len());
+    // Of each structure not known: its default's hash, and the bundles that have it.
     let mut unknown: Vec<(u64, Vec<usize>)> = Vec::new();
-    for (at, piece) in all.iter().enumerate() {
-        let options = variants(piece, caps);
-        let first = options.first().ok_or_else(|| Error::failed(format!("kernel {} has no variant", piece.name)))?;
-        let default = emit(piece, caps, first).map_err(refused)?;
-        if options.len() == 1 {
+    for (at, bundle) in all.iter().enumerate() {
+        let name = &bundle.pieces[0].1.name;
+        let first = bundle.choices.first();
+        let first = first.ok_or_else(|| Error::failed(format!("kernel {name} has no variant")))?;
+        let default = bundle.emit(caps, first).map_err(refused)?;
+        if bundle.choices.len() == 1 {
             chosen.push(default);
             continue;
         }
-        let key = default.hash;
+        let key = default[0].hash;
         match gpu.tuner.choice(key) {
-            Some(variant) if variant == *first => chosen.push(default),
-            Some(variant) => chosen.push(emit(piece, caps, &variant).map_err(refused)?),
+            Some(choice) if choice == *first => chosen.push(default),
+            Some(choice) => chosen.push(bundle.emit(caps, &choice).map_err(refused)?),
             None => {
                 match unknown.iter_mut().find(|(k, _)| *k == key) {
-                    Some((_, pieces)) => pieces.push(at),
+                    Some((_, same)) => same.push(at),
                     None => unknown.push((key, vec![at])),
                 }
                 chosen.push(default);
@@ -103,13 +106,14 @@ pub(super) fn modules(gpu: &Gpu, program: &Program, units: &Units, proved: bool)
         }
     }
     // The most frequent structures first: they decide a step's time, and the budget may not last for all.
-    unknown.sort_by_key(|(_, pieces)| std::cmp::Reverse(pieces.len()));
+    unknown.sort_by_key(|(_, same)| std::cmp::Reverse(same.len()));
     let mut contests = Vec::new();
     for (_, same) in &unknown {
-        let piece = &all[same[0]];
-        if gpu.tuner.measures() && measurable(piece) {
-            let entrants = variants(piece, caps).into_iter().map(|v| Ok((v, emit(piece, caps, &v).map_err(refused)?)));
-            contests.push(entrants.collect::<Result<Vec<_>>>()?);
+        let bundle = &all[same[0]];
+        if gpu.tuner.measures() && bundle.pieces.iter().all(|(_, piece)| measurable(piece)) {
+            // What the adapter's limits refuse takes no part.
+            let entrants = bundle.choices.iter().filter_map(|c| Some((c.clone(), bundle.emit(caps, c).ok()?)));
+            contests.push(entrants.collect());
         } else {
             contests.push(Vec::new());
         }
@@ -118,18 +122,18 @@ pub(super) fn modules(gpu: &Gpu, program: &Program, units: &Units, proved: bool)
     let best = measure(gpu, units, proved, &contests)?;
     let measured = best.iter().flatten().count();
     for ((key, same), best) in unknown.iter().zip(best) {
-        let default = variants(&all[same[0]], caps)[0];
-        gpu.tuner.record(*key, best.unwrap_or(default), best.is_some());
-        if let Some(variant) = best.filter(|v| *v != default) {
+        let default = &all[same[0]].choices[0];
+        gpu.tuner.record(*key, best.as_ref().unwrap_or(default).clone(), best.is_some());
+        if let Some(choice) = best.filter(|choice| choice != default) {
             for at in same {
-                chosen[*at] = emit(&all[*at], caps, &variant).map_err(refused)?;
+                chosen[*at] = all[*at].emit(caps, &choice).map_err(refused)?;
             }
         }
     }
     if measured > 0 {
-        gpu.tuner.save(measured, start.elapsed());
+        gpu.tuner.save(measured, contests.iter().filter(|c| !c.is_empty()).count(), start.elapsed());
     }
-    Ok(chosen)
+    Ok(all.iter().zip(chosen).flat_map(|(bundle, modules)| bundle.with_kernels(modules)).collect())
 }
 
 /// Whether the time of a kernel depends on its shapes alone, so that any values serve to measure it.
@@ -140,15 +144,15 @@ fn measurable(piece: &Piece) -> bool {
     )
 }
 
-/// Of each contest, the variants of one structure, the fastest on the program's own buffers, whose values are lost; None for those that are
+/// Of each contest, the ways to run one structure, the fastest on the program's own buffers, whose values are lost; None for those that are
 /// empty or that the budget was too short for.
 fn measure(
     gpu: &Gpu,
     units: &Units,
     proved: bool,
-    contests: &[Vec<(Variant, Module)>],
-) -> Result<Vec<Option<Variant>>> {
-    let modules: Vec<&Module> = contests.iter().flatten().map(|(_, module)| module).collect();
+    contests: &[Vec<(Choice, Vec<Module>)>],
+) -> Result<Vec<Option<Choice>>> {
+    let modules: Vec<&Module> = contests.iter().flatten().flat_map(|(_, modules)| modules).collect();
     if modules.is_empty() {
         return Ok(vec![None; contests.len()]);
     }
@@ -159,13 +163,17 @@ fn measure(
         builder.compile(&modules, Some(budget.end_of_compilation()))?;
         let mut best = Vec::with_capacity(contests.len());
         for contest in contests {
-            let ready = !contest.is_empty() && contest.iter().all(|(_, module)| builder.is_compiled(module));
+            let ready = !contest.is_empty()
+                && contest.iter().flat_map(|(_, modules)| modules).all(|module| builder.is_compiled(module));
             if !ready || budget.spent() {
                 best.push(None);
                 continue;
             }
-            let entrants = contest.iter().map(|(variant, module)| Ok((*variant, builder.launches(module)?)));
-            let entrants = entrants.collect::<Result<Vec<_>>>()?;
+            let mut entrants = Vec::with_capacity(contest.len());
+            for (choice, modules) in contest {
+                let launches: Result<Vec<_>> = modules.iter().map(|module| builder.launches(module)).collect();
+                entrants.push((choice.clone(), launches?.into_iter().flatten().collect()));
+            }
             best.push(tune::fastest(gpu, &entrants, &mut budget)?);
         }
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -363,20 +371,15 @@ pub(super) fn program(
     program: &Program,
     units: &Units,
     proved: bool,
-) -> Result<(Vec<(KernelId, Launch)>, GpuCounters)> {
+) -> Result<(Vec<(Vec<KernelId>, Launch)>, GpuCounters)> {
     let modules = modules(gpu, program, units, proved)?;
-    let mut kernels = Vec::with_capacity(modules.len());
-    for (id, kernel) in program.kernels.iter() {
-        let pieces = pieces(program, kernel, gpu.caps()).map_err(|e| Error::input(traced(program, e)))?;
-        kernels.extend(pieces.iter().map(|_| id));
-    }
     gpu.scoped(|| {
-        let scratch = modules.iter().map(|m| m.scratch_bytes).max().unwrap_or(0);
+        let scratch = modules.iter().map(|(_, m)| m.scratch_bytes).max().unwrap_or(0);
         let mut builder = Builder::new(gpu, units, proved, scratch)?;
-        builder.compile(&modules.iter().collect::<Vec<_>>(), None)?;
+        builder.compile(&modules.iter().map(|(_, m)| m).collect::<Vec<_>>(), None)?;
         let mut launches = Vec::new();
-        for (module, kernel) in modules.iter().zip(kernels) {
-            launches.extend(builder.launches(module)?.into_iter().map(|launch| (kernel, launch)));
+        for (kernels, module) in &modules {
+            launches.extend(builder.launches(module)?.into_iter().map(|launch| (kernels.clone(), launch)));
         }
         Ok((launches, builder.counters))
     })

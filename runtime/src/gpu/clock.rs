@@ -16,7 +16,7 @@ use crate::{Error, Result};
 const SET: usize = 4096;
 
 /// Runs the launches once, in order. Errors: the device has no timestamps, or gives none that rise.
-pub(super) fn run(gpu: &Gpu, launches: &[(KernelId, Launch)]) -> Result<Timeline> {
+pub(super) fn run(gpu: &Gpu, launches: &[(Vec<KernelId>, Launch)]) -> Result<Timeline> {
     let device = &gpu.device;
     let refused =
         |what: &str| Error::failed(format!("the GPU {} {what}, so steps cannot be profiled on it", gpu.report().name));
@@ -80,11 +80,14 @@ pub(super) fn run(gpu: &Gpu, launches: &[(KernelId, Launch)]) -> Result<Timeline
     let first = ticks.first().copied().unwrap_or(0);
     let ns = |tick: u64| tick.checked_sub(first).map(|ticks| (ticks as f64 * ns_per_tick) as u64);
     let regions =
-        launches.iter().zip(ticks.chunks_exact(2)).map(|((kernel, _), pair)| match (ns(pair[0]), ns(pair[1])) {
+        launches.iter().zip(ticks.chunks_exact(2)).map(|((kernels, _), pair)| match (ns(pair[0]), ns(pair[1])) {
             (Some(start_ns), Some(end_ns)) if start_ns <= end_ns => {
-                Ok(Region { kernel: *kernel, track: 0, start_ns, end_ns })
+                Ok(Region { kernel: kernels[0], track: 0, start_ns, end_ns })
             }
             _ => Err(refused("has timestamps that run backwards")),
         });
-    Ok(Timeline { tracks: 1, step_ns, regions: regions.collect::<Result<_>>()? })
+    let mut together: Vec<Vec<KernelId>> = launches.iter().map(|(kernels, _)| kernels.clone()).collect();
+    together.retain(|kernels| kernels.len() > 1);
+    together.dedup();
+    Ok(Timeline { tracks: 1, step_ns, regions: regions.collect::<Result<_>>()?, together })
 }

@@ -43,7 +43,7 @@ pub struct GpuExecutor {
     /// By slot.
     homes: Vec<Home>,
     /// With the kernels that they belong to.
-    launches: Vec<(KernelId, Launch)>,
+    launches: Vec<(Vec<KernelId>, Launch)>,
     ring: Ring,
     /// Through which large values are read.
     readback: wgpu::Buffer,

@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tinygpt_codegen_wgsl::Variant;
+use tinygpt_codegen_wgsl::Choice;
 
 use super::build::Launch;
 use super::device::{AdapterReport, Gpu};
@@ -39,8 +39,8 @@ const TRIAL: Duration = Duration::from_millis(2);
 /// Measurements of a variant; the fastest counts, since anything else that runs can only slow one down.
 const TRIALS: usize = 3;
 
-/// Variants of kernels by hash.
-pub type Variants = BTreeMap<u64, Variant>;
+/// What runs, by the hash of a bundle's default.
+pub type Variants = BTreeMap<u64, Choice>;
 
 /// The variants of one adapter's kernels.
 pub struct Tuner {
@@ -114,23 +114,23 @@ impl Tuner {
     }
 
     /// What is settled for a kernel: by the plan, or by the cache, whose answer then is part of the plan.
-    pub(super) fn choice(&self, hash: u64) -> Option<Variant> {
+    pub(super) fn choice(&self, hash: u64) -> Option<Choice> {
         let mut state = self.state();
         if let Some(variant) = state.plan.get(&hash) {
-            return Some(*variant);
+            return Some(variant.clone());
         }
-        let variant = state.cache.get(&hash).copied()?;
-        state.plan.insert(hash, variant);
+        let variant = state.cache.get(&hash).cloned()?;
+        state.plan.insert(hash, variant.clone());
         Some(variant)
     }
 
     /// Settles a kernel's variant.
-    pub(super) fn record(&self, hash: u64, variant: Variant, measured: bool) {
+    pub(super) fn record(&self, hash: u64, choice: Choice, measured: bool) {
         let mut state = self.state();
-        state.plan.insert(hash, variant);
         if measured {
-            state.cache.insert(hash, variant);
+            state.cache.insert(hash, choice.clone());
         }
+        state.plan.insert(hash, choice);
     }
 
     /// Whether kernels that are not known are to be timed.
@@ -138,14 +138,17 @@ impl Tuner {
         self.measures
     }
 
-    /// Keeps all measurements on disk, and says what `kernels` of them took.
-    pub(super) fn save(&self, kernels: usize, took: Duration) {
+    /// Keeps all measurements on disk, and says what `measured` of them, of `wanted`, took.
+    pub(super) fn save(&self, measured: usize, wanted: usize, took: Duration) {
         let mut state = self.state();
-        let mut note = format!("timed variants of {} kernels in {:.1} s", kernels, took.as_secs_f64());
+        let mut note = format!("timed variants of {measured} kernels in {:.1} s", took.as_secs_f64());
+        if measured < wanted {
+            let _ = write!(note, ", {} more left for the next run", wanted - measured);
+        }
         if let Some(file) = &self.cache_file {
             // Another process may have written since: its kernels stay.
             let mut all = read_cache(file, &self.adapter).unwrap_or_default();
-            all.extend(&state.cache);
+            all.extend(state.cache.clone());
             match write_cache(file, &self.adapter, &all) {
                 Ok(()) => {
                     let _ = write!(note, ", kept in {}", file.display());
@@ -253,7 +256,7 @@ fn write_cache(file: &Path, adapter: &str, kernels: &Variants) -> Result<()> {
 /// The fastest of the variants on this device; None where the budget ran out before each was timed.
 ///
 /// Variants take turns, so that a clock that rises or falls favours none.
-pub(super) fn fastest(gpu: &Gpu, entrants: &[(Variant, Vec<Launch>)], budget: &mut Budget) -> Result<Option<Variant>> {
+pub(super) fn fastest(gpu: &Gpu, entrants: &[(Choice, Vec<Launch>)], budget: &mut Budget) -> Result<Option<Choice>> {
     let clock = Clock::new(gpu);
     if !budget.warm {
         let start = Instant::now();
@@ -283,7 +286,7 @@ pub(super) fn fastest(gpu: &Gpu, entrants: &[(Variant, Vec<Launch>)], budget: &m
         }
     }
     let best = entrants.iter().zip(&times).min_by_key(|(_, time)| **time);
-    Ok(best.map(|((variant, _), _)| *variant))
+    Ok(best.map(|((choice, _), _)| choice.clone()))
 }
 
 /// Measures by the device's timestamps where it has them, and by the host's clock otherwise.
@@ -367,8 +370,13 @@ impl Clock {
 mod tests {
     use super::*;
 
-    const WIDE: Variant = Variant::Pointwise { width: 4, group: 256 };
-    const NARROW: Variant = Variant::Pointwise { width: 1, group: 64 };
+    fn wide() -> Choice {
+        "pointwise width=4 group=256".parse().unwrap()
+    }
+
+    fn narrow() -> Choice {
+        "pointwise width=1 group=64 + reduce rows=1 lanes=64 split=1 subgroups=0".parse().unwrap()
+    }
 
     #[test]
     fn measured_variants_are_kept_on_disk_for_one_adapter() {
@@ -377,16 +385,17 @@ mod tests {
         let tuner = |adapter: &str, measures| Tuner::with_cache(adapter.to_owned(), measures, Some(file.clone()));
         let first = tuner("X", true);
         assert_eq!(first.choice(7), None);
-        first.record(7, WIDE, true);
-        first.record(8, NARROW, false);
-        first.save(1, Duration::from_secs(1));
+        first.record(7, wide(), true);
+        first.record(8, narrow(), false);
+        first.save(1, 3, Duration::from_secs(1));
         let notes = first.take_notes();
         assert!(
-            notes.len() == 1 && notes[0].starts_with("timed variants of 1 kernels in 1.0 s, kept in "),
+            notes.len() == 1
+                && notes[0].starts_with("timed variants of 1 kernels in 1.0 s, 2 more left for the next run, kept in "),
             "{notes:?}"
         );
         let second = tuner("X", true);
-        assert_eq!((second.choice(7), second.choice(8)), (Some(WIDE), None), "defaults are not measurements");
+        assert_eq!((second.choice(7), second.choice(8)), (Some(wide()), None), "defaults are not measurements");
         assert_eq!(tuner("Y", true).choice(7), None, "another adapter");
         assert_eq!(tuner("X", false).choice(7), None, "no tuning, no cache");
         std::fs::write(&file, "{").unwrap();
@@ -398,17 +407,17 @@ mod tests {
     #[test]
     fn plans_print_parse_and_replay() {
         let first = Tuner::with_cache("X (1.2)".to_owned(), false, None);
-        first.record(7, WIDE, false);
-        first.record(0xfeed_0000_0000_0001, NARROW, false);
+        first.record(7, wide(), false);
+        first.record(0xfeed_0000_0000_0001, narrow(), false);
         let text = first.plan();
         assert_eq!(
             text,
-            "tinygpt plan 1\nadapter X (1.2)\nkernel 0000000000000007 pointwise width=4 group=256\n\
-             kernel feed000000000001 pointwise width=1 group=64\n"
+            "tinygpt plan 2\nadapter X (1.2)\nkernel 0000000000000007 pointwise width=4 group=256\n\
+             kernel feed000000000001 pointwise width=1 group=64 + reduce rows=1 lanes=64 split=1 subgroups=0\n"
         );
         let second = Tuner::with_cache("X (1.2)".to_owned(), true, None);
         second.replay(&text, "p").unwrap();
-        assert_eq!(second.choice(7), Some(WIDE));
+        assert_eq!(second.choice(7), Some(wide()));
         assert_eq!(second.plan(), text);
         let other = Tuner::with_cache("Y".to_owned(), true, None);
         other.replay(&text, "p").unwrap();
@@ -417,8 +426,8 @@ mod tests {
         for (text, part) in [
             ("", "found \"\", expected a plan that begins"),
             ("tinygpt plan 9\n", "tinygpt plan 9"),
-            ("tinygpt plan 1\nkernel", "expected \"adapter NAME\""),
-            ("tinygpt plan 1\nadapter X\nkernel 7 fast", "expected \"kernel HASH VARIANT\""),
+            ("tinygpt plan 2\nkernel", "expected \"adapter NAME\""),
+            ("tinygpt plan 2\nadapter X\nkernel 7 fast", "expected \"kernel HASH VARIANT\""),
         ] {
             let error = second.replay(text, "p").unwrap_err().to_string();
             assert!(error.starts_with("p: ") && error.contains(part), "{error}");

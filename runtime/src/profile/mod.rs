@@ -19,7 +19,7 @@ use crate::executor::Timeline;
 use crate::provenance;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tinygpt_ir::program::{Program, kernel_stats};
+use tinygpt_ir::program::{KernelId, Program, kernel_stats};
 
 /// Nanoseconds of each kernel, summed over tracks, and the number of its pieces.
 fn by_kernel(timeline: &Timeline, kernels: usize) -> Vec<(u64, u64)> {
@@ -59,7 +59,7 @@ pub struct Subject {
 /// One row of a profile.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// A kernel, or a group of kernels.
+    /// A kernel, several that run as one, or a group of kernels.
     pub name: String,
     pub kernels: usize,
     /// Archetype; the names of all for a group.
@@ -124,13 +124,13 @@ impl Profile {
         let per_step: Vec<Vec<(u64, u64)>> = timelines.iter().map(|t| by_kernel(t, n)).collect();
         let tracks = subject.tracks.max(1) as f64;
         let step_ms = median(timelines.iter().map(|t| t.step_ns as f64 * 1e-6).collect());
-        let mut rows: Vec<Row> = program
+        let mut rows: BTreeMap<KernelId, Row> = program
             .kernels
             .iter()
             .map(|(id, kernel)| {
                 let ms = median(per_step.iter().map(|s| s[id.index()].0 as f64 * 1e-6 / tracks).collect());
                 let stats = kernel_stats(program, kernel);
-                let mut row = Row {
+                let row = Row {
                     name: kernel.name.clone(),
                     kernels: 1,
                     kind: kernel.kind.archetype().to_owned(),
@@ -145,10 +145,19 @@ impl Profile {
                     gbs: 0.0,
                     roofline: None,
                 };
-                row.rates(step_ms, peak);
-                row
+                (id, row)
             })
             .collect();
+        for (first, others) in timelines.iter().take(1).flat_map(|t| &t.together).filter_map(|k| k.split_first()) {
+            for other in others.iter().filter_map(|id| rows.remove(id)).collect::<Vec<_>>() {
+                if let Some(row) = rows.get_mut(first) {
+                    row.join(&other);
+                    row.name = format!("{} + {}", row.name, other.name);
+                }
+            }
+        }
+        let mut rows: Vec<Row> = rows.into_values().collect();
+        rows.iter_mut().for_each(|row| row.rates(step_ms, peak));
         rows.sort_by(|a, b| b.ms.total_cmp(&a.ms).then_with(|| a.name.cmp(&b.name)));
         let kernels_ms = rows.iter().map(|r| r.ms).sum::<f64>();
         Profile {
@@ -258,7 +267,7 @@ mod tests {
         let program = program();
         let region = |kernel, track, start_ns, end_ns| Region { kernel: KernelId(kernel), track, start_ns, end_ns };
         let regions = vec![region(0, 0, 0, 1_000_000), region(0, 1, 0, 500_000), region(1, 0, 1_000_000, 4_000_000)];
-        let timeline = Timeline { tracks: 2, step_ns: 4_000_000, regions };
+        let timeline = Timeline { tracks: 2, step_ns: 4_000_000, regions, together: Vec::new() };
         let subject = Subject {
             model: "m".into(),
             backend: "cpu".into(),

@@ -17,13 +17,17 @@ pub fn trace(program: &Program, timeline: &Timeline, track: impl Fn(usize) -> St
     }
     for region in &timeline.regions {
         let kernel = &program.kernels[region.kernel];
-        let stats = kernel_stats(program, kernel);
+        let all = timeline.together.iter().find(|kernels| kernels[0] == region.kernel);
+        let all = all.map_or(std::slice::from_ref(&region.kernel), Vec::as_slice);
+        let names: Vec<&str> = all.iter().map(|id| program.kernels[*id].name.as_str()).collect();
+        let stats: Vec<_> = all.iter().map(|id| kernel_stats(program, &program.kernels[*id])).collect();
         events.push(json!({
-            "ph": "X", "pid": 1, "tid": region.track, "name": kernel.name, "cat": kernel.kind.archetype(),
+            "ph": "X", "pid": 1, "tid": region.track, "name": names.join(" + "), "cat": kernel.kind.archetype(),
             "ts": us(region.start_ns), "dur": us(region.end_ns - region.start_ns),
             "args": {
                 "scopes": kernel.provenance.scopes, "lines": provenance::lines(&kernel.provenance),
-                "flop of the whole kernel": stats.flops, "bytes of the whole kernel": stats.bytes(),
+                "flop of the whole kernel": stats.iter().map(|s| s.flops).sum::<u64>(),
+                "bytes of the whole kernel": stats.iter().map(|s| s.bytes()).sum::<u64>(),
             },
         }));
     }
@@ -82,7 +86,7 @@ mod tests {
             let start_ns = 10_000 * u64::from(k);
             Region { kernel: KernelId(k), track: (k % 2) as usize, start_ns, end_ns: start_ns + 5_000 }
         });
-        let timeline = Timeline { tracks: 2, step_ns: 30_000, regions: regions.collect() };
+        let timeline = Timeline { tracks: 2, step_ns: 30_000, regions: regions.collect(), together: Vec::new() };
         let trace = trace(&program, &timeline, |at| format!("thread {at}"));
         let events = trace["traceEvents"].as_array().unwrap();
         let of = |ph: &str| events.iter().filter(|e| e["ph"] == ph).collect::<Vec<_>>();

@@ -13,14 +13,15 @@
 //! - Allocations start as zeros; the last one, named `scratch`, holds nothing between launches and is there only if a launch binds it.
 //! - Launches run in order, each seeing what those before it wrote. Binding i of group 0 is the i-th of the list; `write` tells `read_write`
 //!   from `read` storage, tables are `read`.
-//! - `kernel` is the program's name of it, `piece` that of the part of it that a launch runs: most kernels have one.
+//! - `kernel` is the program's name of it, of several that run as one the first's; `piece` that of the part of it that a launch runs: most kernels
+//!   have one. Where several run as one it is `NAME+2`.
 //! - Every module has naga's approval. Equal code is one module, however many kernels use it.
 //! - A slot is an input, state or output in row-major order; truth values take four bytes, and bytes are rounded up to four.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use tinygpt_codegen_wgsl::{Caps, Dialect, Unit, emit, pieces, validate, variants};
+use tinygpt_codegen_wgsl::{Caps, Dialect, Unit, bundles, validate};
 use tinygpt_ir::ParamKind;
 use tinygpt_ir::program::{BufferId, Place, Program, StorageUnit};
 use tinygpt_runtime::{Error, Result};
@@ -97,7 +98,7 @@ struct Allocation {
     bytes: u64,
 }
 
-/// `program`, compiled for [`Caps::target`], as the data of this module's comment; every kernel in its default variant.
+/// `program`, compiled for [`Caps::target`], as the data of this module's comment; every bundle of kernels as its default has it.
 ///
 /// Errors: a kernel that needs more than the adapter has.
 pub fn dispatch_list(program: &Program, caps: &Caps) -> Result<Value> {
@@ -107,10 +108,9 @@ pub fn dispatch_list(program: &Program, caps: &Caps) -> Result<Value> {
     let mut scratch_bytes = 0;
     let (mut tables, mut modules, mut launches) = (Vec::<Vec<u32>>::new(), Vec::new(), Vec::new());
     let mut known: HashMap<u64, usize> = HashMap::new();
-    for kernel in program.kernels.values() {
-        for piece in pieces(program, kernel, caps).map_err(refused)? {
-            let default = variants(&piece, caps)[0];
-            let module = emit(&piece, caps, &default).map_err(refused)?;
+    for bundle in bundles(program, caps).map_err(refused)? {
+        let modules_of = bundle.emit(caps, &bundle.choices[0]).map_err(refused)?;
+        for (kernels, module) in bundle.with_kernels(modules_of) {
             scratch_bytes = scratch_bytes.max(module.scratch_bytes);
             let number = known.get(&module.hash).copied().unwrap_or(modules.len());
             if number == modules.len() {
@@ -139,7 +139,7 @@ pub fn dispatch_list(program: &Program, caps: &Caps) -> Result<Value> {
             let bindings: Vec<Value> = bindings.collect();
             launches.extend(module.dispatches.iter().map(|d| {
                 json!({
-                    "kernel": kernel.name,
+                    "kernel": program.kernels[kernels[0]].name,
                     "piece": module.name,
                     "module": number,
                     "entry": d.entry,

@@ -131,12 +131,10 @@ impl Part {
     fn distinct(files: Vec<File>, program: &Program) -> Vec<Part> {
         let mut parts: Vec<Part> = Vec::new();
         for file in files {
-            let kernel = file.kernel.map(|id| program.kernels[id].name.clone());
+            let kernels = file.kernels.iter().map(|id| program.kernels[*id].name.clone());
             match file.same_as.and_then(|first| parts.iter_mut().find(|part| part.name == first)) {
-                Some(part) => part.kernels.extend(kernel),
-                None => {
-                    parts.push(Part { name: file.name, kernels: kernel.into_iter().collect(), contents: file.contents })
-                }
+                Some(part) => part.kernels.extend(kernels),
+                None => parts.push(Part { name: file.name, kernels: kernels.collect(), contents: file.contents }),
             }
         }
         for part in &mut parts {

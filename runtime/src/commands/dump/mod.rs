@@ -156,7 +156,7 @@ impl Model {
         }
         let stages = self.stages(target)?;
         let (name, text) = stages.after(pass, self.options.lines)?;
-        Ok(File { name, kernel: None, same_as: None, contents: text.into_bytes() })
+        Ok(File { name, kernels: Vec::new(), same_as: None, contents: text.into_bytes() })
     }
 }
 

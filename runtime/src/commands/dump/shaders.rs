@@ -9,15 +9,15 @@ use crate::error::one_line;
 use crate::provenance::traced;
 use crate::{Error, Result};
 use rayon::prelude::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use tinygpt_codegen_wgsl::validate::{Validated, hlsl, msl, spirv};
-use tinygpt_codegen_wgsl::{Caps, Dialect, Module, Piece, Variant, emit, pieces, validate, variants};
+use tinygpt_codegen_wgsl::{Bundle, Caps, Choice, Dialect, Module, bundles, validate};
 use tinygpt_ir::program::{KernelId, Program};
 
 /// The modules of some kernels; each distinct one validated once for all stages.
 pub(super) struct Shaders {
-    /// In the order of the kernels; a kernel over much memory has several.
-    modules: Vec<(KernelId, Module)>,
+    /// In the order in which they run, with their kernels; a kernel over much memory has several.
+    modules: Vec<(Vec<KernelId>, Module)>,
     /// By hash: which module has this code first, and naga's reading of it.
     distinct: HashMap<u64, (usize, Validated)>,
 }
@@ -26,15 +26,15 @@ impl Shaders {
     /// Emits the modules in their planned variants, else their defaults. Errors: a kernel that fits no such GPU.
     pub fn new(program: &Program, options: &Options, kernels: &[KernelId]) -> Result<Shaders> {
         let refused = |e: tinygpt_codegen_wgsl::Error| Error::input(traced(program, e));
-        let per_kernel: Vec<Vec<Module>> = kernels
+        let chosen: HashSet<KernelId> = kernels.iter().copied().collect();
+        let all = bundles(program, &options.caps).map_err(refused)?;
+        let per_bundle: Vec<Vec<(Vec<KernelId>, Module)>> = all
             .par_iter()
-            .map(|id| {
-                let pieces = pieces(program, &program.kernels[*id], &options.caps).map_err(refused)?;
-                pieces.iter().map(|piece| module(program, piece, options)).collect()
-            })
+            .filter(|bundle| bundle.pieces.iter().any(|(id, _)| chosen.contains(id)))
+            .map(|bundle| Ok(bundle.with_kernels(planned(program, bundle, options)?)))
             .collect::<Result<_>>()?;
-        let modules: Vec<(KernelId, Module)> =
-            kernels.iter().zip(per_kernel).flat_map(|(id, its)| its.into_iter().map(|m| (*id, m))).collect();
+        let mut modules: Vec<(Vec<KernelId>, Module)> = per_bundle.into_iter().flatten().collect();
+        modules.retain(|(ids, _)| ids.iter().any(|id| chosen.contains(id)));
         let mut first: HashMap<u64, usize> = HashMap::new();
         for (at, (_, module)) in modules.iter().enumerate() {
             first.entry(module.hash).or_insert(at);
@@ -52,7 +52,7 @@ impl Shaders {
             .par_iter()
             .map(|(hash, (at, valid))| Ok((*hash, code(&self.modules[*at].1, valid, stage)?)))
             .collect::<Result<_>>()?;
-        let file = |at: usize, (id, module): &(KernelId, Module)| {
+        let file = |at: usize, (ids, module): &(Vec<KernelId>, Module)| {
             let (first, _) = self.distinct[&module.hash];
             let mut text = String::new();
             let mut header = module.header.lines();
@@ -60,7 +60,9 @@ impl Shaders {
                 text += &format!("{title}\n");
             }
             if options.lines {
-                text += &lines::comment("// from ", &program.kernels[*id].provenance);
+                for id in ids {
+                    text += &lines::comment("// from ", &program.kernels[*id].provenance);
+                }
             }
             header.for_each(|line| text += &format!("{line}\n"));
             if first != at {
@@ -75,20 +77,20 @@ impl Shaders {
                 text += "\n";
             }
             let same_as = (first != at).then(|| file_name(&self.modules[first].1.name, stage));
-            File { name: file_name(&module.name, stage), kernel: Some(*id), same_as, contents: text.into_bytes() }
+            File { name: file_name(&module.name, stage), kernels: ids.clone(), same_as, contents: text.into_bytes() }
         };
         Ok(self.modules.iter().enumerate().map(|(at, module)| file(at, module)).collect())
     }
 }
 
-/// A piece in its planned variant, else its default.
-fn module(program: &Program, piece: &Piece, options: &Options) -> Result<Module> {
-    let emit = |variant: &Variant| emit(piece, &options.caps, variant).map_err(|e| Error::input(traced(program, e)));
-    let all = variants(piece, &options.caps);
-    let first = all.first().ok_or_else(|| Error::failed(format!("kernel {} has no variant", piece.name)))?;
+/// The modules of a bundle as planned, else as its default.
+fn planned(program: &Program, bundle: &Bundle, options: &Options) -> Result<Vec<Module>> {
+    let emit = |choice: &Choice| bundle.emit(&options.caps, choice).map_err(|e| Error::input(traced(program, e)));
+    let name = &bundle.pieces[0].1.name;
+    let first = bundle.choices.first().ok_or_else(|| Error::failed(format!("kernel {name} has no variant")))?;
     let default = emit(first)?;
-    match options.plan.get(&default.hash) {
-        Some(variant) if variant != first => emit(variant),
+    match options.plan.get(&default[0].hash) {
+        Some(choice) if choice != first => emit(choice),
         _ => Ok(default),
     }
 }

@@ -46,13 +46,13 @@ impl Options {
     }
 }
 
-/// A stage's text, or one kernel's part of it.
+/// A stage's text, or the part of it that is one kernel's, or of kernels that run as one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
     /// Name of the file that holds it.
     pub name: String,
-    /// The kernel that it is the code of.
-    pub kernel: Option<KernelId>,
+    /// The kernels that it is the code of.
+    pub kernels: Vec<KernelId>,
     /// Name of the file whose code this one's is too, but for comments.
     pub same_as: Option<String>,
     pub contents: Vec<u8>,
@@ -60,7 +60,7 @@ pub struct File {
 
 impl File {
     fn new(name: impl Into<String>, kernel: Option<KernelId>, text: String) -> File {
-        File { name: name.into(), kernel, same_as: None, contents: text.into_bytes() }
+        File { name: name.into(), kernels: kernel.into_iter().collect(), same_as: None, contents: text.into_bytes() }
     }
 
     fn same_as(self, first: Option<String>) -> File {
@@ -141,7 +141,7 @@ impl<'a> Renderer<'a> {
         if stage == Stage::Wasm {
             return Ok(vec![File {
                 name: "program.wasm".to_owned(),
-                kernel: None,
+                kernels: Vec::new(),
                 same_as: None,
                 contents: module.bytes.clone(),
             }]);
