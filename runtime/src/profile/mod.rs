@@ -264,10 +264,14 @@ mod tests {
     }
 
     fn profile() -> Profile {
+        profile_of(Vec::new())
+    }
+
+    fn profile_of(together: Vec<Vec<KernelId>>) -> Profile {
         let program = program();
         let region = |kernel, track, start_ns, end_ns| Region { kernel: KernelId(kernel), track, start_ns, end_ns };
         let regions = vec![region(0, 0, 0, 1_000_000), region(0, 1, 0, 500_000), region(1, 0, 1_000_000, 4_000_000)];
-        let timeline = Timeline { tracks: 2, step_ns: 4_000_000, regions, together: Vec::new() };
+        let timeline = Timeline { tracks: 2, step_ns: 4_000_000, regions, together };
         let subject = Subject {
             model: "m".into(),
             backend: "cpu".into(),
@@ -292,6 +296,16 @@ mod tests {
         assert!((p.rows[0].gflops - 1024e-9 / 1.5e-3).abs() < 1e-12);
         assert!((p.rows[0].roofline.unwrap() - 1024e-9 / 1.5e-3 / 1e-3).abs() < 1e-9);
         assert!((p.rows[0].share - 0.375).abs() < 1e-12);
+    }
+
+    #[test]
+    fn kernels_that_run_as_one_are_one_row() {
+        let (apart, p) = (profile(), profile_of(vec![vec![KernelId(0), KernelId(1)]]));
+        let [row] = &p.rows[..] else { panic!("{:?}", p.rows) };
+        assert_eq!(row.name, format!("{} + {}", apart.rows[1].name, apart.rows[0].name));
+        assert_eq!((row.kernels, row.ms, p.kernels_ms), (2, 2.25, 2.25));
+        assert!((row.gflop - 2.0 * apart.rows[0].gflop).abs() < 1e-15);
+        assert!((row.gflops - row.gflop / 2.25e-3).abs() < 1e-12);
     }
 
     #[test]

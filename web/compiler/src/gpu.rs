@@ -7,23 +7,23 @@
 //!   "slots":       [{"name", "role", "dtype", "shape", "allocation", "offset", "bytes"}],
 //!   "tables":      [[u32, ..]],
 //!   "modules":     [{"name", "hash", "source", "f16", "subgroups"}],
-//!   "launches":    [{"kernel", "piece", "module", "entry", "workgroups": [x, y, z], "bindings": [{"allocation" | "table", "offset", "bytes", "write"}]}]
+//!   "launches":    [{"kernel", "kernels", "piece", "module", "entry", "workgroups": [x, y, z], "bindings": [{"allocation" | "table", "offset", "bytes", "write"}]}]
 //! }
 //! ```
 //! - Allocations start as zeros; the last one, named `scratch`, holds nothing between launches and is there only if a launch binds it.
 //! - Launches run in order, each seeing what those before it wrote. Binding i of group 0 is the i-th of the list; `write` tells `read_write`
 //!   from `read` storage, tables are `read`.
-//! - `kernel` is the program's name of it, of several that run as one the first's; `piece` that of the part of it that a launch runs: most kernels
-//!   have one. Where several run as one it is `NAME+2`.
+//! - `kernels` are the program's names of what a launch computes, of which `kernel` is the first; `piece` is the name of the code: a kernel's, with
+//!   a number where it is one of its parts, or `NAME+2` where two others run with it.
 //! - Every module has naga's approval. Equal code is one module, however many kernels use it.
 //! - A slot is an input, state or output in row-major order; truth values take four bytes, and bytes are rounded up to four.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use tinygpt_codegen_wgsl::{Caps, Dialect, Unit, bundles, validate};
+use tinygpt_codegen_wgsl::{Caps, Dialect, Module, Unit, bundles, emit, pieces, validate, variants};
 use tinygpt_ir::ParamKind;
-use tinygpt_ir::program::{BufferId, Place, Program, StorageUnit};
+use tinygpt_ir::program::{BufferId, KernelId, Place, Program, StorageUnit};
 use tinygpt_runtime::{Error, Result};
 
 /// What an adapter has: each key as in [`Caps`], and where it is left out, what every WebGPU implementation has.
@@ -98,56 +98,55 @@ struct Allocation {
     bytes: u64,
 }
 
-/// `program`, compiled for [`Caps::target`], as the data of this module's comment; every bundle of kernels as its default has it.
+/// `program`, compiled for [`Caps::target`], as the data of this module's comment; everything in its default variants. `together` runs kernels of a stage as one
+/// where they may.
 ///
 /// Errors: a kernel that needs more than the adapter has.
-pub fn dispatch_list(program: &Program, caps: &Caps) -> Result<Value> {
+pub fn dispatch_list(program: &Program, caps: &Caps, together: bool) -> Result<Value> {
     let refused = |e: tinygpt_codegen_wgsl::Error| Error::input(e.to_string());
     let (mut allocations, numbers) = allocations(program);
     let scratch_number = allocations.len();
     let mut scratch_bytes = 0;
     let (mut tables, mut modules, mut launches) = (Vec::<Vec<u32>>::new(), Vec::new(), Vec::new());
     let mut known: HashMap<u64, usize> = HashMap::new();
-    for bundle in bundles(program, caps).map_err(refused)? {
-        let modules_of = bundle.emit(caps, &bundle.choices[0]).map_err(refused)?;
-        for (kernels, module) in bundle.with_kernels(modules_of) {
-            scratch_bytes = scratch_bytes.max(module.scratch_bytes);
-            let number = known.get(&module.hash).copied().unwrap_or(modules.len());
-            if number == modules.len() {
-                known.insert(module.hash, number);
-                validate(&module.source(Dialect::Naga), caps).map_err(refused)?;
-                modules.push(json!({
-                    "name": module.name,
-                    "hash": format!("{:016x}", module.hash),
-                    "source": module.source(Dialect::Browser),
-                    "f16": module.f16,
-                    "subgroups": module.subgroups,
-                }));
-            }
-            let table = tables.iter().position(|t| *t == module.table).unwrap_or(tables.len());
-            if table == tables.len() && !module.table.is_empty() {
-                tables.push(module.table.clone());
-            }
-            let bindings = module.bindings.iter().map(|b| {
-                let (key, number) = match b.unit {
-                    Unit::Storage(unit) => ("allocation", numbers[&unit]),
-                    Unit::Scratch => ("allocation", scratch_number),
-                    Unit::Table => ("table", table),
-                };
-                json!({key: number, "offset": b.offset, "bytes": b.size, "write": b.write})
-            });
-            let bindings: Vec<Value> = bindings.collect();
-            launches.extend(module.dispatches.iter().map(|d| {
-                json!({
-                    "kernel": program.kernels[kernels[0]].name,
-                    "piece": module.name,
-                    "module": number,
-                    "entry": d.entry,
-                    "workgroups": d.workgroups,
-                    "bindings": bindings,
-                })
+    for (kernels, module) in modules_of(program, caps, together).map_err(refused)? {
+        scratch_bytes = scratch_bytes.max(module.scratch_bytes);
+        let number = known.get(&module.hash).copied().unwrap_or(modules.len());
+        if number == modules.len() {
+            known.insert(module.hash, number);
+            validate(&module.source(Dialect::Naga), caps).map_err(refused)?;
+            modules.push(json!({
+                "name": module.name,
+                "hash": format!("{:016x}", module.hash),
+                "source": module.source(Dialect::Browser),
+                "f16": module.f16,
+                "subgroups": module.subgroups,
             }));
         }
+        let table = tables.iter().position(|t| *t == module.table).unwrap_or(tables.len());
+        if table == tables.len() && !module.table.is_empty() {
+            tables.push(module.table.clone());
+        }
+        let bindings = module.bindings.iter().map(|b| {
+            let (key, number) = match b.unit {
+                Unit::Storage(unit) => ("allocation", numbers[&unit]),
+                Unit::Scratch => ("allocation", scratch_number),
+                Unit::Table => ("table", table),
+            };
+            json!({key: number, "offset": b.offset, "bytes": b.size, "write": b.write})
+        });
+        let bindings: Vec<Value> = bindings.collect();
+        launches.extend(module.dispatches.iter().map(|d| {
+            json!({
+                "kernel": program.kernels[kernels[0]].name,
+                "kernels": kernels.iter().map(|id| &program.kernels[*id].name).collect::<Vec<_>>(),
+                "piece": module.name,
+                "module": number,
+                "entry": d.entry,
+                "workgroups": d.workgroups,
+                "bindings": bindings,
+            })
+        }));
     }
     if scratch_bytes > 0 {
         allocations.push(Allocation { name: "scratch".into(), bytes: scratch_bytes });
@@ -161,6 +160,27 @@ pub fn dispatch_list(program: &Program, caps: &Caps) -> Result<Value> {
         "modules": modules,
         "launches": launches,
     }))
+}
+
+/// The modules of a program in the order in which they run, each with its kernels.
+fn modules_of(
+    program: &Program,
+    caps: &Caps,
+    together: bool,
+) -> std::result::Result<Vec<(Vec<KernelId>, Module)>, tinygpt_codegen_wgsl::Error> {
+    let mut all = Vec::new();
+    if together {
+        for bundle in bundles(program, caps)? {
+            all.extend(bundle.with_kernels(bundle.emit(caps, &bundle.choices[0])?));
+        }
+        return Ok(all);
+    }
+    for (id, kernel) in program.kernels.iter() {
+        for piece in pieces(program, kernel, caps)? {
+            all.push((vec![id], emit(&piece, caps, &variants(&piece, caps)[0])?));
+        }
+    }
+    Ok(all)
 }
 
 /// Every allocation of a program, and its number.

@@ -41,6 +41,8 @@ pub struct Inspected<'a> {
     pub text: Option<&'a str>,
     pub target: Target,
     pub caps: &'a Caps,
+    /// Whether kernels of a stage run as one on WebGPU.
+    pub together: bool,
     pub measured: Option<Vec<KernelTime>>,
 }
 
@@ -49,7 +51,7 @@ pub struct Inspected<'a> {
 /// # Errors
 /// A kernel that the target cannot run; times of another program.
 pub fn inspect(inspected: Inspected<'_>) -> Result<(Value, String)> {
-    let Inspected { compiled, title, text, target, caps, measured } = inspected;
+    let Inspected { compiled, title, text, target, caps, together, measured } = inspected;
     let program = &compiled.program;
     let (name, tab, code, launches) = match target {
         Target::Wasm => {
@@ -60,7 +62,7 @@ pub fn inspect(inspected: Inspected<'_>) -> Result<(Value, String)> {
             ("WebAssembly", "WAT", once(texts, ";;"), module.report.rounds)
         }
         Target::WebGpu => {
-            let list = dispatch_list(program, caps)?;
+            let list = dispatch_list(program, caps, together)?;
             let (texts, launches) = sources(compiled, &list);
             ("WebGPU", "WGSL", once(texts, "//"), launches)
         }
@@ -109,12 +111,14 @@ fn sources(compiled: &Compiled, list: &Value) -> (Vec<(KernelId, String)>, usize
     let launches = list["launches"].as_array().unwrap_or(&none);
     let mut texts: Vec<(KernelId, String)> = Vec::new();
     for launch in launches {
-        let id = launch["kernel"].as_str().and_then(|name| ids.get(name));
+        let names = launch["kernels"].as_array().unwrap_or(&none);
         let source = launch["module"].as_u64().and_then(|at| list["modules"][at as usize]["source"].as_str());
-        if let Some((id, source)) = id.zip(source)
-            && !texts.iter().any(|(known, text)| known == id && text == source)
-        {
-            texts.push((*id, source.to_owned()));
+        for id in names.iter().filter_map(|name| ids.get(name.as_str()?)) {
+            if let Some(source) = source
+                && !texts.iter().any(|(known, text)| known == id && text == source)
+            {
+                texts.push((*id, source.to_owned()));
+            }
         }
     }
     (texts, launches.len())

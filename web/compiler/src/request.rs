@@ -189,7 +189,7 @@ fn respond(request: Request, blobs: Blobs) -> Result<Response, Refusal> {
         Request::Wgsl { config, entry, caps, fusion } => {
             let caps = caps.resolve()?;
             let compiled = Subject::new(config)?.program(&entry, &caps.target(), fusion)?;
-            Ok(dispatch_list(&compiled.program, &caps)?.into())
+            Ok(dispatch_list(&compiled.program, &caps, fusion)?.into())
         }
         Request::Wat { config, entry, variant, fusion } => {
             let compiled = Subject::new(config)?.program(&entry, &TargetModel::cpu(), fusion)?;
@@ -229,6 +229,7 @@ fn respond(request: Request, blobs: Blobs) -> Result<Response, Refusal> {
                 text: subject.text(),
                 target,
                 caps: &caps,
+                together: fusion,
                 measured: profile,
             })?;
             Ok(Response { result, blobs: vec![("page.html".into(), page.into_bytes())] })
