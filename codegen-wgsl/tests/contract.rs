@@ -266,8 +266,10 @@ fn attention_forward() {
 #[test]
 fn attention_backward() {
     let mut rng = Rng(35);
-    for shape in shapes().into_iter().chain([large_heads()]) {
-        for (which, wanted) in [(0, 0b111), (1, 0b001), (2, 0b110), (1, 0b111)] {
+    for (number, shape) in shapes().into_iter().chain([large_heads()]).enumerate() {
+        // Of the layouts and wanted gradients the first, and of the others each with some shapes: software adapters compile slowly.
+        let others = [(1, 0b001), (2, 0b110), (1, 0b111)];
+        for (which, wanted) in [(0, 0b111), others[number % 3]] {
             if shape.head_dim > 32 && which > 0 {
                 continue;
             }
