@@ -104,7 +104,7 @@ fn main() {
             "the third argument is `{path}`, expected baseline, portable, or an instruction set that this machine has"
         );
     }
-    let options = CpuOptions { isa, baseline: path == "baseline", texts: false };
+    let options = CpuOptions { isa, baseline: path == "baseline", ..CpuOptions::default() };
     let program = program(&preset.config, decode);
     let prepared = Arc::new(PreparedProgram::new(&program, &options).expect("compiles"));
     println!("{:?}", prepared.report());

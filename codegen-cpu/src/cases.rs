@@ -75,7 +75,7 @@ fn special(elem: Elem) -> (Data, Data) {
     }
 }
 
-/// Applies `op` to all pairs of special values, at both widths: `out[i] = op(a[i], b[i])`. The result may be a
+/// Applies `op` to all pairs of special values, at both widths and in an independent loop if it may be there: `out[i] = op(a[i], b[i])`. The result may be a
 /// truth value, which is stored as an integer.
 fn check_pairs(check: Check, elem: Elem, out: Elem, op: &dyn Fn(&mut Builder, Reg, Reg) -> Reg) -> Vec<Vec<Data>> {
     let (a, b) = special(elem);
@@ -84,12 +84,12 @@ fn check_pairs(check: Check, elem: Elem, out: Elem, op: &dyn Fn(&mut Builder, Re
         Elem::F32 => Data::F32(vec![0.0; n]),
         Elem::I32 => Data::I32(vec![0; n]),
     };
-    [1, 4]
+    [(1, false), (4, false), (1, true)]
         .into_iter()
-        .map(|lanes| {
+        .filter_map(|(lanes, independent)| {
             let mut f = Builder::new("pairs");
             let (ab, bb, ob) = (f.input("a", elem), f.input("b", elem), f.output("out", out));
-            f.for_("i", 0, n, lanes as i64, |f, i| {
+            let body = |f: &mut Builder, i: Reg| {
                 let x = f.load_lanes(ab.at().plus(i, 1), lanes);
                 let y = f.load_lanes(bb.at().plus(i, 1), lanes);
                 let mut r = op(f, x, y);
@@ -100,8 +100,16 @@ fn check_pairs(check: Check, elem: Elem, out: Elem, op: &dyn Fn(&mut Builder, Re
                     r = f.select(r, yes, no);
                 }
                 f.store(ob.at().plus(i, 1), r);
-            });
-            check(&f.finish().expect("well formed"), &[a.clone(), b.clone(), empty()], &[])
+            };
+            if independent {
+                f.allow_independent_loops();
+                if !f.for_independent("i", 0, n, body) {
+                    return None;
+                }
+            } else {
+                f.for_("i", 0, n, lanes as i64, body);
+            }
+            Some(check(&f.finish().expect("well formed"), &[a.clone(), b.clone(), empty()], &[]))
         })
         .collect()
 }

@@ -20,20 +20,27 @@
 //!   addition elsewhere: [`Code::fused`]. There are no library calls.
 //! - The texts ([`Code::clif_text`], [`Code::asm_text`]) name row functions by symbol and hold no addresses.
 //! - Functions of equal structure ([`Func::structure`]) are compiled once.
+//! - With [`Options::wide`], independent loops are calls of functions that [`crate::wide`] makes; without, they are loops, and a
+//!   function that has one with an operation [`Op::Row`] is refused.
 
 mod emit;
 mod pointers;
 #[cfg(test)]
 mod tests;
 
-use cranelift_codegen::isa::{self, OwnedTargetIsa};
+use crate::wide;
+use cranelift_codegen::isa::{self, CallConv, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_codegen::{Context, ir};
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{FuncId, Linkage, Module};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use tinygpt_vloop::{Func, RowFn, Stmt};
+use std::sync::{Arc, Mutex, PoisonError};
+use tinygpt_vloop::{Func, Op, RowFn, Stmt};
+
+/// Alignment in bytes of wide functions: a cache line.
+const WIDE_ALIGN: usize = 64;
 
 /// A compiled function. See the module comment for the arguments.
 pub type KernelFn = unsafe extern "C" fn(bufs: *const *mut u8, scratch: *mut u8, params: *const i64);
@@ -80,14 +87,16 @@ pub struct Options {
     pub target: Target,
     /// Row functions for [`Stmt::CallRow`]; without them a function that has one is refused.
     pub rows: Option<RowTable>,
+    /// Make independent loops functions of AVX-512F instructions; [`wide_loops`] says whether this machine runs them.
+    pub wide: bool,
     /// Keep CLIF and machine code as text (compiles slower).
     pub texts: bool,
 }
 
 impl Default for Options {
-    /// For this machine, no row functions, no texts.
+    /// For this machine, no row functions, no wide loops, no texts.
     fn default() -> Options {
-        Options { target: Target::Host, rows: None, texts: false }
+        Options { target: Target::Host, rows: None, wide: false, texts: false }
     }
 }
 
@@ -102,6 +111,12 @@ pub enum JitError {
         "function `{func}` calls row function {row}, but the code generator was given no row functions; give them or lower without"
     )]
     NoRows { func: String, row: &'static str },
+    #[error(
+        "function `{func}` has a loop with {row} as one operation, but wide loops are off; turn them on or lower without independent loops"
+    )]
+    NoWide { func: String, row: &'static str },
+    #[error("the system refused {bytes} bytes of executable memory for wide loops: {error}")]
+    Memory { bytes: usize, error: std::io::Error },
     #[error("Cranelift refuses function `{func}`: {message}; this is a bug of the code generator")]
     Cranelift { func: String, message: String },
 }
@@ -126,12 +141,18 @@ pub struct Jit {
     entries: Vec<Entry>,
     /// Compiled functions by structure.
     known: HashMap<Func, CodeId>,
+    /// Wide functions by symbol.
+    wide: Vec<(String, Vec<u8>)>,
+    /// Where the wide functions are; filled by `finish`, before Cranelift asks.
+    wide_addresses: Arc<Mutex<HashMap<String, usize>>>,
 }
 
 /// Executable functions. Their memory is freed with it.
 pub struct Code {
     /// Only taken by `drop`.
     module: Option<JITModule>,
+    /// The wide functions, which `kernels` call.
+    _wide: Option<memmap2::Mmap>,
     kernels: Vec<KernelFn>,
     entries: Vec<Entry>,
     fused: bool,
@@ -148,6 +169,12 @@ impl Jit {
                 builder.symbol(row_symbol(function), rows.get(function) as *const u8);
             }
         }
+        let wide_addresses: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
+        let addresses = wide_addresses.clone();
+        builder.symbol_lookup_fn(Box::new(move |symbol| {
+            let addresses = addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            addresses.get(symbol).map(|address| std::ptr::with_exposed_provenance(*address))
+        }));
         let module = JITModule::new(builder);
         let context = module.make_context();
         Ok(Jit {
@@ -158,6 +185,8 @@ impl Jit {
             frontend: FunctionBuilderContext::new(),
             entries: Vec::new(),
             known: HashMap::new(),
+            wide: Vec::new(),
+            wide_addresses,
         })
     }
 
@@ -199,16 +228,60 @@ impl Jit {
             let id = self.declare_row(func, row)?;
             row_refs.insert(row, self.module.declare_func_in_func(id, &mut self.context.func));
         }
-        emit::emit(func, target, &row_refs, &mut self.context.func, &mut self.frontend);
+        let (independent, is_wide) = (wide::loops(func), self.options.wide);
+        if !is_wide && let Some(row) = independent.iter().find_map(|(_, body)| row_operation(body)) {
+            return Err(JitError::NoWide { func: func.name.clone(), row: row.name() });
+        }
+        let mut wide_loops = Vec::new();
+        let mut wide_text = String::new();
+        let (scratch_offsets, _) = func.scratch_layout();
+        for (i, (var, body)) in independent.into_iter().enumerate().filter(|_| is_wide) {
+            let wide = wide::compile(func, var, body, &scratch_offsets);
+            let id = self.declare_wide(func)?;
+            let code = self.module.declare_func_in_func(id, &mut self.context.func);
+            wide_text.push_str(&format!("wide{i}:\n{}", wide.text));
+            self.wide.push((wide_symbol(self.wide.len()), wide.code));
+            wide_loops.push(emit::WideLoop { code, pointers: wide.pointers, scalars: wide.scalars });
+        }
+        emit::emit(func, target, &row_refs, &wide_loops, &mut self.context.func, &mut self.frontend);
 
-        let clif = self.options.texts.then(|| clif_text(func, &self.context.func, &row_refs));
+        let clif = self.options.texts.then(|| clif_text(func, &self.context.func, &row_refs, &wide_loops));
         self.context.set_disasm(self.options.texts);
         self.module.define_function(func_id, &mut self.context).map_err(|e| refuse(format!("{e:?}")))?;
         let asm = match self.context.compiled_code() {
-            Some(code) => code.vcode.clone(),
+            Some(code) => code.vcode.clone().map(|text| text + &wide_text),
             None => None,
         };
         Ok(Entry { func_id, clif, asm })
+    }
+
+    /// The next wide function, imported: see [`crate::wide`] for its arguments.
+    fn declare_wide(&mut self, func: &Func) -> Result<FuncId, JitError> {
+        let mut signature = self.module.make_signature();
+        signature.call_conv = CallConv::SystemV;
+        signature.params = vec![ir::AbiParam::new(ir::types::I64); 3];
+        self.module
+            .declare_function(&wide_symbol(self.wide.len()), Linkage::Import, &signature)
+            .map_err(|e| JitError::Cranelift { func: func.name.clone(), message: e.to_string() })
+    }
+
+    /// Puts the wide functions into executable memory and says where they are.
+    fn place_wide(&mut self) -> Result<Option<memmap2::Mmap>, JitError> {
+        let bytes = self.wide.iter().map(|(_, code)| code.len().next_multiple_of(WIDE_ALIGN)).sum();
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let refuse = |error| JitError::Memory { bytes, error };
+        let mut map = memmap2::MmapMut::map_anon(bytes).map_err(refuse)?;
+        let mut addresses = self.wide_addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut at = 0;
+        for (symbol, code) in &self.wide {
+            map[at..at + code.len()].copy_from_slice(code);
+            addresses.insert(symbol.clone(), map[at..].as_ptr().expose_provenance());
+            at += code.len().next_multiple_of(WIDE_ALIGN);
+        }
+        // The memory stays where it is.
+        Ok(Some(map.make_exec().map_err(refuse)?))
     }
 
     /// The imported row function.
@@ -226,6 +299,7 @@ impl Jit {
 
     /// Makes everything compiled so far executable.
     pub fn finish(mut self) -> Result<Code, JitError> {
+        let wide = self.place_wide()?;
         self.module.finalize_definitions().map_err(|e| JitError::Host(e.to_string()))?;
         let kernels = self
             .entries
@@ -237,7 +311,7 @@ impl Jit {
                 unsafe { std::mem::transmute::<*const u8, KernelFn>(code) }
             })
             .collect();
-        Ok(Code { module: Some(self.module), kernels, entries: self.entries, fused: self.fused })
+        Ok(Code { module: Some(self.module), _wide: wide, kernels, entries: self.entries, fused: self.fused })
     }
 }
 
@@ -299,6 +373,26 @@ fn called_rows(func: &Func) -> BTreeSet<RowFn> {
     rows
 }
 
+/// The first operation [`Op::Row`] of an independent loop.
+fn row_operation(body: &[Stmt]) -> Option<RowFn> {
+    body.iter().find_map(|s| match s {
+        Stmt::Set(_, Op::Row(function, _)) => Some(*function),
+        _ => None,
+    })
+}
+
+/// Whether this machine runs wide loops.
+pub fn wide_loops() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+fn wide_symbol(number: usize) -> String {
+    format!("wide{number}")
+}
+
 fn row_symbol(function: RowFn) -> String {
     format!("row_{}", function.name())
 }
@@ -350,12 +444,20 @@ fn has_round(isa: &dyn isa::TargetIsa) -> bool {
     }
 }
 
-/// The CLIF of `func`, with the kernel and the row functions under their names.
-fn clif_text(func: &Func, clif: &ir::Function, rows: &BTreeMap<RowFn, ir::FuncRef>) -> String {
+/// The CLIF of `func`, with the kernel, the row functions and the wide functions under their names; of the last, their number in `func`.
+fn clif_text(
+    func: &Func,
+    clif: &ir::Function,
+    rows: &BTreeMap<RowFn, ir::FuncRef>,
+    wide_loops: &[emit::WideLoop],
+) -> String {
     let mut named = clif.clone();
     named.name = ir::UserFuncName::testcase(&func.name);
     for (&row, &func_ref) in rows {
         named.dfg.ext_funcs[func_ref].name = ir::ExternalName::testcase(row_symbol(row));
+    }
+    for (i, wide) in wide_loops.iter().enumerate() {
+        named.dfg.ext_funcs[wide.code].name = ir::ExternalName::testcase(wide_symbol(i));
     }
     let mut text = String::new();
     for line in &func.comments {

@@ -41,6 +41,14 @@ pub struct CpuOptions {
     pub baseline: bool,
     /// Keep CLIF and machine code as text.
     pub texts: bool,
+    /// With AVX-512, keep to vectors of 128 bits in loops that could be wider. The results have the same bits.
+    pub narrow_loops: bool,
+}
+
+impl CpuOptions {
+    fn has_wide_loops(&self) -> bool {
+        self.isa == Some(Isa::Avx512) && !self.baseline && !self.narrow_loops
+    }
 }
 
 /// Why a program cannot be prepared.
@@ -158,7 +166,8 @@ impl PreparedProgram {
         let table =
             table.map(|t| RowTable { exp: t.exp, log: t.log, tanh: t.tanh, erf: t.erf, sin: t.sin, cos: t.cos });
         let target = if options.baseline { Target::Baseline } else { Target::Host };
-        let mut jit = Jit::new(clif::Options { target, rows: table, texts: options.texts })?;
+        let wide = options.has_wide_loops();
+        let mut jit = Jit::new(clif::Options { target, rows: table, wide, texts: options.texts })?;
         let mut report = Report { kernels: program.kernels.len(), ..Report::default() };
         let distinct = Distinct::new(program);
         let units: Vec<Unit> = distinct
@@ -260,7 +269,11 @@ fn build(
 ) -> Result<Unit, CodegenError> {
     let refused = |message: String| CodegenError::Kernel { kernel: kernel.name.clone(), message };
     let start = Instant::now();
-    let lowering = LowerOptions { row_templates: options.isa.is_some(), block_scheduling: false };
+    let lowering = LowerOptions {
+        row_templates: options.isa.is_some(),
+        wide_loops: options.has_wide_loops(),
+        block_scheduling: false,
+    };
     lower::check(&kernel.kind, dtypes).map_err(|e| refused(e.to_string()))?;
     let planned = match options.isa {
         Some(isa) => template::plan(&kernel.kind, dtypes, isa, lowering).map_err(refused)?,

@@ -260,12 +260,12 @@ pub fn prepare_program(program: &Arc<Program>, options: &ExecOptions) -> Result<
 pub fn cpu_options(isa: Option<Isa>, no_templates: bool) -> Result<CpuOptions> {
     let available = tinygpt_simd::Isa::available();
     let isa = match isa.map(|isa| isa.to_string()) {
-        Some(_) if isa == Some(Isa::Portable) => return Ok(CpuOptions { isa: None, baseline: true, texts: false }),
+        Some(_) if isa == Some(Isa::Portable) => return Ok(CpuOptions { baseline: true, ..CpuOptions::default() }),
         None => available.first().copied(),
         Some(name) => Some(available.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| {
             let list: Vec<&str> = available.iter().map(|isa| isa.name()).chain(["portable"]).collect();
             Error::input(format!("this machine cannot run {name}: choose --isa from {}", list.join(", ")))
         })?),
     };
-    Ok(CpuOptions { isa: isa.filter(|_| !no_templates), baseline: false, texts: false })
+    Ok(CpuOptions { isa: isa.filter(|_| !no_templates), ..CpuOptions::default() })
 }

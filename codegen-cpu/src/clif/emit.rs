@@ -8,6 +8,8 @@
 //! - Address arithmetic is the emitter's: see [`super::pointers`]. Everything else stands where the function has
 //!   it, because Cranelift runs without its mid-end (see [`super::build_isa`]).
 
+mod wide_loop;
+
 use super::pointers::{Key, Pointers};
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::{
@@ -17,6 +19,8 @@ use cranelift_codegen::isa::TargetFrontendConfig;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 use std::collections::BTreeMap;
 use tinygpt_vloop::*;
+use wide_loop::Wide;
+pub use wide_loop::WideLoop;
 
 /// What emission has to know of the instruction set.
 #[derive(Clone, Copy)]
@@ -33,6 +37,7 @@ pub fn emit(
     func: &Func,
     target: Target,
     rows: &BTreeMap<RowFn, FuncRef>,
+    wide: &[WideLoop],
     clif: &mut Function,
     frontend: &mut FunctionBuilderContext,
 ) {
@@ -63,7 +68,8 @@ pub fn emit(
         })
         .collect();
     let (scratch_offsets, _) = func.scratch_layout();
-    let mut e = Emit { func, target, rows, index, b, buf_ptrs, scratch, scratch_offsets, params, regs, pointers };
+    let wide = Wide::new(wide, &mut b);
+    let mut e = Emit { func, target, rows, wide, index, b, buf_ptrs, scratch, scratch_offsets, params, regs, pointers };
     e.block(&func.body);
     e.b.ins().return_(&[]);
     e.b.finalize(target.config);
@@ -96,6 +102,7 @@ struct Emit<'a> {
     func: &'a Func,
     target: Target,
     rows: &'a BTreeMap<RowFn, FuncRef>,
+    wide: Wide<'a>,
     /// The type of index values.
     index: Type,
     b: FunctionBuilder<'a>,
@@ -125,7 +132,8 @@ impl Emit<'_> {
                 let (x, (p, offset)) = (self.get(*value), self.addr(addr));
                 self.b.ins().store(flags, x, p, offset);
             }
-            Stmt::For { var, from, to, step, body } => self.for_(*var, *from, *to, *step, body),
+            Stmt::For { var, from, to, independent: true, .. } if self.wide.is_on() => self.wide_loop(*var, *from, *to),
+            Stmt::For { var, from, to, step, body, .. } => self.for_(*var, *from, *to, *step, body),
             Stmt::If { cond, then, els } => self.if_(*cond, then, els),
             Stmt::CallRow { function, src, dst, n } => {
                 let [src, dst] = [src, dst].map(|a| {
@@ -394,6 +402,7 @@ impl Emit<'_> {
                 let (p, offset) = self.addr(a);
                 self.b.ins().load(ty, flags, p, offset)
             }
+            Op::Row(function, _) => unreachable!("{} is an operation of wide loops only", function.name()),
             Op::LoadSplat(a) => {
                 let flags = self.memory_flags(1);
                 let (p, offset) = self.addr(a);

@@ -1,5 +1,7 @@
 //! Emitted code against the interpreter, bit for bit, on this machine's instruction set and on the baseline.
 
+mod wide;
+
 use super::*;
 use crate::cases::random::{Allow, buffers, program};
 use crate::cases::{self, difference, expanded};
@@ -41,10 +43,10 @@ mod rows {
     }
 }
 
-fn compile(func: &Func, target: Target) -> (Code, CodeId) {
+fn compile(func: &Func, target: Target, wide: bool) -> (Code, CodeId) {
     let fused = Jit::new(Options { target, ..Options::default() }).expect("a supported host").fused();
     let rows = Some(if fused { rows::table::<true>() } else { rows::table::<false>() });
-    let mut jit = Jit::new(Options { target, rows, texts: true }).expect("a supported host");
+    let mut jit = Jit::new(Options { target, rows, wide, texts: true }).expect("a supported host");
     let id = jit.compile(func).unwrap_or_else(|e| panic!("{e}\n{func}"));
     (jit.finish().expect("finalizes"), id)
 }
@@ -64,19 +66,22 @@ fn call(code: &Code, id: CodeId, func: &Func, bufs: &mut [Data], params: &[i64])
     unsafe { code.get(id)(ptrs.as_ptr(), scratch.as_mut_ptr().cast(), params.as_ptr()) };
 }
 
-/// Asserts that the machine code of both targets leaves the buffers as the interpreter does, which are returned
-/// (of the host's run).
+/// Asserts that the machine code of both targets, and with wide loops if the machine has them, leaves the buffers as the interpreter
+/// does, which are returned (of the last run).
 fn check(func: &Func, bufs: &[Data], params: &[i64]) -> Vec<Data> {
     let mut result = Vec::new();
-    for target in [Target::Baseline, Target::Host] {
-        let (code, id) = compile(func, target);
+    for (target, wide) in [(Target::Baseline, false), (Target::Host, false), (Target::Host, true)] {
+        if wide && !wide_loops() {
+            continue; // a machine without AVX-512F
+        }
+        let (code, id) = compile(func, target, wide);
         let mut expected = bufs.to_vec();
         interp::run(func, &mut expected, params, code.fused()).unwrap_or_else(|e| panic!("{e}\n{func}"));
         let mut found = bufs.to_vec();
         call(&code, id, func, &mut found, params);
         if let Some((b, i, e, f)) = difference(&expected, &found) {
             panic!(
-                "{target:?}: {}[{i}] is {f:#x}, the interpreter has {e:#x}\n{func}\n{}",
+                "{target:?}, wide {wide}: {}[{i}] is {f:#x}, the interpreter has {e:#x}\n{func}\n{}",
                 func.bufs[b].name,
                 code.asm_text(id).expect("texts are on")
             );
@@ -154,7 +159,7 @@ fn texts_are_stable_and_name_row_functions() {
     let f = f.finish().expect("well formed");
     let texts: Vec<_> = (0..2)
         .map(|_| {
-            let (code, id) = compile(&f, Target::Baseline);
+            let (code, id) = compile(&f, Target::Baseline, false);
             [code.clif_text(id), code.asm_text(id)].map(|t| t.expect("texts are on").to_string())
         })
         .collect();

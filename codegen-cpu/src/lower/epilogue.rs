@@ -31,6 +31,7 @@ pub fn epilogue(p: &Product, args: &[DType], options: LowerOptions) -> Result<Ep
     let (mut frame, tile) = Frame::with_tile("epilogue", args, &reads, &writes);
     let an = analysis(p, &frame);
     let b = &mut frame.b;
+    options.allow(b);
     let [ld, batch, m0, m1, n0, n1] = EPILOGUE_PARAMS.map(|name| b.param(name));
     let mut rows = rows_of(&an, p, options);
     let mut ev = Eval::new(&an);

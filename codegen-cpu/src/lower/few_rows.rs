@@ -107,6 +107,7 @@ pub fn lower(
     let an = analysis(p, &frame);
     let mut rows = rows_of(&an, p, options);
     let b = &mut frame.b;
+    options.allow(b);
     let (u0, u1) = (b.param("u0"), b.param("u1"));
     let sums = b.scratch("sums", Elem::F32, m * BLOCK_N);
     let blocks = n.div_ceil(BLOCK_N);

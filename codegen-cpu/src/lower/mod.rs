@@ -56,11 +56,20 @@ use tinygpt_vloop::{BufId, Builder, Elem, Func};
 pub struct LowerOptions {
     /// Whether functions may call row templates for transcendental functions; they are expanded in place otherwise.
     pub row_templates: bool,
+    /// Whether independent loops run many trips at once: then loops that only store are such loops where they can be.
+    pub wide_loops: bool,
     /// Whether the code is for an engine that schedules each basic block as a whole, as V8 does.
     pub block_scheduling: bool,
 }
 
 impl LowerOptions {
+    /// Lets a function have the loops that the options ask for.
+    fn allow(self, b: &mut Builder) {
+        if self.wide_loops {
+            b.allow_independent_loops();
+        }
+    }
+
     fn unroll(self) -> matmul::Unroll {
         if self.block_scheduling { matmul::Unroll::Tested } else { matmul::Unroll::Plain }
     }

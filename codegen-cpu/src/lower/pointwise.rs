@@ -100,6 +100,7 @@ fn code(
     options: LowerOptions,
 ) -> Result<(usize, Arc<[BufRef]>), LowerError> {
     let b = &mut frame.b;
+    options.allow(b);
     let (u0, u1) = (b.param("u0"), b.param("u1"));
     let (i0, i1) = (b.param("i0"), b.param("i1"));
     let targets: Vec<ScalarId> = Vec::new();

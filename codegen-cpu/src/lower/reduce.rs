@@ -58,6 +58,7 @@ pub fn lower(k: &ReduceKernel, args: &[DType], options: LowerOptions) -> Result<
     let plan = Parts { reductions: Reductions { list: k.reductions.clone(), levels, position }, row_stores, stores };
     let mut out = Lowered::default();
     let mut frame = Frame::of_body("reduce", args, &body, &every);
+    options.allow(&mut frame.b);
     let vector = across.unwrap_or(last);
     // Accumulators vary along all row axes.
     let acc_axes = (1u64 << row_count) - 1;

@@ -6,6 +6,7 @@
 //! Transcendental functions that vary along the row are the costly part. They are
 //! - expanded in place, or, if row templates are allowed, computed strip by strip: arguments into a strip of scratch, one
 //!   call for the strip, and on from there;
+//! - one operation of an independent loop, where the target runs such loops wide;
 //! - kept for later sweeps in a scratch row where the row is short enough to have one.
 
 use super::accum::Accumulator;
@@ -166,7 +167,11 @@ impl<'a> RowCode<'a> {
         ev.prepare(b, targets, stores);
         nest(b, ev, &outer, targets, stores, &mut |b, ev| {
             if !self.row_templates || self.extent() < SHORTEST_STRIP || self.costly(ev, targets).is_empty() {
-                vector_loop(b, ev, range, factor, emit);
+                any_loop(b, ev, range, factor, stores, emit);
+                return;
+            }
+            // A wide loop computes costly values where it needs them.
+            if !stores.is_empty() && independent_loop(b, ev, range, emit) {
                 return;
             }
             if let (Idx::Const(0), Idx::Const(n)) = range
@@ -174,7 +179,7 @@ impl<'a> RowCode<'a> {
             {
                 self.stages(b, ev, range, targets, STRIP);
                 ev.prepare(b, targets, stores);
-                vector_loop(b, ev, range, factor, emit);
+                any_loop(b, ev, range, factor, stores, emit);
                 return;
             }
             b.for_("s", range.0, range.1, STRIP as i64, |b, s| {
@@ -186,7 +191,7 @@ impl<'a> RowCode<'a> {
                 let n = b.min(left, most);
                 self.stages(b, &mut ev, (0.into(), n.into()), targets, STRIP);
                 ev.prepare(b, targets, stores);
-                vector_loop(b, &ev, (0.into(), n.into()), factor, emit);
+                any_loop(b, &ev, (0.into(), n.into()), factor, stores, emit);
             });
         });
     }
@@ -205,9 +210,12 @@ impl<'a> RowCode<'a> {
     ) {
         let extent = self.extent();
         if self.row_templates && extent >= SHORTEST_STRIP {
+            if !stores.is_empty() && independent_loop(b, ev, range, emit) {
+                return;
+            }
             self.stages(b, ev, range, targets, extent);
             ev.prepare(b, targets, stores);
-            return vector_loop(b, ev, range, factor, emit);
+            return any_loop(b, ev, range, factor, stores, emit);
         }
         let again = self.an.needed(later, |id| ev.has_strip(id));
         let kept: Vec<(ScalarId, ScratchId)> = self
@@ -255,6 +263,19 @@ impl<'a> RowCode<'a> {
             let args: Vec<ScalarId> = ready.iter().map(|&id| arg(id)).collect();
             let strips: Vec<ScratchId> = ready.iter().map(|&id| self.strip(b, id, len)).collect();
             ev.prepare(b, &args, &[]);
+            // A wide loop computes the functions themselves.
+            let values_too = independent_loop(b, ev, range, &mut |b, ev, _| {
+                for (&id, &strip) in ready.iter().zip(&strips) {
+                    let x = ev.value_at_lanes(b, id);
+                    b.store(ev.strip_addr(strip), x);
+                }
+            });
+            if values_too {
+                for (&id, &strip) in ready.iter().zip(&strips) {
+                    ev.set_strip(id, strip);
+                }
+                continue;
+            }
             let factor = unroll(self.an, &[], &[], self.extent());
             vector_loop(b, ev, range, factor, &mut |b, ev, _| {
                 for (&arg, &strip) in args.iter().zip(&strips) {
@@ -278,6 +299,31 @@ pub fn store_all(b: &mut Builder, ev: &mut Eval, stores: &[Store]) {
     }
     for store in stores {
         ev.store(b, store);
+    }
+}
+
+/// One loop over `range` of the vector axis whose points are independent, as those of stores are: false if the target has no use for one or the
+/// body is not simple enough.
+fn independent_loop<'a>(b: &mut Builder, ev: &Eval<'a>, range: (Idx, Idx), emit: Emit<'_, 'a>) -> bool {
+    b.for_independent("j", range.0, range.1, |b, j| {
+        let mut scope = ev.clone();
+        scope.lanes = 1;
+        scope.enter(scope.an.vector, j);
+        emit(b, &mut scope, 0);
+    })
+}
+
+/// An independent loop, if there are stores and it can be one, or else [`vector_loop`].
+fn any_loop<'a>(
+    b: &mut Builder,
+    ev: &Eval<'a>,
+    range: (Idx, Idx),
+    factor: usize,
+    stores: &[Store],
+    emit: Emit<'_, 'a>,
+) {
+    if stores.is_empty() || !independent_loop(b, ev, range, emit) {
+        vector_loop(b, ev, range, factor, emit);
     }
 }
 

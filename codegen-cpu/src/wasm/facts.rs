@@ -166,7 +166,8 @@ pub fn operands(op: &Op, f: &mut dyn FnMut(Reg)) {
         | Op::Convert(_, a)
         | Op::Splat(a)
         | Op::Extract(a, _)
-        | Op::Reduce(_, a) => f(*a),
+        | Op::Reduce(_, a)
+        | Op::Row(_, a) => f(*a),
         Op::Binary(_, a, b) | Op::Cmp(_, a, b) | Op::Insert(a, _, b) => {
             f(*a);
             f(*b);

@@ -108,7 +108,7 @@ pub fn emit(func: &Func, options: FuncOptions) -> Result<FuncCode, WasmError> {
 
 fn calls_rows(body: &[Stmt]) -> bool {
     body.iter().any(|s| match s {
-        Stmt::CallRow { .. } => true,
+        Stmt::CallRow { .. } | Stmt::Set(_, Op::Row(..)) => true,
         Stmt::For { body, .. } => calls_rows(body),
         Stmt::If { then, els, .. } => calls_rows(then) || calls_rows(els),
         _ => false,
@@ -317,7 +317,7 @@ impl<'a> Emit<'a> {
                     _ => self.ins().i32_store(at),
                 };
             }
-            Stmt::For { var, from, to, step, body } => self.for_(*var, *from, *to, *step, body),
+            Stmt::For { var, from, to, step, body, .. } => self.for_(*var, *from, *to, *step, body),
             Stmt::If { cond, then, els } => {
                 self.settle(&[*cond], |_| true);
                 self.value(*cond);

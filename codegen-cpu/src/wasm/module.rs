@@ -253,8 +253,9 @@ impl Kernels {
         if let Some(known) = self.units.iter().position(|u| u.dtypes == dtypes && u.kind == kernel.kind) {
             return Ok(known);
         }
-        let lowered = lower::lower(&kernel.kind, dtypes, LowerOptions { row_templates: false, block_scheduling: true })
-            .map_err(|e| WasmError::Kernel { kernel: kernel.name.clone(), message: e.to_string() })?;
+        let lowered =
+            lower::lower(&kernel.kind, dtypes, LowerOptions { block_scheduling: true, ..LowerOptions::default() })
+                .map_err(|e| WasmError::Kernel { kernel: kernel.name.clone(), message: e.to_string() })?;
         let several = lowered.funcs.len() > 1;
         let mut funcs = Vec::new();
         for func in &lowered.funcs {

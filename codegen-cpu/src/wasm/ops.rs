@@ -108,6 +108,7 @@ impl Emit<'_> {
                     _ => self.ins().i32_load(at),
                 };
             }
+            Op::Row(function, _) => unreachable!("{} is refused before code is emitted", function.name()),
             Op::LoadSplat(a) => {
                 let at = element(self.push_address(a));
                 self.ins().v128_load32_splat(at);

@@ -81,12 +81,12 @@ impl Tidy<'_> {
                 Stmt::Set(*r, self.op(op))
             }
             Stmt::Store { addr, value } => Stmt::Store { addr: self.addr(addr), value: self.resolve(*value) },
-            Stmt::For { var, from, to, step, body } => {
+            Stmt::For { var, from, to, step, independent, body } => {
                 let (from, to) = (self.idx(*from), self.idx(*to));
                 if matches!((from, to), (Idx::Const(from), Idx::Const(to)) if from >= to) {
                     return None;
                 }
-                Stmt::For { var: *var, from, to, step: *step, body: self.block(body) }
+                Stmt::For { var: *var, from, to, step: *step, independent: *independent, body: self.block(body) }
             }
             Stmt::If { cond, then, els } => {
                 Stmt::If { cond: self.resolve(*cond), then: self.block(then), els: self.block(els) }
@@ -198,6 +198,7 @@ impl Tidy<'_> {
             Op::Reduce(op, v) => Op::Reduce(*op, r(v)),
             Op::Load(a) => Op::Load(self.addr(a)),
             Op::LoadSplat(a) => Op::LoadSplat(self.addr(a)),
+            Op::Row(function, a) => Op::Row(*function, r(a)),
         }
     }
 }
@@ -263,10 +264,10 @@ fn without_dead(body: Vec<Stmt>, live: &[bool]) -> Vec<Stmt> {
     body.into_iter()
         .filter_map(|s| match s {
             Stmt::Set(r, _) if !live[r.0 as usize] => None,
-            Stmt::For { var, from, to, step, body } => {
+            Stmt::For { var, from, to, step, independent, body } => {
                 let body = without_dead(body, live);
                 let works = body.iter().any(|s| !matches!(s, Stmt::Comment(_)));
-                works.then_some(Stmt::For { var, from, to, step, body })
+                works.then_some(Stmt::For { var, from, to, step, independent, body })
             }
             Stmt::If { cond, then, els } => {
                 Some(Stmt::If { cond, then: without_dead(then, live), els: without_dead(els, live) })

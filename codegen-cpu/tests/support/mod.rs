@@ -152,6 +152,10 @@ pub fn paths() -> Vec<(String, CpuOptions)> {
     ];
     for isa in Isa::available() {
         out.push((format!("templates {}", isa.name()), CpuOptions { isa: Some(isa), ..plain }));
+        if isa == Isa::Avx512 {
+            let options = CpuOptions { isa: Some(isa), narrow_loops: true, ..plain };
+            out.push((format!("templates {}, narrow loops", isa.name()), options));
+        }
     }
     out
 }
@@ -349,6 +353,7 @@ pub fn check(name: &str, kind: &KernelKind, args: &[Given], tolerance: Tolerance
         want.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = value(a.dtype, 0x7fc1_beef));
     }
     let mut worst: f64 = 0.0;
+    let mut wide = None;
     for (path, options) in paths() {
         let name = format!("{name}, {path}");
         let prepared = PreparedProgram::new(&program, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -356,16 +361,22 @@ pub fn check(name: &str, kind: &KernelKind, args: &[Given], tolerance: Tolerance
         let got = run_native(&name, &prepared, args, false);
         assert_eq!(got, run_native(&name, &prepared, args, true), "{name}: the order of tasks changes bits");
         worst = worst.max(compare(&name, args, &got, &want, tolerance));
+        if options.narrow_loops {
+            let wide = wide.take().expect("the path before this one has wide loops");
+            assert!(same(&got, &wide), "{name}: wide loops change bits");
+        }
         if options == (CpuOptions { baseline: true, ..CpuOptions::default() }) {
             wasm::check(&name, kind, args, &got, &want, tolerance);
         }
+        wide = Some(got);
     }
     let dtypes: Vec<DType> = args.iter().map(|a| a.dtype).collect();
     let mut rng = Rng(name.len() as u64 + args.len() as u64);
     for options in [
-        LowerOptions { row_templates: false, block_scheduling: false },
-        LowerOptions { row_templates: false, block_scheduling: true },
-        LowerOptions { row_templates: true, block_scheduling: false },
+        LowerOptions::default(),
+        LowerOptions { block_scheduling: true, ..LowerOptions::default() },
+        LowerOptions { row_templates: true, ..LowerOptions::default() },
+        LowerOptions { row_templates: true, wide_loops: true, ..LowerOptions::default() },
     ] {
         let name = format!("{name}, interpreted, {options:?}");
         let lowered = lower(kind, &dtypes, options).unwrap();

@@ -20,6 +20,7 @@
 //! [`Builder::finish`] runs the verifier. Registers that change (accumulators) are made by [`Builder::var`]
 //! and changed by [`Builder::assign`] or [`Builder::set`].
 
+use crate::independent;
 use crate::types::*;
 use crate::verify::verify;
 
@@ -28,6 +29,10 @@ pub struct Builder {
     func: Func,
     /// Statement lists under construction: the function body, then one for each open loop or branch.
     open: Vec<Vec<Stmt>>,
+    /// Whether [`Builder::for_independent`] may make loops.
+    independent_loops: bool,
+    /// Whether the innermost open loop is an independent one.
+    in_independent: bool,
 }
 
 impl Builder {
@@ -41,7 +46,7 @@ impl Builder {
             regs: Vec::new(),
             body: Vec::new(),
         };
-        Builder { func, open: vec![Vec::new()] }
+        Builder { func, open: vec![Vec::new()], independent_loops: false, in_independent: false }
     }
 
     /// The finished function, verified.
@@ -170,7 +175,42 @@ impl Builder {
     ) {
         let var = self.named(var, Ty::Index);
         let body = self.block(|b| body(b, var));
-        self.push(Stmt::For { var, from: from.into(), to: to.into(), step, body });
+        self.push(Stmt::For { var, from: from.into(), to: to.into(), step, independent: false, body });
+    }
+
+    /// Says that [`Builder::for_independent`] may make loops: the emitter runs many of their trips at once.
+    pub fn allow_independent_loops(&mut self) {
+        self.independent_loops = true;
+    }
+
+    /// A loop of step 1 whose trips are independent, which the caller knows, if such loops are allowed and the body
+    /// is as [`crate::independent`] wants it. Otherwise nothing is added, and the answer is false.
+    pub fn for_independent(
+        &mut self,
+        var: &str,
+        from: impl Into<Idx>,
+        to: impl Into<Idx>,
+        body: impl FnOnce(&mut Builder, Reg),
+    ) -> bool {
+        if !self.independent_loops {
+            return false;
+        }
+        let before = self.func.regs.len();
+        let var = self.named(var, Ty::Index);
+        self.in_independent = true;
+        let body = self.block(|b| body(b, var));
+        self.in_independent = false;
+        let is_own = |r: Reg| r.0 as usize >= before;
+        if independent::check(&self.func, var, 1, &body, is_own).is_err() {
+            return false;
+        }
+        self.push(Stmt::For { var, from: from.into(), to: to.into(), step: 1, independent: true, body });
+        true
+    }
+
+    /// Whether the statements added now belong to an independent loop.
+    pub fn in_independent_loop(&self) -> bool {
+        self.in_independent
     }
 
     pub fn if_(&mut self, cond: Reg, then: impl FnOnce(&mut Builder)) {

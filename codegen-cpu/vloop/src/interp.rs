@@ -106,7 +106,7 @@ impl Run<'_> {
                 let (v, lanes) = (self.get(*value), func.ty(*value).lanes());
                 self.write(addr, &v[..lanes]).map_err(at)?;
             }
-            Stmt::For { var, from, to, step, body } => {
+            Stmt::For { var, from, to, step, body, .. } => {
                 let (mut i, to) = (self.idx(*from), self.idx(*to));
                 while i < to {
                     self.regs[var.0 as usize][0] = i;
@@ -210,6 +210,7 @@ impl Run<'_> {
             }
             Op::Load(addr) => self.read(addr, lanes)?,
             Op::LoadSplat(addr) => [self.read(addr, 1)?[0]; 4],
+            Op::Row(function, a) => [bits(self.row_fn(*function, f(self.get(*a)[0]))); 4],
         })
     }
 

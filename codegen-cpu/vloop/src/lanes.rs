@@ -106,8 +106,12 @@ impl Lanes for Emit<'_> {
 }
 
 impl Builder {
-    /// `function(x)`, expanded in place, at the width of `x` (f32 or f32x4); accuracy as in [`crate::math`].
+    /// `function(x)` at the width of `x` (f32 or f32x4); accuracy as in [`crate::math`]. Expanded in place, except in an
+    /// independent loop, where it stays one operation.
     pub fn transcendental(&mut self, function: RowFn, x: Reg) -> Reg {
+        if self.in_independent_loop() {
+            return self.op(Ty::F32, Op::Row(function, x));
+        }
         let lanes = self.ty(x).lanes();
         let l = &mut Emit { b: self, lanes };
         match function {

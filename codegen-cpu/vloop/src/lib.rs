@@ -6,6 +6,7 @@
 //! - [`types`]: functions, operations, statements, and what the operations mean
 //! - [`builder`]: how to make one
 //! - [`verify`](mod@verify): what is well formed
+//! - [`independent`]: loops of which an emitter may run many trips at once
 //! - [`print`]: the text form
 //! - [`interp`]: the meaning, and the oracle of the emitters
 //! - [`math`]: the transcendental functions as straight-line arithmetic; `lanes` emits them
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod builder;
+pub mod independent;
 pub mod interp;
 mod lanes;
 pub mod math;

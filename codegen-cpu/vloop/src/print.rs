@@ -77,8 +77,9 @@ pub fn stmt_line(func: &Func, s: &Stmt) -> String {
             format!("{}: {ty} = {}", reg(func, *dst), op_text(func, op))
         }
         Stmt::Store { addr, value } => format!("store {} = {}", addr_text(func, addr), reg(func, *value)),
-        Stmt::For { var, from, to, step, .. } => {
-            format!("for {} in {}..{} step {step} {{", reg(func, *var), idx(func, *from), idx(func, *to))
+        Stmt::For { var, from, to, step, independent, .. } => {
+            let how = if *independent { ", independent" } else { "" };
+            format!("for {} in {}..{} step {step}{how} {{", reg(func, *var), idx(func, *from), idx(func, *to))
         }
         Stmt::If { cond, .. } => format!("if {} {{", reg(func, *cond)),
         Stmt::CallRow { function, src, dst, n } => format!(
@@ -147,6 +148,7 @@ fn op_text(func: &Func, op: &Op) -> String {
         Op::Reduce(op, v) => format!("reduce_{} {}", op.name(), r(v)),
         Op::Load(a) => format!("load {}", addr_text(func, a)),
         Op::LoadSplat(a) => format!("load_splat {}", addr_text(func, a)),
+        Op::Row(function, a) => format!("{} {}", function.name(), r(a)),
     }
 }
 

@@ -409,6 +409,8 @@ pub enum Op {
     Load(Addr),
     /// One element in all lanes of a vector.
     LoadSplat(Addr),
+    /// A function of an f32 scalar, in the body of an independent loop only: see [`crate::independent`].
+    Row(RowFn, Reg),
 }
 
 /// A statement.
@@ -426,6 +428,8 @@ pub enum Stmt {
         from: Idx,
         to: Idx,
         step: i64,
+        /// Whether any number of trips may run at once: see [`crate::independent`].
+        independent: bool,
         body: Vec<Stmt>,
     },
     If {
@@ -528,9 +532,14 @@ fn without_comments(body: &[Stmt]) -> Vec<Stmt> {
     body.iter()
         .filter_map(|s| match s {
             Stmt::Comment(_) => None,
-            Stmt::For { var, from, to, step, body } => {
-                Some(Stmt::For { var: *var, from: *from, to: *to, step: *step, body: without_comments(body) })
-            }
+            Stmt::For { var, from, to, step, independent, body } => Some(Stmt::For {
+                var: *var,
+                from: *from,
+                to: *to,
+                step: *step,
+                independent: *independent,
+                body: without_comments(body),
+            }),
             Stmt::If { cond, then, els } => {
                 Some(Stmt::If { cond: *cond, then: without_comments(then), els: without_comments(els) })
             }

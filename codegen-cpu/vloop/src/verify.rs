@@ -34,6 +34,7 @@
 //! | extract | vector, lane < 4 | its lane type |
 //! | insert | vector T, lane < 4, its lane type | T |
 //! | reduce (add mul min max min_u max_u and or xor) | vector that the operation takes | its lane type |
+//! | exp, log, tanh, erf, sin, cos, in independent loops | f32 | f32 |
 //! | load | address | element type, or its vector |
 //! | load_splat | address | vector of the element type |
 //!
@@ -41,16 +42,18 @@
 //!
 //! **Statements.** A store goes to a mutable buffer or to scratch, and its value is of the element type or its
 //! vector. A loop's variable and bounds are index, its step is positive, and its body sets neither its variable
-//! nor does an enclosing body set the variable of a loop around it. A condition is a bool. A row call reads and
+//! nor does an enclosing body set the variable of a loop around it. An independent loop is as [`crate::independent`]
+//! wants it. A condition is a bool. A row call reads and
 //! writes f32, and writes a mutable buffer or scratch; its count is index.
 
+use crate::independent;
 use crate::print::{addr_text, reg, stmt_line};
 use crate::types::*;
 use std::collections::HashSet;
 
 /// Checks every rule of the module comment. The error names the statement, what was found and what is expected.
 pub fn verify(func: &Func) -> Result<(), Error> {
-    let mut v = Verifier { func, defined: vec![false; func.regs.len()], loop_vars: Vec::new() };
+    let mut v = Verifier { func, defined: vec![false; func.regs.len()], loop_vars: Vec::new(), in_independent: false };
     v.declarations().map_err(|message| Error { func: func.name.clone(), at: String::new(), message })?;
     v.block(&func.body)
 }
@@ -63,6 +66,8 @@ struct Verifier<'a> {
     defined: Vec<bool>,
     /// Variables of the loops around the current statement.
     loop_vars: Vec<Reg>,
+    /// Whether the current statement is in the body of an independent loop.
+    in_independent: bool,
 }
 
 impl Verifier<'_> {
@@ -99,12 +104,14 @@ impl Verifier<'_> {
         self.head(s).map_err(|message| Error { func: func.name.clone(), at: stmt_line(func, s), message })?;
         match s {
             Stmt::Set(dst, _) => self.defined[dst.0 as usize] = true,
-            Stmt::For { var, body, .. } => {
+            Stmt::For { var, independent, body, .. } => {
                 let before = self.defined.clone();
+                self.in_independent = *independent; // no loop is inside such a one
                 self.defined[var.0 as usize] = true;
                 self.loop_vars.push(*var);
                 self.block(body)?;
                 self.loop_vars.pop();
+                self.in_independent = false;
                 self.defined = before;
             }
             Stmt::If { then, els, .. } => {
@@ -138,7 +145,7 @@ impl Verifier<'_> {
                 }
                 Ok(())
             }
-            Stmt::For { var, from, to, step, .. } => {
+            Stmt::For { var, from, to, step, independent, body } => {
                 self.same("the loop variable", self.declared(*var)?, Ty::Index)?;
                 self.not_loop_var(*var)?;
                 self.idx(*from)?;
@@ -146,7 +153,10 @@ impl Verifier<'_> {
                 if *step <= 0 {
                     return Err(format!("the step is {step}, expected a positive one"));
                 }
-                Ok(())
+                match independent {
+                    true => independent::check(self.func, *var, *step, body, |r| !self.is_defined(r)),
+                    false => Ok(()),
+                }
             }
             Stmt::If { cond, .. } => self.same("the condition", self.read(*cond)?, Ty::Bool),
             Stmt::CallRow { src, dst, n, .. } => {
@@ -270,6 +280,13 @@ impl Verifier<'_> {
                 let elem = self.addr(a)?;
                 result(elem.ty(4))
             }
+            Op::Row(function, a) => {
+                if !self.in_independent {
+                    return Err(format!("{} is one operation in independent loops only", function.name()));
+                }
+                self.same("the operand", self.read(*a)?, F32)?;
+                result(F32)
+            }
         }
     }
 
@@ -319,6 +336,10 @@ impl Verifier<'_> {
             Some(d) => Ok(d.ty),
             None => Err(format!("register {} is not declared; there are {}", r.0, self.func.regs.len())),
         }
+    }
+
+    fn is_defined(&self, r: Reg) -> bool {
+        self.defined.get(r.0 as usize).copied().unwrap_or(false)
     }
 
     fn read(&self, r: Reg) -> Result<Ty, String> {

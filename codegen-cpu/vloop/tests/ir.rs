@@ -309,3 +309,93 @@ fn structure_ignores_names_and_comments_only() {
     assert_ne!(make("a", 1.0).structure(), make("a", 2.0).structure());
     assert_ne!(make("a", 0.0).structure(), make("a", -0.0).structure());
 }
+
+/// Asserts that a loop over `0..8` whose body `body` makes is refused as an independent one, and the builder makes none of it.
+fn not_independent(expected: &str, step: i64, body: impl Fn(&mut Builder, Reg, (BufId, BufId, BufId, ScratchId))) {
+    refused(expected, |b, bufs| {
+        let var = b.reg(Ty::Index);
+        // The statements of a loop that is not marked, taken out of it.
+        let mut inner = Builder::new("inner");
+        for (name, elem, mutable) in [("x", Elem::F32, false), ("y", Elem::F32, true), ("k", Elem::I32, false)] {
+            inner.buf(name, elem, mutable);
+        }
+        inner.scratch("s", Elem::F32, 8);
+        inner.for_("i", 0, 8, step, |inner, i| {
+            assert_eq!(i, var);
+            body(inner, i, bufs);
+        });
+        let made = inner.finish().expect("it is well formed but for the mark");
+        for r in &made.regs[1..] {
+            b.reg(r.ty);
+        }
+        let Some(Stmt::For { body, .. }) = made.body.into_iter().next() else { panic!("a loop") };
+        b.push(Stmt::For { var, from: 0.into(), to: 8.into(), step, independent: true, body });
+    });
+    if step == 1 {
+        let (mut b, x, y, k, s) = start();
+        b.allow_independent_loops();
+        assert!(!b.for_independent("i", 0, 8, |b, i| body(b, i, (x, y, k, s))), "{expected}");
+        assert_eq!(b.finish().expect("an empty function").body, []);
+    }
+}
+
+#[test]
+fn rules_of_independent_loops() {
+    not_independent("step of an independent loop is 2", 2, |b, i, (x, y, ..)| {
+        let v = b.load(x.at().plus(i, 1));
+        b.store(y.at().plus(i, 1), v);
+    });
+    not_independent("holds a loop", 1, |b, _, _| b.for_("j", 0, 4, 1, |_, _| {}));
+    not_independent("holds a loop, a branch", 1, |b, _, (x, _, _, s)| b.call_row(RowFn::Exp, x.at(), s.at(), 4));
+    not_independent("no f32, i32 or bool scalar", 1, |b, i, (x, ..)| {
+        b.load4(x.at().plus(i, 1));
+    });
+    not_independent("an operation that is not", 1, |b, _, _| {
+        b.index(1);
+    });
+    not_independent("moves by 2 elements a trip", 1, |b, i, (x, ..)| {
+        b.load(x.at().plus(i, 2));
+    });
+    not_independent("stores to one place in every trip", 1, |b, _, (_, y, ..)| {
+        let one = b.f32(1.0);
+        b.store(y.at(), one);
+    });
+    not_independent("an integer division", 1, |b, i, (_, _, k, _)| {
+        let v = b.load(k.at().plus(i, 1));
+        b.div(v, v);
+    });
+    not_independent("no constant of its body", 1, |b, i, (_, _, k, _)| {
+        let v = b.load(k.at().plus(i, 1));
+        b.binary(BinOp::Shl, v, v);
+    });
+    not_independent("a comparison of indices", 1, |b, i, _| {
+        b.cmp(CmpOp::Lt, i, i);
+    });
+    not_independent("not one of scalars", 1, |b, i, (x, ..)| {
+        let v = b.load(x.at().plus(i, 1));
+        b.convert(Conv::F32ToI32, v);
+    });
+
+    // A register that is set before the loop is an accumulator.
+    refused("a register that is set before", |b, _| {
+        let (acc, var) = (b.f32(0.0), b.reg(Ty::Index));
+        let body = vec![Stmt::Set(acc, Op::Const(Const::f32(1.0)))];
+        b.push(Stmt::For { var, from: 0.into(), to: 8.into(), step: 1, independent: true, body });
+    });
+    refused("one operation in independent loops only", |b, _| {
+        let one = b.f32(1.0);
+        b.op(Ty::F32, Op::Row(RowFn::Exp, one));
+    });
+    // Not allowed, none are made.
+    let (mut b, x, y, ..) = start();
+    let body = |b: &mut Builder, i: Reg| {
+        let v = b.load(x.at().plus(i, 1));
+        let v = b.exp(v);
+        b.store(y.at().plus(i, 1), v);
+    };
+    assert!(!b.for_independent("i", 0, 8, body));
+    b.allow_independent_loops();
+    assert!(b.for_independent("i", 0, 8, body));
+    let text = b.finish().expect("well formed").to_string();
+    assert!(text.contains("step 1, independent {\n") && text.contains("= exp %"), "{text}");
+}

@@ -67,7 +67,7 @@ pub(super) fn clif(program: &Program) -> Option<String> {
     if !cfg!(target_arch = "x86_64") {
         return None;
     }
-    let options = CpuOptions { isa: None, baseline: true, texts: true };
+    let options = CpuOptions { baseline: true, texts: true, ..CpuOptions::default() };
     let prepared = match PreparedProgram::new(program, &options) {
         Ok(prepared) => prepared,
         Err(e) => return Some(format!("error: {e}")),

@@ -37,7 +37,7 @@ impl Options {
     /// implementation, no source lines, equal code once.
     pub fn stable() -> Options {
         Options {
-            cpu: CpuOptions { isa: None, baseline: true, texts: false },
+            cpu: CpuOptions { baseline: true, ..CpuOptions::default() },
             caps: Caps::webgpu(),
             plan: Variants::new(),
             lines: false,
