@@ -67,7 +67,7 @@ fn a_step_has_the_same_bits_with_wide_loops_and_without() {
     assert!(has_wide && !has_none, "one run has wide functions and the other has none");
     for (b, (with, without)) in program.buffers.values().zip(with.iter().zip(&without)) {
         let differs = with.iter().zip(without).position(|(a, b)| a != b);
-        assert_eq!(differs, None, "buffer `{}` differs", b.name);
+        assert_eq!(differs, None, "buffer `{}` differs", b.label);
     }
     let steps = |(b, memory): (&Buffer, &Vec<u32>)| matches!(b.kind, BufferKind::State { .. }) && *memory != start(b);
     assert!(program.buffers.values().zip(&with).any(steps), "the step changes no weight");

@@ -353,7 +353,7 @@ pub fn check(name: &str, kind: &KernelKind, args: &[Given], tolerance: Tolerance
         want.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = value(a.dtype, 0x7fc1_beef));
     }
     let mut worst: f64 = 0.0;
-    let mut wide = None;
+    let mut wide: Option<Vec<Vec<u32>>> = None;
     for (path, options) in paths() {
         let name = format!("{name}, {path}");
         let prepared = PreparedProgram::new(&program, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
