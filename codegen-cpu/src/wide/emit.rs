@@ -160,7 +160,7 @@ impl Writer<'_> {
         if let Kind::Store(place) = node.kind {
             let mem = self.mem(place);
             let mask = if self.masked { Mask::Keep(LEFT_OVER) } else { Mask::None };
-            return self.to_memory(mem, operands[0], mask);
+            return self.store_to(mem, operands[0], mask);
         }
         let result = node.result.expect("all but a store have a result");
         let dst = match node.kind {
@@ -222,9 +222,9 @@ impl Writer<'_> {
             Kind::Load(place) => {
                 let mem = self.mem(place);
                 match (place.moving, self.masked) {
-                    (true, true) => self.from_memory(LOAD, dst, mem, Mask::Zero(LEFT_OVER)),
-                    (true, false) => self.from_memory(LOAD, dst, mem, Mask::None),
-                    (false, _) => self.from_memory(BROADCAST, dst, mem, Mask::None),
+                    (true, true) => self.load_into(LOAD, dst, mem, Mask::Zero(LEFT_OVER)),
+                    (true, false) => self.load_into(LOAD, dst, mem, Mask::None),
+                    (false, _) => self.load_into(BROADCAST, dst, mem, Mask::None),
                 }
             }
             Kind::Store(_) => unreachable!("a store has no result"),
@@ -244,7 +244,7 @@ impl Writer<'_> {
         }
         let r = self.free_register(i, keep);
         match self.saved.get(&v) {
-            Some(&disp) => self.from_memory(LOAD, r, Mem::At { base: RSP, moving: false, disp }, Mask::None),
+            Some(&disp) => self.load_into(LOAD, r, Mem::At { base: RSP, moving: false, disp }, Mask::None),
             None => self.broadcast(r, v),
         }
         self.owner[r as usize] = Some(v);
@@ -267,7 +267,7 @@ impl Writer<'_> {
             let disp = VECTOR * self.saved.len() as i32;
             self.frame = self.frame.max(disp + VECTOR);
             self.saved.insert(v, disp);
-            self.to_memory(Mem::At { base: RSP, moving: false, disp }, r, Mask::None);
+            self.store_to(Mem::At { base: RSP, moving: false, disp }, r, Mask::None);
         }
         self.register.remove(&v);
         self.owner[r as usize] = None;
@@ -289,7 +289,7 @@ impl Writer<'_> {
             }
             Source::Node => unreachable!("a value of the body is in a register or in the frame"),
         };
-        self.from_memory(BROADCAST, r, mem, Mask::None);
+        self.load_into(BROADCAST, r, mem, Mask::None);
     }
 
     fn mem(&mut self, place: Place) -> Mem {
@@ -326,13 +326,13 @@ impl Writer<'_> {
         self.asm.say(format_args!("{} zmm{dst}{{k{TEST}}}, zmm{b}, zmm{a}", BLEND.name));
     }
 
-    fn from_memory(&mut self, inst: Inst, dst: Zmm, mem: Mem, mask: Mask) {
+    fn load_into(&mut self, inst: Inst, dst: Zmm, mem: Mem, mask: Mask) {
         self.asm.vector(inst, dst, 0, Rm::Mem(mem), mask, None);
         let mask = if mask == Mask::None { String::new() } else { format!("{{k{LEFT_OVER}}}{{z}}") };
         self.asm.say(format_args!("{} zmm{dst}{mask}, {}", inst.name, mem_text(mem)));
     }
 
-    fn to_memory(&mut self, mem: Mem, value: Zmm, mask: Mask) {
+    fn store_to(&mut self, mem: Mem, value: Zmm, mask: Mask) {
         self.asm.vector(STORE, value, 0, Rm::Mem(mem), mask, None);
         let mask = if mask == Mask::None { String::new() } else { format!("{{k{LEFT_OVER}}}") };
         self.asm.say(format_args!("{} {}{mask}, zmm{value}", STORE.name, mem_text(mem)));
