@@ -365,13 +365,16 @@ fn compile(gpu: &Gpu, proved: bool, module: &Module, layout: &wgpu::PipelineLayo
     entries.into_iter().map(pipeline).collect()
 }
 
+/// Launches in order, with the kernels that each computes.
+pub(super) type Launches = Vec<(Vec<KernelId>, Launch)>;
+
 /// The launches of a whole program, and what was made for them.
 pub(super) fn program(
     gpu: &Arc<Gpu>,
     program: &Program,
     units: &Units,
     proved: bool,
-) -> Result<(Vec<(Vec<KernelId>, Launch)>, GpuCounters)> {
+) -> Result<(Launches, GpuCounters)> {
     let modules = modules(gpu, program, units, proved)?;
     gpu.scoped(|| {
         let scratch = modules.iter().map(|(_, m)| m.scratch_bytes).max().unwrap_or(0);
