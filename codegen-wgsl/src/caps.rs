@@ -26,6 +26,9 @@ pub struct Caps {
     pub max_workgroups: u32,
     /// Alignment in bytes of the start of a binding in its buffer, a power of two.
     pub offset_alignment: u32,
+    /// Whether bindings of one dispatch may be overlapping ranges of which one is written. GPU interfaces allow it, and linked kernels write
+    /// different elements; WebGPU in browsers refuses it.
+    pub overlapping_writes: bool,
 }
 
 impl Caps {
@@ -41,6 +44,7 @@ impl Caps {
             max_binding_bytes: 128 << 20,
             max_workgroups: 65535,
             offset_alignment: 256,
+            overlapping_writes: false,
         }
     }
 

@@ -61,7 +61,8 @@ impl Parts {
 }
 
 /// The linked module; None where the members cannot be one: they have workgroups of different sizes, or tables, or more workgroups, bindings or
-/// workgroup memory than one dispatch may have, or one writes an allocation that another reads.
+/// workgroup memory than one dispatch may have, or one writes an allocation that another reads, or a range that overlaps another's where that is
+/// refused.
 pub fn link(members: &[&Module], caps: &Caps) -> Option<Module> {
     let (first, rest) = members.split_first()?;
     if rest.is_empty() {
@@ -94,6 +95,12 @@ pub fn link(members: &[&Module], caps: &Caps) -> Option<Module> {
             let known = bindings.iter().position(|other| other == b).filter(|at| out.bindings[*at].1 == *ty);
             let at = known.unwrap_or(bindings.len());
             if known.is_none() {
+                let overlap = |other: &Binding| {
+                    other.unit == b.unit && other.offset < b.offset + b.size && b.offset < other.offset + other.size
+                };
+                if b.write && !caps.overlapping_writes && bindings.iter().any(overlap) {
+                    return None;
+                }
                 bindings.push(b.clone());
                 out.bindings.push((format!("buf{at}"), ty.clone()));
             }

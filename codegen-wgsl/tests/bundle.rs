@@ -29,7 +29,7 @@ fn gpt(most_args: usize) -> Program {
 }
 
 fn wide() -> Caps {
-    Caps { max_storage_buffers: 32, subgroups: Some((32, 32)), ..Caps::webgpu() }
+    Caps { max_storage_buffers: 32, subgroups: Some((32, 32)), overlapping_writes: true, ..Caps::webgpu() }
 }
 
 /// Words of every allocation of a program.
@@ -154,4 +154,30 @@ fn a_choice_names_a_variant_of_each_piece() {
     mixed.variants[at] = other.variants[at];
     let e = bundle.emit(&wide(), &mixed).unwrap_err().to_string();
     assert!(e.contains("cannot be one module in these variants"), "{e}");
+}
+
+#[test]
+fn no_module_for_browsers_binds_what_they_refuse() {
+    let mut linked = 0;
+    for buffers in [8, 10, 16, 32] {
+        let caps = Caps { max_storage_buffers: buffers, ..Caps::webgpu() };
+        let program = gpt(buffers as usize - 1);
+        for bundle in bundles(&program, &caps).unwrap() {
+            let default = bundle.emit(&caps, &bundle.choices[0]).unwrap();
+            linked += usize::from(default.len() < bundle.pieces.len());
+            for module in default {
+                for (i, a) in module.bindings.iter().enumerate() {
+                    let meets = |b: &&tinygpt_codegen_wgsl::Binding| {
+                        b.unit == a.unit
+                            && (a.write || b.write)
+                            && a.offset < b.offset + b.size
+                            && b.offset < a.offset + a.size
+                    };
+                    let other = module.bindings[i + 1..].iter().find(meets);
+                    assert!(other.is_none(), "{} of {buffers} buffers binds {a:?} and {other:?}", module.name);
+                }
+            }
+        }
+    }
+    assert!(linked > 10, "{linked} bundles run as one module");
 }

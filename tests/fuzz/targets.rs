@@ -233,12 +233,12 @@ pub fn filetest() -> Target {
 
 /// A plan of kernel variants.
 pub fn plan() -> Target {
-    let seed = "tinygpt plan 1\nadapter X (1.2)\nkernel 0000000000000007 pointwise width=4 group=256\n";
+    let seed = "tinygpt plan 2\nadapter X (1.2)\nkernel 0000000000000007 pointwise width=4 group=256\n";
     let check = |input: &[u8]| match parse_plan(&utf8(input), "plan") {
         Err(error) => Outcome::Refused(error.to_string()),
         Ok((adapter, variants)) => {
             let kernels = variants.iter().map(|(hash, variant)| format!("kernel {hash:016x} {variant}\n"));
-            let printed = format!("tinygpt plan 1\nadapter {adapter}\n{}", kernels.collect::<String>());
+            let printed = format!("tinygpt plan 2\nadapter {adapter}\n{}", kernels.collect::<String>());
             assert_eq!(parse_plan(&printed, "printed").expect("what was printed is read"), (adapter, variants));
             Outcome::Read
         }

@@ -46,6 +46,7 @@ fn open() -> Option<Gpu> {
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         max_workgroups: limits.max_compute_workgroups_per_dimension,
         offset_alignment: limits.min_storage_buffer_offset_alignment,
+        overlapping_writes: true,
     };
     Some(Gpu { device, queue, caps })
 }

@@ -149,6 +149,7 @@ fn caps(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limit
         max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
         max_workgroups: limits.max_compute_workgroups_per_dimension,
         offset_alignment: limits.min_storage_buffer_offset_alignment,
+        overlapping_writes: true,
     }
 }
 

@@ -55,6 +55,7 @@ impl AdapterCaps {
             max_binding_bytes: self.max_binding_bytes.unwrap_or(least.max_binding_bytes),
             max_workgroups: self.max_workgroups.unwrap_or(least.max_workgroups),
             offset_alignment: self.offset_alignment.unwrap_or(least.offset_alignment),
+            overlapping_writes: false,
         };
         let [x, y, z] = caps.max_workgroup_size;
         let [least_x, least_y, least_z] = least.max_workgroup_size;

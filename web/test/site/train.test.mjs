@@ -24,7 +24,8 @@ test('training', async (t) => {
     agree(pairs.slice(0, COMPARED).map(([, loss]) => loss), native, 0.01, 'WebAssembly and the command line');
     assert(lastMean(pairs, 20) < 2.4, `after 300 steps the loss is ${lastMean(pairs, 20)}`);
     assert(validated.loss < 2.4, `after 300 steps the validation loss is ${validated.loss}`);
-    assert.equal(await page.locator('.bar .state').innerText(), 'Finished');
+    // The bar follows within a frame.
+    await page.locator('.bar .state', { hasText: 'Finished' }).waitFor();
     // What it has written by then is shown, and it goes on from a prompt.
     assert((await page.locator('.samples li').count()) > 0);
     await page.getByRole('tab', { name: 'Talk' }).click();
