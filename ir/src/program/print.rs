@@ -382,15 +382,13 @@ impl Display for Element<'_> {
     }
 }
 
-/// `12*i0 - i1 + 3*clamp(%2,10) + 4`
+/// `12*i0 - i1 + 3*clamp(%2,10) + 4`. Axes times 0 are left out; an indirect term is part of the access even so.
 fn sum(a: &Affine, axes: &[String], indirect: &[(i64, String)]) -> String {
     let axis = |i: usize| axes.get(i).cloned().unwrap_or_else(|| format!("axis{i}"));
-    let terms = a.coeffs.iter().enumerate().map(|(i, c)| (*c, axis(i))).chain(indirect.iter().cloned());
+    let direct = a.coeffs.iter().enumerate().filter(|(_, c)| **c != 0).map(|(i, c)| (*c, axis(i)));
+    let offset = (a.offset != 0).then(|| (a.offset, String::new()));
     let mut out = String::new();
-    for (c, what) in terms.filter(|(c, _)| *c != 0).chain([(a.offset, String::new())]) {
-        if c == 0 {
-            continue;
-        }
+    for (c, what) in direct.chain(indirect.iter().cloned()).chain(offset) {
         out += match (out.is_empty(), c < 0) {
             (true, false) => "",
             (true, true) => "-",
@@ -435,6 +433,8 @@ mod tests {
         let mut access = at(2, &[0, 1]);
         access.indirect.push(Indirect { index: ScalarId(7), stride: -5, extent: 9 });
         assert_eq!(Element(&access, &Axes::of(axes.to_vec())).to_string(), "a2[i1 - 5*clamp(%7,9)]");
+        access.indirect[0].stride = 0;
+        assert_eq!(Element(&access, &Axes::of(axes.to_vec())).to_string(), "a2[i1 + 0*clamp(%7,9)]");
     }
 
     #[test]
