@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use tinygpt_codegen_cpu::compile::{Bound, CpuOptions, PreparedProgram, Report, SCRATCH_ALIGN};
+use tinygpt_codegen_cpu::compile::{Bound, CpuOptions, PreparedProgram, Report};
 use tinygpt_codegen_cpu::memory::{ALIGN, Memory};
 use tinygpt_ir::program::{BufferId, KernelId, Place, Program};
 
@@ -105,8 +105,6 @@ impl Shares {
 fn allocate(bytes: usize) -> Result<Memory> {
     Memory::new(bytes).map_err(|_| memory::refused(bytes as u64))
 }
-
-const _: () = assert!(SCRATCH_ALIGN <= ALIGN);
 
 /// Runs a program on this processor.
 pub struct CpuExecutor {

@@ -16,12 +16,8 @@
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-/// Spins before sleeping: about 200 microseconds. Work of a region that is not shared evenly ends within that, and waking a processor that
-/// a virtual machine has put to rest takes as long.
-const SPINS: u32 = 2_000;
-/// Looks at the number in one spin. Between two pauses of the processor lie so many that a virtual machine does not take the pauses for a
-/// sign that another processor should run instead: AMD's filter starts counting anew after 128 cycles.
-const LOOKS: u32 = 256;
+/// Spins before sleeping: about 50 microseconds.
+const SPINS: u32 = 20_000;
 
 /// How many regions of a run have ended.
 pub struct Progress {
@@ -62,7 +58,7 @@ struct Barrier {
 
 /// Threads that wait until a number changes.
 struct Sleepers {
-    /// Spins before sleeping.
+    /// Looks at the number before sleeping.
     spins: u32,
     count: AtomicUsize,
     lock: Mutex<()>,
@@ -77,10 +73,8 @@ impl Sleepers {
     /// Waits until `word` is no longer `old`.
     fn wait_while(&self, word: &AtomicU32, old: u32) {
         for _ in 0..self.spins {
-            for _ in 0..LOOKS {
-                if word.load(Ordering::Acquire) != old {
-                    return;
-                }
+            if word.load(Ordering::Acquire) != old {
+                return;
             }
             std::hint::spin_loop();
         }

@@ -2,12 +2,11 @@
 //!
 //! The scheme is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008):
 //!
-//! - **B** is packed once into a shared buffer, by [`GemmPlan::pack`] tasks, as panels of a few vectors of
-//!   columns with all of k (every term, one after another). Where the output has few rows and B is contiguous
-//!   along n, it is read in place and nothing is packed.
-//! - **A** is read in place where it is contiguous along k. Elsewhere it is packed like B, as panels of at most
-//!   `rows` rows; in small batched products and very large ones each compute task packs its own rows instead, one
-//!   block of k at a time.
+//! - **A** is read in place where it is contiguous along k, **B** where the output has few rows and B is contiguous along n.
+//!   Elsewhere they are **packed**: A as panels of at most `rows` rows, B as panels of a few vectors of columns.
+//! - Packing is done **ahead**, once, into a shared buffer, by [`GemmPlan::pack`] tasks (panels with all of k, every term one
+//!   after another), or **by each compute task** into its scratch, one block of k at a time: the larger side of a product with
+//!   few rows or few columns, whose parts no other task reads, A in small batched products, and an A too large for a buffer.
 //! - A **compute task** owns a block of the output: some batches, or some rows and columns of one batch. For one
 //!   block of k at a time it runs the microkernel on each pair of panels, accumulators in registers.
 //! - After the last block of k, each strip of finished rows goes to the **epilogue** while it is in cache.

@@ -283,6 +283,9 @@ fn operands_are_packed_by_shape_and_layout() {
         assert_eq!(gradient(192, 192), [ahead, ahead]);
         assert_eq!(gradient(768, 192), [task, ahead]);
         assert_eq!(gradient(192, 768), [ahead, task]);
+        // GPT-2's: a copy of A would be a hundred megabytes and more.
+        assert_eq!(sources(isa, [3072, 768, 8192], [1, 3072], [768, 1]), [task, ahead]);
+        assert_eq!(sources(isa, [768, 768, 8192], [1, 768], [768, 1]), [task, ahead]);
         assert_eq!(sources(isa, [1536, 768, 192], [192, 1], [1, 192]), [place, ahead]);
         assert_eq!(sources(isa, [5, 768, 192], [192, 1], [768, 1]), [place, place]);
         assert_eq!(sources(isa, [32, 32, 32], [1, 32], [32, 1]), [task, ahead]);

@@ -2,7 +2,7 @@
 
 use super::{Problem, Side, Term};
 use crate::Isa;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 /// Longest block of k: a panel of B of this depth and two vectors of columns (48 KiB on AVX-512) streams from the second-level
@@ -25,6 +25,10 @@ const MAX_TASKS: usize = 24;
 const PACK_WORK: usize = 64 * 1024;
 /// Rows in panels, at most, for B to be read in place: packing pays when B is read more often.
 const DIRECT_PANELS: usize = 1;
+/// Elements of all copies of A, at most, for A to be packed ahead: more would leave the last-level cache before it is read, and
+/// take as much memory as A.
+const MAX_PACKED_A: usize = 2 * 1024 * 1024;
+
 /// The cut of one problem.
 #[derive(Clone, Debug)]
 pub(super) struct Blocking {
@@ -132,15 +136,18 @@ impl Blocking {
         let mut blocking =
             Blocking { lanes, rows, cols, a: Source::Direct, b: Source::Direct, depths, tasks: Vec::new() };
         let tasks = (m * n * k / TASK_WORK).clamp(1, MAX_TASKS);
-        // A task packs its own part of an operand, while it is at it, if no other task reads the same part; unless there is
-        // little of the other operand to read beside it, both are packed ahead.
+        // A task packs its own part of an operand if no other task reads the same part. Where many would, both are packed ahead, unless A
+        // is too large for that.
+        let copies_of_a = problem.batches.iter().map(|batch| &batch.a).collect::<HashSet<_>>().len();
+        let large_a = copies_of_a * panels * blocking.panel_len(k) > MAX_PACKED_A;
         let (a, b) = match (direct_a, direct_b) {
             (true, true) => (Pack::Never, Pack::Never),
             (true, false) => (Pack::Never, Pack::Ahead),
             (false, true) => (Pack::Task, Pack::Never),
             (false, false) if m * n * k < TASK_WORK => (Pack::Task, Pack::Ahead),
             (false, false) if n <= m / 2 && n * depth <= MAX_BLOCK => (Pack::Task, Pack::Ahead),
-            (false, false) if m <= n / 2 && column_panels >= tasks / 2 => (Pack::Ahead, Pack::Task),
+            (false, false) if m <= n / 2 && column_panels >= tasks / 2 && !large_a => (Pack::Ahead, Pack::Task),
+            (false, false) if large_a => (Pack::Task, Pack::Ahead),
             (false, false) => (Pack::Ahead, Pack::Ahead),
         };
         blocking.a = match a {
