@@ -5,7 +5,8 @@
 //! Invariants
 //! - A value of an integer or boolean dtype is that integer (0 or 1 for bool), which f64 holds exactly; every function here
 //!   takes and returns such values. Integers wrap modulo 2^32.
-//! - Floats are never rounded to f32 or f16: these functions are the oracle that every float precision is measured against.
+//! - Floats are not rounded: these functions are the oracle that every float precision is measured against. The one exception is a cast to f16,
+//!   which is asked for because it rounds.
 
 use crate::op::{Binary, Compare, Unary, random_bits};
 use crate::types::DType;
@@ -71,13 +72,31 @@ impl Compare {
 }
 
 /// `x` of dtype `from` converted to `to`: float to integer truncates toward zero and saturates (NaN becomes 0), integer to
-/// integer keeps the low 32 bits, anything but zero becomes true.
+/// integer keeps the low 32 bits, anything but zero becomes true, and f16 takes the nearest value that it has.
 pub fn cast(from: DType, to: DType, x: f64) -> f64 {
     match to {
         DType::I32 if from.is_float() => f64::from(x as i32),
         DType::U32 if from.is_float() => f64::from(x as u32),
+        DType::F16 => round_to_f16(x),
         _ => to.normalise(x),
     }
+}
+
+/// The IEEE 754 binary16 value nearest to `x`, ties to even: infinite from 65520 on, multiples of 2^-24 below 2^-14.
+pub fn round_to_f16(x: f64) -> f64 {
+    const LARGEST: f64 = 65504.0;
+    /// Smallest exponent of a normal number, and digits after the leading one.
+    const LEAST: i32 = -14;
+    const DIGITS: i32 = 10;
+    if x == 0.0 || !x.is_finite() {
+        return x;
+    }
+    // Biased by 1023; that of a subnormal f64 is far below `LEAST` in any case.
+    let exponent = ((x.to_bits() >> 52) & 0x7ff) as i32 - 1023;
+    // Powers of two are exact, and so are the products with them here.
+    let unit = 2f64.powi(exponent.max(LEAST) - DIGITS);
+    let rounded = (x / unit).round_ties_even() * unit;
+    if rounded.abs() > LARGEST { f64::INFINITY.copysign(x) } else { rounded }
 }
 
 /// Element `index` of `Op::Random`: the top 24 of its [`random_bits`] as a fraction, so that every value is an f32.
@@ -191,7 +210,7 @@ mod tests {
             (F32, I32, f64::NAN, 0.0),
             (F32, U32, -1.0, 0.0),
             (F32, U32, 1e10, u32::MAX as f64),
-            (F32, F16, 0.1, 0.1),
+            (F32, F16, 0.1, 0.099_975_585_937_5),
             (F32, Bool, 0.25, 1.0),
             (F32, Bool, -0.0, 0.0),
             (I32, U32, -1.0, u32::MAX as f64),
@@ -203,6 +222,29 @@ mod tests {
         for (from, to, x, want) in cases {
             assert_eq!(cast(from, to, x), want, "{from} {x} to {to}");
         }
+    }
+
+    #[test]
+    fn f16_takes_the_nearest_value() {
+        // Of every f16 that is finite: itself, what lies half way to the next, and a little to both sides of that.
+        let value = |bits: u32| {
+            let (exponent, digits) = ((bits >> 10) as i32, f64::from(bits & 0x3ff));
+            if exponent == 0 { digits * 2f64.powi(-24) } else { (1024.0 + digits) * 2f64.powi(exponent - 25) }
+        };
+        for bits in 0..0x7c00 {
+            let (low, high) = (value(bits), value(bits + 1));
+            let (middle, even) = ((low + high) / 2.0, if bits % 2 == 0 { low } else { high });
+            // The value that would follow the largest stands for infinity.
+            let at = |x: f64| if x >= 65536.0 { f64::INFINITY } else { x };
+            for (x, want) in [(low, low), (middle, even), (middle * (1.0 - 1e-12), low), (middle * (1.0 + 1e-12), high)]
+            {
+                assert_eq!(round_to_f16(x), at(want), "{x:e}");
+                assert_eq!(round_to_f16(-x), -at(want), "-{x:e}");
+            }
+        }
+        assert!(round_to_f16(f64::NAN).is_nan());
+        assert!(round_to_f16(-0.0).is_sign_negative() && round_to_f16(-1e-300) == 0.0);
+        assert_eq!(round_to_f16(f64::NEG_INFINITY), f64::NEG_INFINITY);
     }
 
     #[test]

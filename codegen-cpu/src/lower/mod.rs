@@ -160,6 +160,12 @@ fn bodies(kind: &KernelKind) -> Vec<&Body> {
 pub(crate) fn check(kind: &KernelKind, args: &[DType]) -> Result<(), LowerError> {
     let f16 =
         args.contains(&DType::F16) || bodies(kind).iter().any(|b| b.scalars.values().any(|s| s.dtype == DType::F16));
+    let rounds = matches!(kind, KernelKind::Contract(k) if k.parts.iter().flat_map(|p| &p.terms).any(|t| t.f16));
+    if rounds {
+        return Err(LowerError(
+            "a contraction rounds its operands to f16 and the CPU backend computes in f32: leave the pass `precision` out".into(),
+        ));
+    }
     if f16 {
         return Err(LowerError(
             "a kernel works on f16 and the CPU backend computes in f32: cast to f32 before it".into(),

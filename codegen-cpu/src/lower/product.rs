@@ -54,7 +54,7 @@ impl Product {
             let k = AxisMap::merged(&t.k, &order, &[l, r]);
             let lhs = batch.clone().then(&m.clone().shifted(nb)).then(&k.clone().shifted(nb + nm));
             let rhs = batch.clone().then(&n.clone().shifted(nb)).then(&k.clone().shifted(nb + nn));
-            Term { k: k.extents().to_vec(), lhs: lhs.access(&t.lhs), rhs: rhs.access(&t.rhs) }
+            Term { k: k.extents().to_vec(), f16: t.f16, lhs: lhs.access(&t.lhs), rhs: rhs.access(&t.rhs) }
         });
         let terms = terms.collect();
         let all = batch.clone().then(&m.clone().shifted(nb)).then(&n.clone().shifted(nb + nm));
@@ -127,7 +127,11 @@ fn exchanged(part: &ContractPart) -> ContractPart {
         batch: part.batch.clone(),
         m: part.n.clone(),
         n: part.m.clone(),
-        terms: part.terms.iter().map(|t| Term { k: t.k.clone(), lhs: t.rhs.clone(), rhs: t.lhs.clone() }).collect(),
+        terms: part
+            .terms
+            .iter()
+            .map(|t| Term { k: t.k.clone(), f16: t.f16, lhs: t.rhs.clone(), rhs: t.lhs.clone() })
+            .collect(),
         body: map.body(&part.body),
         stores: part.stores.iter().map(|s| map.store(s)).collect(),
     }

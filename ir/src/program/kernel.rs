@@ -9,7 +9,7 @@
 //! | update | one flat axis a segment | one body over many segments, each with its own arguments |
 //! | fold | one flat axis a segment | one reduction a block of each of many segments |
 //! | reduce | rows ++ cols | for each row: the reductions over cols in order, each able to use the results of earlier ones; then the stores |
-//! | contract | batch ++ m ++ n a part | acc 0 = sum over terms and their k of lhs * rhs; then the stores |
+//! | contract | batch ++ m ++ n a part | acc 0 = sum over terms and their k of lhs * rhs, of operands rounded to f16 where a term says so; then the stores |
 //! | attention | - | softmax(scale q k^T) v and the log-sum-exp of its scores |
 //! | attention_grad | - | its gradients, probabilities recomputed from the log-sum-exp |
 //! | scatter | ids ++ inner | base, plus values added at computed rows, in index order |
@@ -220,6 +220,10 @@ impl ReduceKernel {
 pub struct Term {
     /// Contracted extents.
     pub k: Vec<usize>,
+    /// Whether both operands, f32 in their buffers, are rounded to f16 as they are read (to nearest, ties to even). Products and sums are of
+    /// the precision of f32 either way.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "std::ops::Not::not"))]
+    pub f16: bool,
     /// Over batch ++ m ++ k; direct.
     pub lhs: Access,
     /// Over batch ++ n ++ k; direct.

@@ -72,6 +72,9 @@ pub struct TargetModel {
     pub placement: PlacementPolicy,
     /// Bytes of memory traffic that cost as much as one kernel launch.
     pub launch_cost_bytes: usize,
+    /// Whether contractions round their operands to f16.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "std::ops::Not::not"))]
+    pub f16_operands: bool,
 }
 
 impl TargetModel {
@@ -85,6 +88,7 @@ impl TargetModel {
             alignment: 64,
             placement: PlacementPolicy::Slab,
             launch_cost_bytes: 4096,
+            f16_operands: false,
         }
     }
 
@@ -98,6 +102,7 @@ impl TargetModel {
             alignment: 256,
             placement: PlacementPolicy::Slot,
             launch_cost_bytes: 4096,
+            f16_operands: false,
         }
     }
 }

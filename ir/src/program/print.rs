@@ -42,6 +42,8 @@
 //!   offset; no term is zero, a coefficient of 1 is left out, and the empty sum is `0`. In update and fold kernels the elements are of roles:
 //!   `role0[i0]`.
 //! - `memory` lists `packs=[..]` where there are any.
+//! - `term f16` heads a product whose operands are rounded to f16 as they are read; a target that rounds those of every product ends with
+//!   `operands=f16`.
 //! - Axes are named where extents are given: `i` points, `j0` the blocks of a fold, `r` rows, `c` cols, `b` batch, `m`, `n`, `k` of contractions; `b h t d` and
 //!   `b h s d` of attention (query t, key s); `row` of a scatter's table and `j` of its inner axes.
 //!
@@ -117,9 +119,10 @@ impl Display for TargetModel {
             PlacementPolicy::Slab => "slab",
             PlacementPolicy::Slot => "slot",
         };
+        let operands = if self.f16_operands { ", operands=f16" } else { "" };
         write!(
             f,
-            "{} {{lanes={}, max_args={}, max_arg_bytes={bytes}, alignment={}, placement={placement}, launch_cost_bytes={}}}",
+            "{} {{lanes={}, max_args={}, max_arg_bytes={bytes}, alignment={}, placement={placement}, launch_cost_bytes={}{operands}}}",
             quoted(&self.name),
             self.lanes,
             self.max_args,
@@ -303,7 +306,7 @@ fn part(f: &mut Formatter<'_>, p: &ContractPart) -> Result {
     let axes = extents(f, "  part", &[("b", &p.batch), ("m", &p.m), ("n", &p.n)])?;
     let (nb, nm) = (p.batch.len(), p.m.len());
     for t in &p.terms {
-        let k = extents(f, "    term", &[("k", &t.k)])?;
+        let k = extents(f, if t.f16 { "    term f16" } else { "    term" }, &[("k", &t.k)])?;
         let lhs = Axes::of([&axes[..nb + nm], &k].concat());
         let rhs = Axes::of([&axes[..nb], &axes[nb + nm..], &k].concat());
         writeln!(f, "      left {}", Element(&t.lhs, &lhs))?;

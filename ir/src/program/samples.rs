@@ -135,7 +135,7 @@ pub(super) fn linear() -> Program {
 
     let mut b = Body::default();
     let acc = b.acc(0);
-    let terms = vec![Term { k: vec![3], lhs: at(0, &[3, 1]), rhs: at(1, &[3, 1]) }];
+    let terms = vec![Term { k: vec![3], f16: false, lhs: at(0, &[3, 1]), rhs: at(1, &[3, 1]) }];
     let stores = vec![store(2, &[4, 1], acc)];
     let part = ContractPart { batch: vec![], m: vec![2], n: vec![4], terms, body: b, stores };
     let mut product = kernel(

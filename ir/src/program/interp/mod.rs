@@ -7,7 +7,7 @@
 //!   its cells, and reads as NaN unless all of them hold what one store wrote. Temporaries without a place, or in packs (which are never
 //!   reused), have storage of their own.
 //!   All temporaries and outputs are NaN before each step. So a wrong plan, or a value that nothing wrote, shows as wrong numbers.
-//! - Floats are never rounded to f32 or f16; sums run in index order.
+//! - Floats are rounded where the program says f16 (a cast to it, a term of a contraction), and nowhere else; sums run in index order.
 //! - At one point all values are computed before the first is stored; a row store of a reduce kernel is computed before, and written after,
 //!   the other stores of its row. That is all the order that in-place arguments rely on.
 
@@ -21,7 +21,7 @@ use super::{
     Access, Affine, ArgId, Attention, AttentionGrad, Body, BufferId, BufferKind, Contract, ContractPart, Fold, Kernel,
     KernelId, KernelKind, Pointwise, Program, ReduceKernel, ScalarId, ScalarOp, Scatter, ScatterBase, Store, Update,
 };
-use crate::eval::{cast, random_unit};
+use crate::eval::{cast, random_unit, round_to_f16};
 use crate::graph::{Init, ParamKind};
 use crate::op::{Binary, Reduce, random_bits};
 use crate::types::{DType, numel};
@@ -396,7 +396,7 @@ impl<A: Args + ?Sized> Run<'_, A> {
                 for (l, r) in lhs_k.iter().zip(rhs_k) {
                     let a = run.load(t.lhs.arg, lhs + l, format_args!("the left operand at point {point:?}"))?;
                     let b = run.load(t.rhs.arg, rhs + r, format_args!("the right operand at point {point:?}"))?;
-                    acc += a * b;
+                    acc += if t.f16 { round_to_f16(a) * round_to_f16(b) } else { a * b };
                 }
             }
             Ok(vec![acc])

@@ -45,6 +45,23 @@ fn placed_program_computes_and_updates_in_place() {
 }
 
 #[test]
+fn a_term_of_f16_rounds_both_operands() {
+    // Beside 1 an f16 has ten binary digits: 1 + 2^-12 is 1, 1 + 3 * 2^-11 lies half way and goes to the even 1 + 2^-9.
+    let x = [1.0 + 2f64.powi(-12), 2.0, 3.0, 4.0, 5.0, 1.0 + 3.0 * 2f64.powi(-11)];
+    let (mut rounded, mut p) = (x, linear());
+    (rounded[0], rounded[5]) = (1.0, 1.0 + 2f64.powi(-9));
+    let KernelKind::Contract(k) = &mut p.kernels[crate::program::KernelId(0)].kind else { panic!("a product") };
+    k.parts[0].terms[0].f16 = true;
+    let w = W.map(|w| w * (1.0 + 2f64.powi(-13)));
+    let (mut mixed, mut exact) =
+        (interp(&p, &[("x", &x), ("w", &w)]), interp(&linear(), &[("x", &rounded), ("w", &W)]));
+    mixed.step().unwrap();
+    exact.step().unwrap();
+    close(&mixed.read("y").unwrap(), &exact.read("y").unwrap(), "y");
+    close(&mixed.read("w").unwrap(), &w.map(|w| 0.9 * w), "w, which no contraction rounds");
+}
+
+#[test]
 fn a_wrong_plan_shows_as_wrong_numbers() {
     // The row sums lie on h, which is read after them.
     let mut p = linear();
@@ -166,8 +183,8 @@ fn contraction_sums_terms_and_batches_and_parts() {
     let (acc, bv) = (b.acc(0), b.load(3, &[0, 0, 1]));
     let sum = b.binary(Binary::Add, acc, bv);
     let terms = vec![
-        Term { k: vec![nk], lhs: at(0, &[15, 5, 1]), rhs: at(1, &[20, 1, 4]) },
-        Term { k: vec![nk], lhs: at(0, &[15, 5, 1]), rhs: at(2, &[0, 5, 1]) },
+        Term { k: vec![nk], f16: false, lhs: at(0, &[15, 5, 1]), rhs: at(1, &[20, 1, 4]) },
+        Term { k: vec![nk], f16: false, lhs: at(0, &[15, 5, 1]), rhs: at(2, &[0, 5, 1]) },
     ];
     let stores = vec![store(4, &[12, 4, 1], sum)];
     let first = ContractPart { batch: vec![nb], m: vec![nm], n: vec![nn], terms, body: b, stores };
@@ -175,7 +192,7 @@ fn contraction_sums_terms_and_batches_and_parts() {
     let acc = b.acc(0);
     let square = b.binary(Binary::Mul, acc, acc);
     // d d^T with k split over two axes: 5 = 5 x 1.
-    let terms = vec![Term { k: vec![5, 1], lhs: at(2, &[5, 1, 0]), rhs: at(2, &[5, 1, 0]) }];
+    let terms = vec![Term { k: vec![5, 1], f16: false, lhs: at(2, &[5, 1, 0]), rhs: at(2, &[5, 1, 0]) }];
     let second = ContractPart {
         batch: vec![],
         m: vec![nn],

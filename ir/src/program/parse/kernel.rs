@@ -277,6 +277,7 @@ impl Parser<'_> {
             self.t.end_of_line()?;
             let mut terms = Vec::new();
             while self.optional("term") {
+                let f16 = self.optional("f16");
                 let mut all = s.clone();
                 let k = self.extents("k", &mut all)?;
                 self.t.end_of_line()?;
@@ -287,7 +288,7 @@ impl Parser<'_> {
                 let right = axes([&outer[..nb], &outer[nb + nm..], ks]);
                 let lhs = self.operand("left", &left)?;
                 let rhs = self.operand("right", &right)?;
-                terms.push(Term { k, lhs, rhs });
+                terms.push(Term { k, f16, lhs, rhs });
             }
             let body = self.body(&s)?;
             let stores = self.stores(&s, &body)?;

@@ -139,9 +139,14 @@ impl<'s> Parser<'s> {
         };
         self.key(false, "launch_cost_bytes")?;
         let launch_cost_bytes = self.number("an integer")?;
-        self.t.expect('}')?;
+        let f16_operands = !self.t.accept('}');
+        if f16_operands {
+            self.key(false, "operands")?;
+            self.t.keyword("f16")?;
+            self.t.expect('}')?;
+        }
         self.program.target =
-            TargetModel { name, lanes, max_args, max_arg_bytes, alignment, placement, launch_cost_bytes };
+            TargetModel { name, lanes, max_args, max_arg_bytes, alignment, placement, launch_cost_bytes, f16_operands };
         self.t.end_of_line()
     }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::program::samples::{attention, embedding, linear, norm};
-use crate::program::verify;
+use crate::program::{KernelKind, verify};
 
 #[track_caller]
 fn round_trips(p: &Program) {
@@ -29,6 +29,13 @@ fn samples_round_trip() {
         p.buffers[BufferId(1)].place = Place::Pack { pack: 1, offset: 64 };
         p.buffers[BufferId(0)].place = Place::Slot(7);
         p.target.max_arg_bytes = 1 << 30;
+        p.target.f16_operands = true;
+        round_trips(&p);
+        for k in p.kernels.values_mut() {
+            if let KernelKind::Contract(k) = &mut k.kind {
+                k.parts[0].terms[0].f16 = true;
+            }
+        }
         round_trips(&p);
         // Between fusion and scheduling, and half way.
         let all = std::mem::take(&mut p.stages);

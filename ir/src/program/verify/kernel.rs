@@ -318,6 +318,10 @@ fn archetype(program: &Program, kernel: &Kernel, report: &mut Report) {
                 report.expect(alike, Invariant::ContractTerms, || {
                     format!("operands are of {operands:?}: expected at least one product, all of one float dtype")
                 });
+                let rounded = p.terms.iter().any(|t| t.f16);
+                report.expect(!rounded || acc == DType::F32, Invariant::ContractTerms, || {
+                    format!("operands of {acc} are to be rounded to f16: expected f32")
+                });
                 typed(&p.body, &p.space(), &[acc], &p.stores, &of, report);
             }
             report.expect(!k.parts.is_empty(), Invariant::ContractTerms, || "there is no part".into());
