@@ -12,6 +12,8 @@ pub struct Caps {
     pub subgroups: Option<(u32, u32)>,
     /// Whether shaders compute in f16 (`shader-f16`).
     pub f16: bool,
+    /// Size of all subgroups, where their invocations together multiply 16x16 matrices of f16 and add in f32 (naga's cooperative matrices).
+    pub cooperative: Option<u32>,
     /// Bytes of workgroup memory.
     pub workgroup_bytes: u32,
     /// Most invocations of a workgroup.
@@ -37,6 +39,7 @@ impl Caps {
         Caps {
             subgroups: None,
             f16: false,
+            cooperative: None,
             workgroup_bytes: 16 << 10,
             max_invocations: 256,
             max_workgroup_size: [256, 256, 64],

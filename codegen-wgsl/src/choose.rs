@@ -7,6 +7,7 @@ use crate::attention::Square;
 use crate::bind::Piece;
 use crate::caps::Caps;
 use crate::contract::Tiling;
+use crate::cooperate::{self, Blocks};
 use crate::reduce::Plan;
 use crate::variant::{ScatterOrder, Variant};
 use crate::{fold, pointwise, update};
@@ -41,7 +42,14 @@ pub fn variants(piece: &Piece, caps: &Caps) -> Vec<Variant> {
         }
         KernelKind::Fold(k) => fold::variants(k, |s| piece.bindings.args[s].offset, caps),
         KernelKind::Reduce(k) => reduce(k, caps, group, room),
-        KernelKind::Contract(k) => contract(k, caps, group, room),
+        KernelKind::Contract(k) => {
+            let mut list = cooperate(k, caps, group, room);
+            // Of plain arithmetic the best alone beside them: it wins where there are few rows.
+            let plain = contract(k, caps, group, room);
+            let most = if list.is_empty() { plain.len() } else { 1 };
+            list.extend(plain.into_iter().take(most));
+            list
+        }
         KernelKind::Attention(k) => {
             tiles(k.shape.q_len.max(k.shape.k_len), caps).into_iter().map(|tile| Variant::Attention { tile }).collect()
         }
@@ -289,6 +297,51 @@ fn results_of(k: &Contract) -> usize {
 
 fn tiles_of(k: &Contract, t: Tiling) -> usize {
     k.parts.iter().map(|p| t.tiles(p)).sum()
+}
+
+/// Blocks of cooperative matrices, and how fast each runs when there is enough to do, relative to the fastest.
+const BLOCKS: [(Blocks, f64); 6] = [
+    (blocks(128, 128, 32, 2, 4), 1.0),
+    (blocks(128, 64, 32, 2, 2), 0.75),
+    (blocks(64, 64, 32, 2, 2), 0.6),
+    (blocks(64, 64, 64, 2, 2), 0.6),
+    (blocks(32, 64, 64, 1, 2), 0.4),
+    (blocks(32, 32, 64, 1, 2), 0.3),
+];
+
+const fn blocks(m: u32, n: u32, k: u32, by_m: u32, by_n: u32) -> Blocks {
+    Blocks { m, n, k, by_m, by_n, split: 1 }
+}
+
+/// The ways of a contraction on cooperative matrices, the best by the model above first; none where it cannot be.
+fn cooperate(kernel: &Contract, caps: &Caps, most: u32, room: bool) -> Vec<Variant> {
+    let Some(subgroup) = caps.cooperative.filter(|_| cooperate::allows(kernel)) else { return Vec::new() };
+    let depth = kernel.parts.iter().map(|p| p.terms.iter().map(|t| numel(&t.k)).sum::<usize>()).max().unwrap_or(1);
+    let results: usize = kernel.parts.iter().map(|p| numel(&p.space())).sum();
+    let mut scored: Vec<(f64, Blocks)> = Vec::new();
+    for (b, speed) in BLOCKS {
+        if b.invocations(subgroup) > most || b.workgroup_bytes() > caps.workgroup_bytes {
+            continue;
+        }
+        let tiles: usize = kernel.parts.iter().map(|p| b.tiles(p)).sum();
+        let steps = depth.div_ceil(b.k as usize);
+        let mut splits = vec![1];
+        // Slices of at least two steps.
+        let wanted = (BUSY_GROUPS / tiles.max(1)).min(steps / 2).min(32) as u32;
+        if room && wanted > 1 {
+            splits.push(wanted);
+        }
+        for split in splits {
+            let groups = tiles * split as usize;
+            let busy = (groups as f64 * f64::from(b.m * b.n) / (BUSY_GROUPS * 64 * 64) as f64).min(1.0);
+            let computed = (tiles * (b.m * b.n) as usize * depth) as f64;
+            let extra = if split > 1 { 8e6 + 16.0 * (results * split as usize) as f64 } else { 0.0 };
+            scored.push((computed / (speed * busy) + extra, Blocks { split, ..b }));
+        }
+    }
+    scored.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let variant = |b: Blocks| Variant::Cooperate { m: b.m, n: b.n, k: b.k, by_m: b.by_m, by_n: b.by_n, split: b.split };
+    scored.into_iter().map(|(_, b)| variant(b)).collect()
 }
 
 fn tiles(longest: usize, caps: &Caps) -> Vec<u32> {

@@ -55,14 +55,14 @@ impl Tiling {
 }
 
 /// A part as it is emitted.
-struct Part<'a> {
-    part: &'a ContractPart,
-    operands: Vec<(Operand, Operand)>,
+pub struct Part<'a> {
+    pub part: &'a ContractPart,
+    pub operands: Vec<(Operand, Operand)>,
     epilogue: Merged,
     /// Four results along n at once.
-    wide: bool,
-    m: usize,
-    n: usize,
+    pub wide: bool,
+    pub m: usize,
+    pub n: usize,
     /// First word of its slices in scratch.
     scratch: usize,
     /// Whether scratch is an array of vectors.
@@ -77,6 +77,22 @@ pub fn emit(cx: &mut Cx, k: &Contract, t: Tiling) -> Result<(), Error> {
             cx.name, t.m, t.n, t.k, t.each_m, t.each_n, t.buffers
         ));
     }
+    let parts = parts(cx, k, t.split);
+    for (i, p) in parts.iter().enumerate() {
+        constants(cx, i, p);
+        finish(cx, i, p);
+        part_function(cx, i, p, t);
+    }
+    let tiles: Vec<usize> = parts.iter().map(|p| t.tiles(p.part)).collect();
+    main(cx, &tiles, t.split, t.invocations())?;
+    if t.split > 1 {
+        combine(cx, &parts, t.split)?;
+    }
+    Ok(())
+}
+
+/// The parts of `k`, whose contracted axes are cut into `split` slices: declares what is bound as arrays of vectors, and reserves scratch.
+pub fn parts<'a>(cx: &mut Cx, k: &'a Contract, split: u32) -> Vec<Part<'a>> {
     let mut parts: Vec<Part> = Vec::new();
     let mut flagged: Vec<(&Access, bool)> = Vec::new();
     let mut epilogue_flags: Vec<(Access, bool)> = Vec::new();
@@ -109,9 +125,9 @@ pub fn emit(cx: &mut Cx, k: &Contract, t: Tiling) -> Result<(), Error> {
     }
     flagged.extend(epilogue_flags.iter().map(|(a, aligned)| (a, *aligned)));
     cx.vectorise(&flagged);
-    if t.split > 1 {
+    if split > 1 {
         for p in &mut parts {
-            p.scratch = cx.scratch(t.split as usize * numel(&p.part.space()));
+            p.scratch = cx.scratch(split as usize * numel(&p.part.space()));
         }
         // Slices of four results at a time are whole vectors; one part that has none makes words of all.
         if parts.iter().all(|p| p.wide) {
@@ -119,19 +135,11 @@ pub fn emit(cx: &mut Cx, k: &Contract, t: Tiling) -> Result<(), Error> {
             parts.iter_mut().for_each(|p| p.vectors = true);
         }
     }
-    for (i, p) in parts.iter().enumerate() {
-        constants(cx, i, p);
-        finish(cx, i, p);
-        part_function(cx, i, p, t);
-    }
-    main(cx, &parts, t)?;
-    if t.split > 1 {
-        combine(cx, &parts, t)?;
-    }
-    Ok(())
+    parts
 }
 
-fn constants(cx: &mut Cx, i: usize, p: &Part) {
+/// What the other functions of part `i` call its extents.
+pub fn constants(cx: &mut Cx, i: usize, p: &Part) {
     cx.constant(&format!("BATCH_{i}"), numel(&p.part.batch));
     cx.constant(&format!("M_{i}"), p.m);
     cx.constant(&format!("N_{i}"), p.n);
@@ -141,7 +149,7 @@ fn constants(cx: &mut Cx, i: usize, p: &Part) {
 }
 
 /// `finish_i(batch, m, n, sum)`: the epilogue of one result, or of four along n.
-fn finish(cx: &mut Cx, i: usize, p: &Part) {
+pub fn finish(cx: &mut Cx, i: usize, p: &Part) {
     cx.code.blank();
     let ty = if p.wide { "vec4<f32>" } else { "f32" };
     cx.code.open(format!("fn finish_{i}(batch: u32, m: u32, n: u32, sum: {ty})"));
@@ -214,6 +222,10 @@ fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Tiling) {
             fetch(cx, "next_k");
         };
         let commit = |cx: &mut Cx, first: Option<(&str, &str)>| {
+            if term.f16 {
+                lhs.round(cx);
+                rhs.round(cx);
+            }
             lhs.commit(cx, first.map(|f| f.0));
             rhs.commit(cx, first.map(|f| f.1));
         };
@@ -279,7 +291,7 @@ fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Tiling) {
 }
 
 /// `keep_i(slice, batch, m, n, sum)`: four sums of a slice into scratch, as a vector or one by one.
-fn keep(cx: &mut Cx, i: usize, p: &Part) {
+pub fn keep(cx: &mut Cx, i: usize, p: &Part) {
     let total = numel(&p.part.space());
     cx.code.blank();
     cx.code.open(format!("fn keep_{i}(slice: u32, batch: u32, m: u32, n: u32, sum: vec4<f32>)"));
@@ -302,16 +314,12 @@ fn keep(cx: &mut Cx, i: usize, p: &Part) {
     cx.code.close();
 }
 
-/// The entry point over all tiles of all parts, and their slices.
-fn main(cx: &mut Cx, parts: &[Part], t: Tiling) -> Result<(), Error> {
-    let tiles: Vec<usize> = parts.iter().map(|p| t.tiles(p.part)).collect();
+/// The entry point over all tiles of all parts (their numbers), and their slices.
+pub fn main(cx: &mut Cx, tiles: &[usize], split: u32, invocations: u32) -> Result<(), Error> {
     let all: usize = tiles.iter().sum();
-    cx.entry("main", all * t.split as usize, t.invocations())?;
-    let (tile, slice) = if t.split > 1 {
-        (format!("group % {all}u"), format!("group / {all}u"))
-    } else {
-        ("group".into(), "0u".into())
-    };
+    cx.entry("main", all * split as usize, invocations)?;
+    let (tile, slice) =
+        if split > 1 { (format!("group % {all}u"), format!("group / {all}u")) } else { ("group".into(), "0u".into()) };
     cx.code.line(format!("let tile = {tile};"));
     cx.code.line(format!("let slice = {slice};"));
     let mut first = 0;
@@ -335,7 +343,7 @@ fn main(cx: &mut Cx, parts: &[Part], t: Tiling) -> Result<(), Error> {
 }
 
 /// The second dispatch of a split: adds the slices and runs the epilogues.
-fn combine(cx: &mut Cx, parts: &[Part], t: Tiling) -> Result<(), Error> {
+pub fn combine(cx: &mut Cx, parts: &[Part], split: u32) -> Result<(), Error> {
     const GROUP: usize = 64;
     let counts: Vec<usize> = parts.iter().map(|p| numel(&p.part.space()) / if p.wide { 4 } else { 1 }).collect();
     let groups: Vec<usize> = counts.iter().map(|n| n.div_ceil(GROUP)).collect();
@@ -350,7 +358,7 @@ fn combine(cx: &mut Cx, parts: &[Part], t: Tiling) -> Result<(), Error> {
         cx.code.line(format!("let point = i * {width}u;"));
         cx.code.line(format!("var sum = {ty}();"));
         // Spelled out, so that all loads are under way together.
-        for slice in 0..t.split as usize {
+        for slice in 0..split as usize {
             let first = slice * total + p.scratch;
             let word = |l: usize| Cx::load_scratch(&format!("point + {}u", first + l), DType::F32);
             cx.code.line(if p.vectors {

@@ -306,13 +306,15 @@ impl<'a> Cx<'a> {
         };
         let code = parts.text(&list);
         let hash = link::hash(&code, &self.dispatches);
-        let f16 = code.contains("f16");
+        let f16 = code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "f16");
+        let cooperative = code.contains("coop_mat");
         Ok(Module {
             name: self.name.to_string(),
             header: String::new(),
             code,
             f16,
             subgroups: self.subgroups,
+            cooperative,
             dispatches: self.dispatches,
             bindings: list,
             scratch_bytes: 4 * self.scratch_words as u64,

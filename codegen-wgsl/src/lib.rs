@@ -25,6 +25,7 @@ mod bundle;
 mod caps;
 mod choose;
 mod contract;
+mod cooperate;
 mod cx;
 mod error;
 mod eval;

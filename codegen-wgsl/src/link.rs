@@ -179,6 +179,7 @@ pub fn link(members: &[&Module], caps: &Caps) -> Option<Module> {
         name: format!("{}+{}", first.name, rest.len()),
         header: members.iter().map(|m| m.header.as_str()).collect(),
         f16: members.iter().any(|m| m.f16),
+        cooperative: members.iter().any(|m| m.cooperative),
         code,
         subgroups,
         dispatches,

@@ -133,7 +133,7 @@ impl Lanes for Spell {
     }
 }
 
-/// Name and text of a helper: `exp`, `log`, `tanh`, `erf`, `sin`, `cos`, `to_i32`, `to_u32` (one argument each, wide or not), `max`,
+/// Name and text of a helper: `exp`, `log`, `tanh`, `erf`, `sin`, `cos`, `to_i32`, `to_u32`, `round_to_f16` (one argument each, wide or not), `max`,
 /// `min` (two), or `random` (scalar only).
 pub fn helper(name: &str, wide: bool) -> (String, String) {
     let full = format!("{name}_{}", if wide { "f32x4" } else { "f32" });
@@ -152,6 +152,23 @@ fn {full}(x: {f}) -> {ty} {{
   let bits = bitcast<{u}>(x) & {u}(0x7fffffffu);
   let truncated = select({ty}(x), {ty}({most}), x >= {f}({limit}));
   return select(truncated, {ty}(), bits > {u}(0x7f800000u));
+}}"
+            )
+        }
+        "round_to_f16" => {
+            let u = type_name(DType::U32, wide);
+            format!(
+                "// The nearest binary16, ties to even, from 65520 on infinite: exact on every adapter, whether it has such a type or not.
+fn {full}(x: {f}) -> {f} {{
+  let bits = bitcast<{u}>(x);
+  let magnitude = bits & {u}(0x7fffffffu);
+  let last_kept = (magnitude >> {u}(13u)) & {u}(1u);
+  let normal = (magnitude + {u}(0xfffu) + last_kept) & {u}(0xffffe000u);
+  // Below 2^-14 multiples of 2^-24.
+  let small = bitcast<{u}>(round(bitcast<{f}>(magnitude) * 16777216.0f) * 5.9604644775390625e-8f);
+  let finite = select(normal, small, magnitude < {u}(0x38800000u));
+  let rounded = select(finite, {u}(0x7f800000u), finite >= {u}(0x47800000u));
+  return bitcast<{f}>(select(rounded, magnitude, magnitude > {u}(0x7f800000u)) | (bits & {u}(0x80000000u)));
 }}"
             )
         }

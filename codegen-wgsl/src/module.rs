@@ -6,7 +6,7 @@ use crate::cx::Cx;
 use crate::error::{Error, refuse};
 use crate::link::Parts;
 use crate::variant::Variant;
-use crate::{attention, attention_grad, contract, fold, pointwise, reduce, scatter, update};
+use crate::{attention, attention_grad, contract, cooperate, fold, pointwise, reduce, scatter, update};
 use tinygpt_ir::program::KernelKind;
 
 /// Who reads the text.
@@ -41,6 +41,8 @@ pub struct Module {
     pub f16: bool,
     /// Whether the code needs subgroups.
     pub subgroups: bool,
+    /// Whether the code needs cooperative matrices, which naga alone has.
+    pub cooperative: bool,
     pub dispatches: Vec<Dispatch>,
     /// Binding i of group 0. All entry points share them: a bind group serves every dispatch.
     pub bindings: Vec<Binding>,
@@ -62,6 +64,9 @@ impl Module {
         let mut out = self.header.clone();
         if self.f16 {
             out += "enable f16;\n";
+        }
+        if self.cooperative {
+            out += "enable wgpu_cooperative_matrix;\n";
         }
         if self.subgroups && dialect == Dialect::Browser {
             out += "enable subgroups;\n";
@@ -86,6 +91,9 @@ pub fn emit(piece: &Piece, caps: &Caps, variant: &Variant) -> Result<Module, Err
         }
         (KernelKind::Contract(k), Variant::Contract { m, n, k: depth, each_m, each_n, split, buffers, unroll }) => {
             contract::emit(&mut cx, k, contract::Tiling { m, n, k: depth, each_m, each_n, split, buffers, unroll })?
+        }
+        (KernelKind::Contract(k), Variant::Cooperate { m, n, k: depth, by_m, by_n, split }) => {
+            cooperate::emit(&mut cx, k, cooperate::Blocks { m, n, k: depth, by_m, by_n, split })?
         }
         (KernelKind::Attention(k), Variant::Attention { tile }) => attention::emit(&mut cx, k, tile)?,
         (KernelKind::AttentionGrad(k), Variant::AttentionGrad { tile, stay }) => {

@@ -19,7 +19,7 @@ use tinygpt_ir::types::{DType, numel};
 
 /// Along which side four consecutive elements can be loaded at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Along {
+pub enum Along {
     Depth,
     Rows,
     Neither,
@@ -28,17 +28,17 @@ enum Along {
 /// One side of a product.
 #[derive(Clone, Debug)]
 pub struct Operand {
-    arg: ArgId,
+    pub arg: ArgId,
     offset: i64,
-    batch: Vec<usize>,
+    pub batch: Vec<usize>,
     batch_strides: Vec<i64>,
-    rows: Vec<usize>,
-    row_strides: Vec<i64>,
-    depth: Vec<usize>,
-    depth_strides: Vec<i64>,
-    along: Along,
+    pub rows: Vec<usize>,
+    pub row_strides: Vec<i64>,
+    pub depth: Vec<usize>,
+    pub depth_strides: Vec<i64>,
+    pub along: Along,
     /// Neighbouring elements in memory are neighbours along depth.
-    depth_first: bool,
+    pub depth_first: bool,
 }
 
 impl Operand {
@@ -91,10 +91,10 @@ impl Operand {
         self.along != Along::Neither
     }
 
-    fn count_rows(&self) -> usize {
+    pub fn count_rows(&self) -> usize {
         numel(&self.rows)
     }
-    fn count_depth(&self) -> usize {
+    pub fn count_depth(&self) -> usize {
         numel(&self.depth)
     }
 
@@ -289,6 +289,17 @@ impl Tile {
             cx.code.close();
             if self.partial(round) {
                 cx.code.close();
+            }
+        }
+    }
+
+    /// Rounds the fetched blocks to f16.
+    pub fn round(&self, cx: &mut Cx) {
+        let round = cx.helper("round_to_f16", true);
+        for round_of_blocks in 0..self.rounds() {
+            for j in 0..4 {
+                let block = format!("{}_{round_of_blocks}_d{j}", self.name);
+                cx.code.line(format!("{block} = {round}({block});"));
             }
         }
     }

@@ -12,13 +12,15 @@ pub type Validated = (naga::Module, ModuleInfo);
 ///
 /// Errors: naga's message, with the lines it is about.
 pub fn validate(source: &str, caps: &Caps) -> Result<Validated, Error> {
-    let module = match naga::front::wgsl::parse_str(source) {
+    let mut capabilities = Capabilities::empty();
+    capabilities.set(Capabilities::SHADER_FLOAT16, caps.f16);
+    capabilities.set(Capabilities::COOPERATIVE_MATRIX, caps.cooperative.is_some());
+    capabilities.set(Capabilities::SUBGROUP, caps.subgroups.is_some());
+    let options = naga::front::wgsl::Options { parse_doc_comments: false, capabilities };
+    let module = match naga::front::wgsl::Frontend::new_with_options(options).parse(source) {
         Ok(module) => module,
         Err(e) => return refuse(format!("naga cannot parse the module: {}", e.emit_to_string(source))),
     };
-    let mut capabilities = Capabilities::empty();
-    capabilities.set(Capabilities::SHADER_FLOAT16, caps.f16);
-    capabilities.set(Capabilities::SUBGROUP, caps.subgroups.is_some());
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     if caps.subgroups.is_some() {
         validator.subgroup_stages(ShaderStages::COMPUTE);

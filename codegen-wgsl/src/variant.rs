@@ -52,6 +52,16 @@ pub enum Variant {
         buffers: u32,
         unroll: u32,
     },
+    /// A contraction of operands rounded to f16 by cooperative matrices: a workgroup of `by_m` x `by_n` subgroups computes `m` x `n` results in
+    /// steps of `k`; `split` as of the former.
+    Cooperate {
+        m: u32,
+        n: u32,
+        k: u32,
+        by_m: u32,
+        by_n: u32,
+        split: u32,
+    },
     /// `tile` queries and `tile` keys at a time.
     Attention {
         tile: u32,
@@ -78,7 +88,7 @@ impl Variant {
             | Variant::Scatter { group, .. } => Some(group),
             Variant::Reduce { rows, lanes, .. } => Some(rows * lanes),
             Variant::Contract { m, n, each_m, each_n, .. } => Some(m / each_m * (n / each_n)),
-            Variant::Attention { .. } | Variant::AttentionGrad { .. } => None,
+            Variant::Cooperate { .. } | Variant::Attention { .. } | Variant::AttentionGrad { .. } => None,
         }
     }
 }
@@ -99,6 +109,9 @@ impl fmt::Display for Variant {
                 f,
                 "contract m={m} n={n} k={k} each_m={each_m} each_n={each_n} split={split} buffers={buffers} unroll={unroll}"
             ),
+            Variant::Cooperate { m, n, k, by_m, by_n, split } => {
+                write!(f, "cooperate m={m} n={n} k={k} by_m={by_m} by_n={by_n} split={split}")
+            }
             Variant::Attention { tile } => write!(f, "attention tile={tile}"),
             Variant::AttentionGrad { tile, stay } => write!(f, "attention_grad tile={tile} stay={}", u32::from(*stay)),
             Variant::Scatter { order, group } => {
@@ -153,6 +166,14 @@ impl FromStr for Variant {
                 split: field("split")?,
                 buffers: field("buffers")?,
                 unroll: field("unroll")?,
+            },
+            "cooperate" => Variant::Cooperate {
+                m: field("m")?,
+                n: field("n")?,
+                k: field("k")?,
+                by_m: field("by_m")?,
+                by_n: field("by_n")?,
+                split: field("split")?,
             },
             "attention" => Variant::Attention { tile: field("tile")? },
             "attention_grad" => Variant::AttentionGrad { tile: field("tile")?, stay: field("stay")? != 0 },
@@ -213,6 +234,7 @@ mod tests {
             Variant::Fold { width: 4, group: 128, subgroups: true },
             Variant::Reduce { rows: 4, lanes: 64, split: 2, subgroups: true },
             Variant::Contract { m: 64, n: 32, k: 16, each_m: 8, each_n: 4, split: 3, buffers: 2, unroll: 16 },
+            Variant::Cooperate { m: 64, n: 128, k: 32, by_m: 2, by_n: 4, split: 3 },
             Variant::Attention { tile: 32 },
             Variant::AttentionGrad { tile: 16, stay: true },
             Variant::Scatter { order: ScatterOrder::Positions, group: 64 },

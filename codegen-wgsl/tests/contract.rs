@@ -22,6 +22,7 @@ fn plain(m: usize, n: usize, k: usize, ta: bool, tb: bool, tc: bool) -> KernelKi
             n: vec![n],
             terms: vec![Term {
                 k: vec![k],
+                f16: false,
                 lhs: Access::direct(ArgId(0), 0, strides(m, k, ta)),
                 rhs: Access::direct(ArgId(1), 0, vec![right[1], right[0]]),
             }],
@@ -29,6 +30,40 @@ fn plain(m: usize, n: usize, k: usize, ta: bool, tb: bool, tc: bool) -> KernelKi
             stores: vec![store(2, strides(m, n, tc), acc)],
         }],
     })
+}
+
+/// The same contraction of operands rounded to f16, which is exact on every adapter: tolerances stay.
+fn rounded(kind: &KernelKind) -> KernelKind {
+    let KernelKind::Contract(k) = kind else { panic!("a contraction") };
+    let mut k = k.clone();
+    k.parts.iter_mut().flat_map(|p| &mut p.terms).for_each(|t| t.f16 = true);
+    KernelKind::Contract(k)
+}
+
+/// Numbers near 0 that f16 spaces evenly, and some beyond its range.
+fn small_and_large(rng: &mut Rng, n: usize) -> Vec<f64> {
+    let scale = [2f64.powi(-24), 2f64.powi(-15), 1.0, 2f64.powi(13)];
+    let numbers = rng.floats(n).into_iter().enumerate();
+    numbers.map(|(i, x)| f64::from((x * scale[i % 4]) as f32)).collect()
+}
+
+#[test]
+fn operands_rounded_to_f16() {
+    let mut rng = Rng(35);
+    for (m, n, k) in [(1, 1, 1), (5, 1, 3), (17, 23, 31), (68, 132, 36), (64, 96, 400)] {
+        for t in 0..8 {
+            let args =
+                [read(DType::F32, rng.floats(m * k)), read(DType::F32, rng.floats(k * n)), write(DType::F32, m * n)];
+            let kind = rounded(&plain(m, n, k, t & 1 != 0, t & 2 != 0, t & 4 != 0));
+            let name = format!("rounded product {m}x{n}x{k} transposed {t:03b}");
+            (if m == 68 && t % 4 != 3 { check } else { check_two })(&name, &kind, &args, products(k));
+        }
+    }
+    // One product a result: every value shows as it was rounded.
+    let (m, n) = (96, 32);
+    let args =
+        [read(DType::F32, small_and_large(&mut rng, m)), read(DType::F32, vec![1.0; n]), write(DType::F32, m * n)];
+    check("rounded values", &rounded(&plain(m, n, 1, false, false, false)), &args, products(1));
 }
 
 #[test]
@@ -75,6 +110,7 @@ fn axes_layouts_terms_and_epilogues() {
             let arg = args.len() as u32;
             terms.push(Term {
                 k: k.clone(),
+                f16: false,
                 lhs: Access::direct(ArgId(arg), offset as i64, rng.layout(&left)),
                 rhs: Access::direct(ArgId(arg + 1), 0, strides),
             });
@@ -112,7 +148,11 @@ fn axes_layouts_terms_and_epilogues() {
         args.push(write(DType::F32, total));
         let part = ContractPart { batch, m, n, terms, body: b.body, stores };
         let name = format!("contract {:?} {:?} {:?} epilogue {kind} case {case}", part.batch, part.m, part.n);
-        check_two(&name, &KernelKind::Contract(Contract { parts: vec![part] }), &args, products(depth + 4));
+        let kind = KernelKind::Contract(Contract { parts: vec![part] });
+        check_two(&name, &kind, &args, products(depth + 4));
+        if case % 4 == 0 {
+            check_two(&format!("rounded {name}"), &rounded(&kind), &args, products(depth + 4));
+        }
     }
 }
 
@@ -134,6 +174,7 @@ fn siblings_with_gelu_epilogues() {
             n: vec![n],
             terms: vec![Term {
                 k: vec![k],
+                f16: false,
                 lhs: Access::direct(ArgId(0), 0, vec![k as i64, 1]),
                 rhs: Access::direct(ArgId(arg), 0, vec![k as i64, 1]),
             }],
@@ -150,6 +191,7 @@ fn siblings_with_gelu_epilogues() {
     ];
     let kind = KernelKind::Contract(Contract { parts: vec![part(1, 132), part(2, 75)] });
     check("siblings", &kind, &args, products(8 * k));
+    check_two("rounded siblings", &rounded(&kind), &args, products(8 * k));
 }
 
 #[test]
@@ -168,6 +210,7 @@ fn heads_side_by_side() {
         n: vec![heads, d],
         terms: vec![Term {
             k: vec![c],
+            f16: false,
             lhs: Access::direct(ArgId(0), 0, vec![(t * c) as i64, c as i64, 1]),
             rhs: Access::direct(ArgId(1), 0, vec![(d * c) as i64, c as i64, 1]),
         }],

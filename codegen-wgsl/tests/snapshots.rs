@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
-use tinygpt_codegen_wgsl::{Caps, Dialect, Variant, bundles, emit, pieces, variants};
-use tinygpt_ir::program::{Program, TargetModel};
+use tinygpt_codegen_wgsl::{Caps, Dialect, Variant, bundles, emit, pieces, validate, variants};
+use tinygpt_ir::program::{KernelKind, Program, TargetModel};
 use tinygpt_passes::compile::to_program;
 use tinygpt_passes::optimizer::{AdamWConfig, training_step};
 use tinygpt_passes::pass::{Pass, Pipeline};
@@ -14,6 +14,11 @@ fn caps() -> Caps {
 }
 
 fn gpt() -> Program {
+    gpt_after(&[])
+}
+
+/// The step after the usual passes and `more`.
+fn gpt_after(more: &[Pass]) -> Program {
     let config = tinygpt_models::gpt::GptConfig {
         vocab: 64,
         ctx: 16,
@@ -25,7 +30,8 @@ fn gpt() -> Program {
         gelu: tinygpt_ir::op::GeluForm::Erf,
     };
     let step = training_step(&tinygpt_models::gpt::gpt(&config).unwrap(), &AdamWConfig::default()).unwrap();
-    let passes = Pipeline::new([Pass::Expand, Pass::Simplify, Pass::SplitReduce, Pass::Simplify]);
+    let usual = [Pass::Expand, Pass::Simplify, Pass::SplitReduce, Pass::Simplify];
+    let passes = Pipeline::new([&usual, more].concat());
     to_program(&passes.run(step).unwrap().graph, &TargetModel::gpu(7, 128 << 20), true).unwrap()
 }
 
@@ -63,6 +69,69 @@ fn a_bundle() {
         "gpt_step_bundle",
         format!("{}\n// {:?}\n", module.source(Dialect::Browser), module.dispatches)
     );
+}
+
+/// Every contraction of a step in mixed precision, in every variant, is approved and has SPIR-V; of two variants the text.
+#[test]
+fn cooperative_matrices() {
+    let program = gpt_after(&[Pass::Precision]);
+    let caps = Caps {
+        subgroups: Some((32, 32)),
+        f16: true,
+        cooperative: Some(32),
+        workgroup_bytes: 48 << 10,
+        max_invocations: 1024,
+        max_workgroup_size: [1024, 1024, 64],
+        max_storage_buffers: 16,
+        ..Caps::webgpu()
+    };
+    let (mut seen, mut text) = (HashSet::new(), String::new());
+    for kernel in program.kernels.values().filter(|k| matches!(k.kind, KernelKind::Contract(_))) {
+        let piece = &pieces(&program, kernel, &caps).unwrap()[0];
+        for variant in variants(piece, &caps) {
+            let module = emit(piece, &caps, &variant).unwrap();
+            if !seen.insert(module.hash) {
+                continue;
+            }
+            let source = module.source(Dialect::Naga);
+            let (naga, info) = validate(&source, &caps).unwrap_or_else(|e| panic!("{e}\n{source}"));
+            tinygpt_codegen_wgsl::validate::spirv(&naga, &info).unwrap();
+            let cooperates = matches!(variant, Variant::Cooperate { .. });
+            assert_eq!((module.cooperative, source.contains("enable f16;")), (cooperates, cooperates));
+            assert!(cooperates || source.contains("round_to_f16"), "{source}");
+        }
+        if text.is_empty() {
+            for split in [1, 2] {
+                let variant = Variant::Cooperate { m: 32, n: 32, k: 16, by_m: 1, by_n: 2, split };
+                let module = emit(piece, &caps, &variant).unwrap();
+                let _ = writeln!(text, "{}\n// {:?}\n", module.source(Dialect::Naga), module.dispatches);
+            }
+        }
+    }
+    assert!(seen.len() > 40, "{} modules", seen.len());
+    insta::assert_snapshot!("cooperative_matrices", text);
+}
+
+#[test]
+fn what_cooperative_matrices_need() {
+    let caps = Caps { cooperative: Some(32), f16: true, workgroup_bytes: 48 << 10, ..Caps::webgpu() };
+    let refused = |program: &Program, caps: &Caps, variant: Variant| {
+        let kernel = program.kernels.values().find(|k| matches!(k.kind, KernelKind::Contract(_))).unwrap();
+        let piece = &pieces(program, kernel, caps).unwrap()[0];
+        emit(piece, caps, &variant).unwrap_err().to_string()
+    };
+    let fitting = Variant::Cooperate { m: 32, n: 32, k: 16, by_m: 1, by_n: 2, split: 1 };
+    let mixed = gpt_after(&[Pass::Precision]);
+    for (program, caps) in [(&gpt(), &caps), (&mixed, &Caps::webgpu())] {
+        let message = refused(program, caps, fitting);
+        assert!(
+            message.contains("cooperative matrices need an adapter that has them, and products whose"),
+            "{message}"
+        );
+    }
+    let odd = Variant::Cooperate { m: 32, n: 32, k: 16, by_m: 1, by_n: 4, split: 1 };
+    let message = refused(&mixed, &caps, odd);
+    assert!(message.ends_with("found 32x32 by 1x4 subgroups in steps of 16"), "{message}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod memory;
 pub mod opt;
 pub mod optimizer;
 pub mod pass;
+pub mod precision;
 mod rebuild;
 pub mod schedule;
 pub mod simplify;

@@ -18,7 +18,7 @@ use tinygpt_ir::verify::{Violations, verify};
 
 use crate::optimizer::AdamWConfig;
 use crate::split_reduce::SplitReduce;
-use crate::{autodiff, expand, optimizer, simplify, split_reduce};
+use crate::{autodiff, expand, optimizer, precision, simplify, split_reduce};
 
 /// Result of a pass.
 pub type Passed = Result<Graph, Box<GraphError>>;
@@ -67,6 +67,11 @@ passes! {
     SplitReduce "split-reduce" "splits long reductions to few results into two stages" => |g, stats| {
         let (graph, split) = split_reduce::split_reduce(g, &SplitReduce::default())?;
         stats.add("reductions split", split);
+        Ok(graph)
+    };
+    Precision "precision" "rounds the operands of f32 contractions to f16" => |g, stats| {
+        let (graph, rounded) = precision::round_operands(g)?;
+        stats.add("operands rounded", rounded);
         Ok(graph)
     };
 }

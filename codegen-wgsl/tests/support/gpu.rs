@@ -26,15 +26,25 @@ fn open() -> Option<Gpu> {
     let adapter = pollster::block_on(instance.request_adapter(&Default::default())).ok()?;
     let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
     println!("adapter: {} ({:?}, {})", info.name, info.device_type, info.driver_info);
-    let wanted = features & (wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16);
-    let descriptor =
-        wgpu::DeviceDescriptor { required_features: wanted, required_limits: limits.clone(), ..Default::default() };
+    let matrices = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+    let wanted = features & (wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | matrices);
+    // SAFETY: of what is experimental only cooperative matrices are used, in modules that naga has approved.
+    let experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
+    let descriptor = wgpu::DeviceDescriptor {
+        required_features: wanted,
+        required_limits: limits.clone(),
+        experimental_features: if wanted.contains(matrices) { experimental } else { Default::default() },
+        ..Default::default()
+    };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).ok()?;
     let caps = Caps {
         subgroups: wanted
             .contains(wgpu::Features::SUBGROUP)
             .then_some((info.subgroup_min_size, info.subgroup_max_size)),
         f16: wanted.contains(wgpu::Features::SHADER_F16),
+        cooperative: (wanted.contains(matrices | wgpu::Features::SHADER_F16)
+            && info.subgroup_min_size == info.subgroup_max_size)
+            .then_some(info.subgroup_max_size),
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
         max_invocations: limits.max_compute_invocations_per_workgroup,
         max_workgroup_size: [

@@ -61,7 +61,7 @@ impl Args {
         }
     }
 
-    fn recomputes(&mut self, id: NodeId) {
+    pub fn recomputes(&mut self, id: NodeId) {
         if !self.recomputed.contains(&id) {
             self.recomputed.push(id);
         }

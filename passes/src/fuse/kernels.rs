@@ -123,7 +123,7 @@ fn contract(buffers: &Buffers<'_>, args: &mut Args, c: usize, stored: &[NodeId])
         let Op::Contract(spec) = &values.graph.nodes[*node].op else {
             return Err(Retry::Unsupported(format!("{node} is no contraction")));
         };
-        let inputs = &values.graph.nodes[*node].inputs;
+        let inputs = values.operands(*node);
         let (lhs, rhs) = ((inputs[0], &spec.lhs), (inputs[1], &spec.rhs));
         let (rows, cols) = if *swap { (rhs, lhs) } else { (lhs, rhs) };
         let contracted = spec.contracted();
@@ -146,7 +146,7 @@ fn contract(buffers: &Buffers<'_>, args: &mut Args, c: usize, stored: &[NodeId])
             access(buffers, args, u, &map, space.len())
         };
         let (lhs, rhs) = (operand(rows, &t.m)?, operand(cols, &t.n)?);
-        terms.push(Term { k, lhs, rhs });
+        terms.push(Term { k, f16: values.rounds(*node), lhs, rhs });
     }
     let order = (0..cluster.space.len()).collect();
     let accs = [root];
@@ -155,6 +155,9 @@ fn contract(buffers: &Buffers<'_>, args: &mut Args, c: usize, stored: &[NodeId])
     let body = w.body;
     for (n, _) in &t.nodes {
         args.computes(*n);
+        for (cast, first) in values.replaced_casts(*n) {
+            if first { args.computes(cast) } else { args.recomputes(cast) }
+        }
     }
     let part = ContractPart { batch: extents(&t.batch), m: extents(&t.m), n: extents(&t.n), terms, body, stores };
     Ok(KernelKind::Contract(Contract { parts: vec![part] }))

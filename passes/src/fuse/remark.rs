@@ -75,6 +75,7 @@ reasons! {
     MovedIn Fused "all that the kernel reads of the producer is at its own point, so the producer's kernel moves in";
     SameOperands Fused "one kernel computes all results of attention over the same operands";
     SumOfProducts Fused "a sum of products is one contraction with several terms";
+    Rounding Fused "the contraction rounds its operand to f16 as it reads it";
     // Pairs of kernels.
     SharedRows Fused "kernels over the same rows that read a common value of full size become one";
     Scalars Fused "kernels of one element each become one";

@@ -7,6 +7,7 @@
 //! - A *window* is a dynamic update that is the new value of the state it updates, and that nothing else reads. It is replaced in place, and the
 //!   rest of the state left alone. It does not read the old value, so its operands are the others.
 //! - An operand of a fold is *whole*: all elements of its base, in row-major order.
+//! - A contraction whose operands are all f32 values rounded to f16 and back reads those values and rounds by itself.
 //! - A base is laid out row-major in its own axes, or in those of one of its transposes if fewer reshapes then need a copy. Roots and operands of folds are row-major.
 
 use std::collections::{HashMap, HashSet};
@@ -16,6 +17,7 @@ use tinygpt_ir::{Composite, Graph, NodeId, Op, ParamId, row_major};
 
 use super::remark::{Reason, Remarks};
 use super::view::Strided;
+use crate::precision::rounded_source;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -71,6 +73,10 @@ pub struct Values<'a> {
     strided: Vec<Option<Strided>>,
     is_root: Vec<bool>,
     terms: HashMap<NodeId, Terms>,
+    /// Contractions that round their operands to f16 as they read them, instead of reading rounded ones.
+    rounding: HashSet<NodeId>,
+    /// Casts that roundings replace, and the first contraction that does.
+    replaced: HashMap<NodeId, NodeId>,
 }
 
 impl<'a> Values<'a> {
@@ -93,11 +99,22 @@ impl<'a> Values<'a> {
             class.push(if promote { Class::Copy } else { c });
         }
         let n = graph.nodes.len();
-        let mut values =
-            Values { graph, users: vec![Vec::new(); n], class, strided: vec![None; n], is_root, terms: HashMap::new() };
+        let mut values = Values {
+            graph,
+            users: vec![Vec::new(); n],
+            class,
+            strided: vec![None; n],
+            is_root,
+            terms: HashMap::new(),
+            rounding: HashSet::new(),
+            replaced: HashMap::new(),
+        };
         values.find_users();
         if merge {
             values.find_windows(whole, remarks);
+        }
+        if merge {
+            values.find_roundings(remarks);
         }
         values.find_terms(merge, remarks);
         values.find_users();
@@ -128,6 +145,36 @@ impl<'a> Values<'a> {
                 self.class[id.index()] = Class::Window;
             }
         }
+    }
+
+    /// Finds the contractions whose operands both are f32 values rounded to f16. Casts that nothing else reads are dead then.
+    fn find_roundings(&mut self, remarks: &mut Remarks) {
+        for (id, node) in self.graph.nodes.iter() {
+            if self.class[id.index()] != Class::Contract {
+                continue;
+            }
+            let sources: Option<Vec<NodeId>> = node.inputs.iter().map(|x| rounded_source(self.graph, *x)).collect();
+            let Some(sources) = sources else { continue };
+            self.rounding.insert(id);
+            for (x, source) in node.inputs.iter().zip(sources) {
+                remarks.edge(source, id, Reason::Rounding);
+                for cast in [*x, self.graph.nodes[*x].inputs[0]] {
+                    self.replaced.entry(cast).or_insert(id);
+                }
+            }
+        }
+        let mut casts: Vec<NodeId> = self.replaced.keys().copied().collect();
+        // Readers before what they read.
+        casts.sort_unstable_by(|a, b| b.cmp(a));
+        for cast in casts {
+            let read = |u: &NodeId| self.class[u.index()] != Class::Dead && self.inputs(*u).contains(&cast);
+            if self.is_root[cast.index()] || self.users[cast.index()].iter().any(read) {
+                self.replaced.remove(&cast);
+            } else {
+                self.class[cast.index()] = Class::Dead;
+            }
+        }
+        self.find_users();
     }
 
     /// Finds the terms of each contraction; with `merge`, an addition of contractions that nothing else uses becomes one.
@@ -314,10 +361,32 @@ impl<'a> Values<'a> {
     /// Operands of the node as a kernel computes it: those of all terms for a sum of products.
     pub fn inputs(&self, id: NodeId) -> Vec<NodeId> {
         match self.terms.get(&id) {
-            Some(t) => t.nodes.iter().flat_map(|(n, _)| self.graph.nodes[*n].inputs.iter().copied()).collect(),
+            Some(t) => t.nodes.iter().flat_map(|(n, _)| self.operands(*n)).collect(),
+            None if self.rounds(id) => self.operands(id),
             None if self.class(id) == Class::Window => self.graph.nodes[id].inputs[1..].to_vec(),
             None => self.graph.nodes[id].inputs.clone(),
         }
+    }
+
+    /// What the kernel of contraction `id` reads for its operands.
+    pub fn operands(&self, id: NodeId) -> Vec<NodeId> {
+        let source = |x: &NodeId| if self.rounds(id) { rounded_source(self.graph, *x).unwrap_or(*x) } else { *x };
+        self.graph.nodes[id].inputs.iter().map(source).collect()
+    }
+
+    /// Whether contraction `id` rounds its operands to f16 as it reads them.
+    pub fn rounds(&self, id: NodeId) -> bool {
+        self.rounding.contains(&id)
+    }
+
+    /// The casts that rounding in contraction `id` stands for, each with whether no contraction before it stands for it too.
+    pub fn replaced_casts(&self, id: NodeId) -> Vec<(NodeId, bool)> {
+        if !self.rounds(id) {
+            return Vec::new();
+        }
+        let inputs = &self.graph.nodes[id].inputs;
+        let casts = inputs.iter().flat_map(|x| [*x, self.graph.nodes[*x].inputs[0]]);
+        casts.filter_map(|cast| Some((cast, *self.replaced.get(&cast)? == id))).collect()
     }
 
     /// Operands that a kernel of this node must find stored, because it reads them at other points than its own.

@@ -48,6 +48,7 @@ impl AdapterCaps {
         let caps = Caps {
             subgroups: self.subgroups,
             f16: self.f16.unwrap_or(least.f16),
+            cooperative: None,
             workgroup_bytes: self.workgroup_bytes.unwrap_or(least.workgroup_bytes),
             max_invocations: self.max_invocations.unwrap_or(least.max_invocations),
             max_workgroup_size: self.max_workgroup_size.unwrap_or(least.max_workgroup_size),
