@@ -7,10 +7,12 @@
 //! |---|---|---|---|
 //! | training step | `lr`, `step` | weights, moments | `loss`, `grad_norm`; on request the gradients `grad.NAME`, before clipping |
 //! | accumulate | `micro` | weights, which it only reads, and sums `grad.NAME` | `loss` |
+//! | scaled training step, scaled accumulate | `loss_scale` too | as above | as above |
 //! | update | `lr`, `step`, `loss`, sums `grad.NAME`; none of the forward graph's | weights, moments | `grad_norm` |
 //!
 //! - Inputs, f32 scalars: `lr`, the learning rate of this step; `step`, which counts from 1; `micro`, which counts the micro-batches of a step
-//!   from 0, and with 0 begins new sums; `loss` of the update, the mean over the micro-batches.
+//!   from 0, and with 0 begins new sums; `loss` of the update, the mean over the micro-batches; `loss_scale`, by which the loss is multiplied before
+//!   it is differentiated and the gradients divided after, so that those in between fit a narrower type (Micikevicius et al. 2018).
 //! - States: each weight NAME has the moments `adam.m.NAME` and `adam.v.NAME`, which start as zeros.
 //! - Outputs: `loss` and `grad_norm` (of the mean gradient, before clipping), both before the update.
 //!
@@ -27,6 +29,9 @@ use tinygpt_ir::{Arena, Builder, DType, Graph, Init, NodeId, Op, ParamId, ParamK
 use crate::autodiff::{Gradients, gradients, scalar_output};
 use crate::rebuild::param_nodes;
 use crate::simplify::dce;
+
+/// The input that scales the loss.
+pub const LOSS_SCALE: &str = "loss_scale";
 
 /// Constants of the optimizer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,19 +57,30 @@ impl Default for AdamWConfig {
 ///
 /// Errors: there is no such output, no weight, or a name that this pass needs (`lr`, `step`, `adam.m.NAME`) is taken.
 pub fn training_step(forward: &Graph, adamw: &AdamWConfig) -> Result<Graph, Box<GraphError>> {
-    step(forward, adamw, false)
+    step(forward, adamw, false, false)
+}
+
+/// [`training_step`] with an input `loss_scale`, and with the gradients as outputs on request.
+///
+/// Errors: as of [`training_step`], with the name `loss_scale`.
+pub fn scaled_training_step(
+    forward: &Graph,
+    adamw: &AdamWConfig,
+    output_gradients: bool,
+) -> Result<Graph, Box<GraphError>> {
+    step(forward, adamw, output_gradients, true)
 }
 
 /// [`training_step`] with the gradients as outputs `grad.NAME`, in the order of the weights: for comparisons.
 pub fn training_step_with_gradients(forward: &Graph, adamw: &AdamWConfig) -> Result<Graph, Box<GraphError>> {
-    step(forward, adamw, true)
+    step(forward, adamw, true, false)
 }
 
 /// The loss and the gradients as outputs `grad.NAME`, in the order of the weights, without an update: for comparisons.
 ///
 /// Errors: as of [`training_step`].
 pub fn loss_and_gradients(forward: &Graph) -> Result<Graph, Box<GraphError>> {
-    let Differentiated { mut graph, loss: _, grads, weights } = differentiate(forward)?;
+    let Differentiated { mut graph, grads, weights, .. } = differentiate(forward, false)?;
     for (weight, grad) in weights.iter().zip(grads) {
         let name = format!("grad.{}", graph.params[*weight].name);
         graph.outputs.push((name, grad));
@@ -77,12 +93,23 @@ pub fn loss_and_gradients(forward: &Graph) -> Result<Graph, Box<GraphError>> {
 ///
 /// Errors: as [`training_step`], with the names `micro` and `grad.NAME`.
 pub fn accumulate_step(forward: &Graph) -> Result<Graph, Box<GraphError>> {
-    let Differentiated { graph, loss: _, grads, weights } = differentiate(forward)?;
+    accumulate(forward, false)
+}
+
+/// [`accumulate_step`] with an input `loss_scale`; the sums are of gradients without it.
+///
+/// Errors: as of [`accumulate_step`], with the name `loss_scale`.
+pub fn scaled_accumulate_step(forward: &Graph) -> Result<Graph, Box<GraphError>> {
+    accumulate(forward, true)
+}
+
+fn accumulate(forward: &Graph, scaled: bool) -> Result<Graph, Box<GraphError>> {
+    let Differentiated { graph, grads, weights, scale, .. } = differentiate(forward, scaled)?;
     let names: Vec<String> = weights.iter().map(|w| graph.params[*w].name.clone()).collect();
     let b = Builder::on(graph);
     let started = b.input("micro", TensorType::f32([])).gt(0.0);
     for (name, grad) in names.iter().zip(grads) {
-        let grad = b.handle(grad);
+        let grad = unscaled(b.handle(grad), scale.map(|s| b.handle(s)));
         let sum = b.state(&format!("grad.{name}"), grad.ty(), Init::Zeros, StateRole::Optimizer);
         let _scope = b.scope(format!("accumulate/{name}"));
         b.update(sum, started.select(sum, 0.0) + grad);
@@ -107,12 +134,12 @@ pub fn update_step(forward: &Graph, adamw: &AdamWConfig, micro_batches: u64) -> 
     let share = 1.0 / micro_batches as f64;
     let sums: Vec<T<'_>> = weights.iter().map(|(name, p)| b.input(format!("grad.{name}"), p.ty())).collect();
     let loss = b.input("loss", TensorType::f32([]));
-    apply(&b, adamw, loss, &weights, &sums, share);
+    apply(&b, adamw, loss, &weights, &sums, &|sum| if share == 1.0 { sum } else { sum * share });
     b.finish()
 }
 
-fn step(forward: &Graph, adamw: &AdamWConfig, output_gradients: bool) -> Result<Graph, Box<GraphError>> {
-    let Differentiated { graph, loss, grads, weights } = differentiate(forward)?;
+fn step(forward: &Graph, adamw: &AdamWConfig, output_gradients: bool, scaled: bool) -> Result<Graph, Box<GraphError>> {
+    let Differentiated { graph, loss, grads, weights, scale } = differentiate(forward, scaled)?;
     let read = param_nodes(&graph);
     let names: Vec<String> = weights.iter().map(|w| graph.params[*w].name.clone()).collect();
     let b = Builder::on(graph);
@@ -120,9 +147,11 @@ fn step(forward: &Graph, adamw: &AdamWConfig, output_gradients: bool) -> Result<
     // A weight that nothing reads has no node yet.
     let node = |w: ParamId| read[w].map_or_else(|| b.node(Op::Param(w), &[]), |id| b.handle(id));
     let weights: Vec<(String, T<'_>)> = names.into_iter().zip(weights.into_iter().map(node)).collect();
-    apply(&b, adamw, b.handle(loss), &weights, &grads, 1.0);
+    let scale = scale.map(|s| b.handle(s));
+    apply(&b, adamw, b.handle(loss), &weights, &grads, &|grad| unscaled(grad, scale));
     if output_gradients {
-        weights.iter().zip(&grads).for_each(|((name, _), grad)| b.output(format!("grad.{name}"), *grad));
+        let outputs = weights.iter().zip(&grads);
+        outputs.for_each(|((name, _), grad)| b.output(format!("grad.{name}"), unscaled(*grad, scale)));
     }
     let mut graph = b.finish()?;
     graph.name = format!("{}.train", forward.name);
@@ -133,19 +162,39 @@ fn step(forward: &Graph, adamw: &AdamWConfig, output_gradients: bool) -> Result<
 struct Differentiated {
     graph: Graph,
     loss: NodeId,
-    /// Of the weights, in their order.
+    /// Of the weights, in their order; of the scaled loss, where there is a scale.
     grads: Vec<NodeId>,
     weights: Vec<ParamId>,
+    /// The input `loss_scale`.
+    scale: Option<NodeId>,
 }
 
-fn differentiate(forward: &Graph) -> Result<Differentiated, Box<GraphError>> {
+/// `grad`, of a loss that was multiplied by `scale`, without that.
+fn unscaled<'g>(grad: T<'g>, scale: Option<T<'g>>) -> T<'g> {
+    scale.map_or(grad, |scale| grad * scale.recip())
+}
+
+fn differentiate(forward: &Graph, scaled: bool) -> Result<Differentiated, Box<GraphError>> {
     let loss = scalar_output(forward, "loss")?;
     let weights: Vec<ParamId> = forward.params.iter().filter(|(_, p)| p.is_weight()).map(|(id, _)| id).collect();
     some_weight(weights.len())?;
     let only_loss = Graph { outputs: vec![("loss".to_string(), loss)], ..forward.clone() };
-    let Gradients { graph, grads } = gradients(&only_loss, "loss", &weights)?;
+    if !scaled {
+        let Gradients { graph, grads } = gradients(&only_loss, "loss", &weights)?;
+        let loss = scalar_output(&graph, "loss")?;
+        return Ok(Differentiated { graph, loss, grads, weights, scale: None });
+    }
+    let b = Builder::on(Graph { outputs: Vec::new(), ..only_loss });
+    let scale = b.input(LOSS_SCALE, TensorType::f32([]));
+    let loss = b.handle(loss);
+    b.output("loss", loss);
+    b.output("scaled", if loss.dtype() == DType::F32 { loss * scale } else { loss * scale.cast(loss.dtype()) });
+    let Gradients { mut graph, grads } = gradients(&b.finish()?, "scaled", &weights)?;
+    graph.outputs.retain(|(name, _)| name == "loss");
     let loss = scalar_output(&graph, "loss")?;
-    Ok(Differentiated { graph, loss, grads, weights })
+    let read = param_nodes(&graph);
+    let scale = graph.params.iter().find(|(_, p)| p.name == LOSS_SCALE).and_then(|(p, _)| read[p]);
+    Ok(Differentiated { graph, loss, grads, weights, scale })
 }
 
 fn some_weight(count: usize) -> Result<(), Box<GraphError>> {
@@ -155,16 +204,16 @@ fn some_weight(count: usize) -> Result<(), Box<GraphError>> {
     }
 }
 
-/// Clips `share` times `sums`, the gradients, and updates `weights`, named as given: inputs `lr` and `step`, the moments, the output `grad_norm`.
+/// Clips the gradients, which `mean` makes of `sums` by one factor, and updates `weights`, named as given: inputs `lr` and `step`, the moments, the
+/// output `grad_norm`.
 fn apply<'g>(
     b: &'g Builder,
     adamw: &AdamWConfig,
     loss: T<'g>,
     weights: &[(String, T<'g>)],
     sums: &[T<'g>],
-    share: f64,
+    mean: &dyn Fn(T<'g>) -> T<'g>,
 ) {
-    let mean = |sum: T<'g>| if share == 1.0 { sum } else { sum * share };
     let lr = b.input("lr", TensorType::f32([]));
     let step = b.input("step", TensorType::f32([]));
     let scope = b.scope("optimizer");

@@ -23,6 +23,7 @@ use crate::error::one_line;
 use crate::formats::{self, Saved};
 use crate::tensor::{DType, HostTensor};
 use crate::tensor_file::{self, TensorFile, Tensors};
+use crate::trainer::LossScale;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -47,6 +48,8 @@ pub struct Checkpoint {
     pub elapsed_s: f64,
     /// Validation loss at this step, in nats a token; None where it was not validated.
     pub val_loss: Option<f64>,
+    /// Of mixed precision.
+    pub loss_scale: Option<LossScale>,
     pub config: RunConfig,
     /// The model, where it is no GPT of `config.model`.
     pub graph: Option<Arc<GraphModel>>,
@@ -76,6 +79,8 @@ struct State {
     elapsed_s: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     val_loss: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss_scale: Option<LossScale>,
     config: RunConfig,
 }
 
@@ -139,6 +144,7 @@ impl Checkpoint {
             seed: self.config.train.seed,
             elapsed_s: self.elapsed_s,
             val_loss: self.val_loss.filter(|loss| loss.is_finite()),
+            loss_scale: self.loss_scale.clone(),
             config: self.config.clone(),
         };
         let failed = |e| Error::failed(format!("cannot write {STATE_FILE}: {}", one_line(e)));
@@ -210,6 +216,7 @@ impl Checkpoint {
             step: state.step,
             elapsed_s: state.elapsed_s,
             val_loss: state.val_loss,
+            loss_scale: state.loss_scale,
             config: state.config,
             graph: model.graph,
             weights: model.weights,

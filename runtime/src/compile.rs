@@ -19,7 +19,7 @@ use crate::{Error, Result};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::{
     cli::ExecArgs,
-    config::TrainConfig,
+    config::{Precision, TrainConfig},
     cpu::CpuExecutor,
     gpu::{Gpu, GpuExecutor, GpuOptions},
     wasm::executor::WasmExecutor,
@@ -56,6 +56,12 @@ pub enum Goal {
 /// The passes between the graph of a step and fusion.
 pub const PASSES: [Pass; 4] = [Pass::Expand, Pass::Simplify, Pass::SplitReduce, Pass::Simplify];
 
+/// [`PASSES`], and what the target asks for besides.
+pub fn passes_for(target: &TargetModel) -> Vec<Pass> {
+    let rounding = target.f16_operands.then_some(Pass::Precision);
+    PASSES.into_iter().chain(rounding).collect()
+}
+
 /// Every stage of one program.
 #[derive(Debug)]
 pub struct Compiled {
@@ -87,7 +93,11 @@ pub fn compile(forward: Graph, goal: &Goal, target: &TargetModel) -> Result<Comp
 /// [`compile`], where without `fusion` each node has a kernel of its own. Errors: as of [`compile`].
 pub fn compile_with(forward: Graph, goal: &Goal, target: &TargetModel, fusion: bool) -> Result<Compiled> {
     let (step, goal_time) = timed(|| {
+        // Gradients that are rounded to f16 are scaled to fit it.
+        let scaled = target.f16_operands;
         let step = match goal {
+            Goal::Train { adamw, gradients } if scaled => optimizer::scaled_training_step(&forward, adamw, *gradients),
+            Goal::Accumulate if scaled => optimizer::scaled_accumulate_step(&forward),
             Goal::Train { adamw, gradients: false } => optimizer::training_step(&forward, adamw),
             Goal::Train { adamw, gradients: true } => optimizer::training_step_with_gradients(&forward, adamw),
             Goal::Gradients => optimizer::loss_and_gradients(&forward),
@@ -99,7 +109,7 @@ pub fn compile_with(forward: Graph, goal: &Goal, target: &TargetModel, fusion: b
         step.map_err(|e| Error::input(one_line(e)))
     })?;
     tracing::debug!(graph = step.name, nodes = step.nodes.len(), ?goal_time, "differentiated");
-    let passes = Pipeline::new(PASSES).run(step.clone()).map_err(|e| Error::failed(one_line(e)))?;
+    let passes = Pipeline::new(passes_for(target)).run(step.clone()).map_err(|e| Error::failed(one_line(e)))?;
     let lowering::Lowered { program, steps: lowering } =
         lowering::lower(&passes.graph, target, fusion, false).map_err(Error::failed)?;
     for step in &lowering {
@@ -134,10 +144,11 @@ impl Compiled {
     /// second pass is `NAME-2`.
     pub fn graphs(&self) -> Result<Vec<(String, Graph)>> {
         let mut graphs = vec![("graph".to_string(), self.forward.clone()), ("grad".to_string(), self.step.clone())];
-        for (i, pass) in PASSES.iter().enumerate() {
+        let passes = passes_for(&self.program.target);
+        for (i, pass) in passes.iter().enumerate() {
             let (_, before) = &graphs[graphs.len() - 1];
             let after = pass.run(before, &mut pass::Stats::default()).map_err(|e| Error::failed(one_line(e)))?;
-            let earlier = PASSES[..i].iter().filter(|p| p.name() == pass.name()).count();
+            let earlier = passes[..i].iter().filter(|p| p.name() == pass.name()).count();
             let name = if earlier == 0 { pass.name().to_string() } else { format!("{}-{}", pass.name(), earlier + 1) };
             graphs.push((name, after));
         }
@@ -184,7 +195,14 @@ impl ExecOptions {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = flags.threads.map(usize::from).or(config.and_then(|c| c.threads));
         let backend = flags.backend.or(config.map(|c| c.backend)).unwrap_or(Backend::Cpu);
+        let precision = flags.precision.or(config.map(|c| c.precision)).unwrap_or_default();
+        if precision == Precision::Mixed && backend != Backend::Gpu {
+            return Err(Error::input(format!(
+                "precision mixed runs on the backend gpu alone, and this is {backend}: add --backend gpu, or choose --precision f32"
+            )));
+        }
         let gpu_options = || GpuOptions {
+            precision,
             adapter: flags.adapter.clone().or(config.and_then(|c| c.adapter.clone())),
             checked: flags.checked || config.is_some_and(|c| c.checked),
             tune: !(flags.no_tune || config.is_some_and(|c| c.no_tune)),

@@ -31,6 +31,27 @@ pub const MAX_STEPS: u64 = 99_999_999;
 /// Largest batch: a batch row is 20 bits of the data stream's index.
 pub const MAX_BATCH: usize = 1 << 20;
 
+/// How exact contractions are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(not(target_arch = "wasm32"), derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// f32 throughout
+    #[default]
+    F32,
+    /// Operands of contractions rounded to f16, sums and everything else f32, the loss scaled (gpu only)
+    Mixed,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Mixed => "mixed",
+        })
+    }
+}
+
 /// What runs the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(not(target_arch = "wasm32"), derive(clap::ValueEnum))]
@@ -207,6 +228,9 @@ section! {
         /// Take GPU kernels' default variants instead of timing them.
         #[serde(default)]
         no_tune: bool,
+        /// What contractions on the GPU read their operands as.
+        #[serde(default)]
+        precision: Precision,
     }
 }
 
@@ -459,6 +483,7 @@ impl RunConfig {
                 adapter: None,
                 checked: false,
                 no_tune: false,
+                precision: Precision::F32,
             },
             data: DataConfig { data: BUILTIN.to_owned(), val_data: None },
         })

@@ -41,6 +41,9 @@ pub struct Metrics {
     pub tokens_per_s: f64,
     /// Seconds of training so far, over all resumes.
     pub elapsed_s: f64,
+    /// What the loss was multiplied by; only in mixed precision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
 }
 
 /// An existing run directory.
@@ -285,7 +288,16 @@ mod tests {
 
     fn metrics(step: u64) -> Metrics {
         let loss = Some(2.5 / (step + 1) as f64);
-        Metrics { step, loss, val_loss: None, lr: 1e-3, grad_norm: Some(0.1), tokens_per_s: 1e5, elapsed_s: 0.5 }
+        Metrics {
+            step,
+            loss,
+            val_loss: None,
+            lr: 1e-3,
+            grad_norm: Some(0.1),
+            tokens_per_s: 1e5,
+            elapsed_s: 0.5,
+            loss_scale: None,
+        }
     }
 
     /// Dates from `date -u -d @SECONDS`.

@@ -9,16 +9,19 @@
 //! |---|---|
 //! | this one | a model in training: one step, validation, a sample, its state |
 //! | [`run`] | the loop around it: metrics, saving, stopping |
+//! | [`loss_scale`] | what the loss is multiplied by in mixed precision |
 //! | [`events`] | what the loop tells, and the lines that say so |
 //! | [`requests`] | what may be asked of it meanwhile |
 //! | [`find_nan`] | the operation at fault where numbers go wrong |
 
 pub mod events;
 pub mod find_nan;
+pub mod loss_scale;
 pub mod requests;
 pub mod run;
 
 pub use events::{Event, Lines, Observer, Started};
+pub use loss_scale::LossScale;
 pub use requests::Requests;
 pub use run::BAD_STEPS;
 
@@ -70,6 +73,22 @@ pub struct Summary {
     pub elapsed_s: f64,
 }
 
+/// A step that has ended.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    result: StepResult,
+    /// In mixed precision.
+    loss_scale: Option<f32>,
+}
+
+impl Taken {
+    /// Whether the step has changed nothing, and not for the sake of its loss scale.
+    fn is_bad(&self) -> bool {
+        let overflow = self.result.loss.is_finite() && self.loss_scale.is_some_and(LossScale::may_overflow);
+        !self.result.is_finite() && !overflow
+    }
+}
+
 /// A model in training. See the module's invariants.
 pub struct Trainer {
     config: RunConfig,
@@ -90,6 +109,8 @@ pub struct Trainer {
     /// Step after which the model was last validated, and its loss.
     validated: Option<(u64, f64)>,
     generator: Option<Generator>,
+    /// In mixed precision.
+    loss_scale: Option<LossScale>,
 }
 
 impl Trainer {
@@ -125,6 +146,7 @@ impl Trainer {
         )?;
         train.start(config.train.seed)?;
         let batch = Batch::zeros(config.train.batch, model.ctx())?;
+        let loss_scale = options.target().f16_operands.then(LossScale::default);
         Ok(Self {
             config,
             model,
@@ -139,6 +161,7 @@ impl Trainer {
             eval: None,
             validated: None,
             generator: None,
+            loss_scale,
         })
     }
 
@@ -150,6 +173,14 @@ impl Trainer {
     /// Goes on from `checkpoint`; errors name `origin`.
     pub fn restore(&mut self, checkpoint: &Checkpoint, origin: &str) -> Result<()> {
         self.train.load(&checkpoint.weights, Some([&checkpoint.m, &checkpoint.v]), origin)?;
+        if let (Some(scale), Some(stored)) = (&mut self.loss_scale, &checkpoint.loss_scale) {
+            if !stored.is_sound() {
+                return Err(Error::input(format!(
+                    "{origin} has a loss scale that is no power of two from 1 to 2^24: take another checkpoint"
+                )));
+            }
+            scale.clone_from(stored);
+        }
         self.step = checkpoint.step;
         self.elapsed_before = checkpoint.elapsed_s;
         self.validated = checkpoint.val_loss.map(|loss| (checkpoint.step, loss));
@@ -179,13 +210,16 @@ impl Trainer {
     /// One step on the next batches. A loss that is not finite is the caller's to judge.
     pub fn step(&mut self) -> Result<StepResult> {
         self.submit()?;
-        self.take()
+        Ok(self.take()?.result)
     }
 
     /// Begins a step on the next batches.
     fn submit(&mut self) -> Result<()> {
         let train = &self.config.train;
         let index = self.step + self.ahead;
+        if let Some(scale) = &mut self.loss_scale {
+            self.train.scale_loss(scale.begin())?;
+        }
         for micro in 0..train.accumulate {
             let (ids, targets) = self.batch.slices()?;
             self.corpus.fill_micro(train.seed, index, micro, ids, targets);
@@ -197,10 +231,11 @@ impl Trainer {
     }
 
     /// Ends the oldest step under way.
-    fn take(&mut self) -> Result<StepResult> {
+    fn take(&mut self) -> Result<Taken> {
         let result = self.train.take()?;
         (self.step, self.ahead) = (self.step + 1, self.ahead - 1);
-        Ok(result)
+        let loss_scale = self.loss_scale.as_mut().map(|scale| scale.end(result.is_finite()));
+        Ok(Taken { result, loss_scale })
     }
 
     /// Mean loss of the fixed validation batches.
@@ -250,7 +285,8 @@ impl Trainer {
         };
         let val_loss = self.validated.filter(|(step, _)| *step == self.step).map(|(_, loss)| loss);
         let (step, elapsed_s, config) = (self.step, self.elapsed_s(), self.config.clone());
-        Ok(Checkpoint { step, elapsed_s, val_loss, config, graph, weights, m, v })
+        let loss_scale = self.loss_scale.clone();
+        Ok(Checkpoint { step, elapsed_s, val_loss, loss_scale, config, graph, weights, m, v })
     }
 
     fn tokens_per_step(&self) -> usize {

@@ -21,6 +21,7 @@ fn checkpoint(step: u64) -> Checkpoint {
     Checkpoint {
         step,
         elapsed_s: 1.5,
+        loss_scale: None,
         val_loss: None,
         config: config(),
         graph: None,

@@ -16,7 +16,7 @@ pub use compiler::{CheckArgs, DumpArgs, GraphArgs, OptArgs, Reference, RunArgs, 
 pub use model::{BenchArgs, CheckpointArgs, EvalArgs, ParityArgs, ProfileArgs, SampleArgs};
 pub use train::{ConfigArgs, ExportArgs, ExportFormat, TrainArgs};
 
-use crate::config::{Backend, Isa};
+use crate::config::{Backend, Isa, Precision};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -104,6 +104,9 @@ pub struct ExecArgs {
     /// Take the default variants of gpu kernels instead of timing them on the adapter
     #[arg(long)]
     pub no_tune: bool,
+    /// How exact contractions are: mixed rounds their operands to f16, and is for the gpu backend [default: f32]
+    #[arg(long, value_enum, value_name = "P")]
+    pub precision: Option<Precision>,
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ pub struct TrainArgs {
         help_heading = "Model",
         conflicts_with_all = ConfigArgs::FLAGS,
         conflicts_with_all = ["graph", "data", "val_data", "backend", "isa", "no_templates", "eval_every",
-            "save_every", "sample_bytes", "keep", "out", "accumulate"]
+            "save_every", "sample_bytes", "keep", "out", "accumulate", "precision"]
     )]
     pub resume: Option<String>,
     /// Start at step 0 from the weights of a run, checkpoint or model file (.safetensors or .tinygpt), whose model is taken unless --preset, --config or --graph names the same
@@ -147,6 +147,7 @@ impl TrainArgs {
         train.adapter = self.exec.adapter.clone().map(Some);
         train.checked = self.exec.checked.then_some(true);
         train.no_tune = self.exec.no_tune.then_some(true);
+        train.precision = self.exec.precision;
         over
     }
 }

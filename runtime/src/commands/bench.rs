@@ -206,6 +206,7 @@ fn measure_in_child(preset: &str, args: &BenchArgs) -> Result<Measurement> {
         ("--threads", exec.threads.map(|n| n.to_string())),
         ("--isa", exec.isa.map(|isa| isa.to_string())),
         ("--adapter", exec.adapter.clone()),
+        ("--precision", exec.precision.map(|p| p.to_string())),
     ];
     for (flag, value) in flags {
         command.args(value.iter().flat_map(|value| [flag, value.as_str()]));

@@ -3,7 +3,7 @@
 //!
 //! Invariants: every key of every section is described, in the order of declaration; a number outside its range is refused by the sentence of [`Range`].
 
-use super::{Backend, DataConfig, Gelu, Isa, MAX_BATCH, MAX_STEPS, ModelConfig, TrainConfig};
+use super::{Backend, DataConfig, Gelu, Isa, MAX_BATCH, MAX_STEPS, ModelConfig, Precision, TrainConfig};
 use crate::schedule::ScheduleKind;
 use crate::{Error, Result};
 use serde::Serialize;
@@ -136,6 +136,7 @@ typed! {
     bool: Flag,
     String: Text,
     Gelu: Choice of ["erf", "tanh"],
+    Precision: Choice of ["f32", "mixed"],
     ScheduleKind: Choice of ["constant", "cosine"],
     Backend: Choice of ["cpu", "gpu", "wasm", "interp"],
     Isa: Choice of ["avx512", "avx2", "portable"],

@@ -73,7 +73,7 @@ fn a_resolved_configuration_reads_back_equal() {
 fn a_stored_configuration_without_later_keys_reads() {
     let config = RunConfig::preset("tiny").unwrap();
     let mut json = serde_json::to_value(&config).unwrap();
-    for key in ["checked", "no_tune"] {
+    for key in ["checked", "no_tune", "precision"] {
         json["train"].as_object_mut().unwrap().remove(key).unwrap();
     }
     assert_eq!(serde_json::from_value::<RunConfig>(json).unwrap(), config);

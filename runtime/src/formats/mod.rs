@@ -134,13 +134,13 @@ impl Saved {
         };
         let val_loss = self.history.iter().rev().find(|point| point.step == self.step).and_then(|point| point.val);
         let Self { step, elapsed_s, config, graph, weights, .. } = self;
-        Ok(Checkpoint { step, elapsed_s, val_loss, config, graph, weights, m, v })
+        Ok(Checkpoint { step, elapsed_s, val_loss, loss_scale: None, config, graph, weights, m, v })
     }
 }
 
 impl From<Checkpoint> for Saved {
     fn from(checkpoint: Checkpoint) -> Self {
-        let Checkpoint { step, elapsed_s, val_loss, config, graph, weights, m, v } = checkpoint;
+        let Checkpoint { step, elapsed_s, val_loss, loss_scale: _, config, graph, weights, m, v } = checkpoint;
         let history = val_loss.map(|loss| LossPoint { step, train: None, val: Some(loss) }).into_iter().collect();
         Self { step, elapsed_s, config, graph, weights, moments: Some([m, v]), history, saved_at: None }
     }

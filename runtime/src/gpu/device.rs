@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tinygpt_codegen_wgsl::Caps;
 use tinygpt_ir::program::TargetModel;
 
+use super::cooperate::{self, Cooperation};
 use super::tune::Tuner;
+use crate::config::Precision;
 use crate::error::one_line;
 use crate::{Error, Result};
 
@@ -34,11 +36,13 @@ pub struct GpuOptions {
     pub checked: bool,
     /// Time kernel variants that neither a plan nor the cache knows.
     pub tune: bool,
+    /// Of contractions.
+    pub precision: Precision,
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        Self { adapter: None, checked: false, tune: true }
+        Self { adapter: None, checked: false, tune: true, precision: Precision::F32 }
     }
 }
 
@@ -68,6 +72,8 @@ pub struct Gpu {
     /// Largest buffer in bytes.
     pub(super) max_buffer_bytes: u64,
     fault: Arc<Mutex<Option<Error>>>,
+    /// In mixed precision.
+    cooperation: Option<Cooperation>,
 }
 
 impl std::fmt::Debug for Gpu {
@@ -183,10 +189,21 @@ impl Gpu {
         let (adapter, report) = (&adapters[at], reports[at].clone());
         let wanted = WANTED.iter().fold(wgpu::Features::empty(), |all, (feature, _)| all | *feature);
         let limits = adapter.limits();
+        let mixed = options.precision == Precision::Mixed;
+        let matrices = if mixed { cooperate::subgroup(adapter) } else { None };
+        let mut required_features = adapter.features() & wanted;
+        let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+        if matrices.is_some() {
+            required_features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            // SAFETY: of what is experimental only cooperative matrices are used, by kernels that keep to the forms that naga's SPIR-V writer
+            // supports, and only after their products have been compared with plain arithmetic on this device.
+            experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        }
         let request = wgpu::DeviceDescriptor {
             label: Some("tinygpt"),
-            required_features: adapter.features() & wanted,
+            required_features,
             required_limits: limits.clone(),
+            experimental_features,
             memory_hints: wgpu::MemoryHints::Performance,
             ..wgpu::DeviceDescriptor::default()
         };
@@ -207,9 +224,36 @@ impl Gpu {
         }
         let fault = Arc::new(Mutex::new(None));
         keep_faults(&device, &fault, &report.name);
-        let tuner = Tuner::new(&report, options.tune);
         let max_buffer_bytes = limits.max_buffer_size;
-        Ok(Arc::new(Gpu { instance, device, queue, tuner, report, options: options.clone(), max_buffer_bytes, fault }))
+        let make = |matrices: Option<u32>, tune: bool, cooperation: Option<Cooperation>| {
+            let mut report = report.clone();
+            report.caps.cooperative = matrices;
+            Arc::new(Gpu {
+                instance: instance.clone(),
+                device: device.clone(),
+                queue: queue.clone(),
+                tuner: Tuner::new(&report, tune),
+                report,
+                options: options.clone(),
+                max_buffer_bytes,
+                fault: Arc::clone(&fault),
+                cooperation,
+            })
+        };
+        let cooperation = match matrices {
+            _ if !mixed => None,
+            None => Some(Cooperation::Absent),
+            Some(_) if cooperate::agree(make(None, false, None), make(matrices, false, None))? => {
+                Some(Cooperation::Used)
+            }
+            Some(_) => Some(Cooperation::Wrong),
+        };
+        Ok(make(matrices.filter(|_| cooperation == Some(Cooperation::Used)), options.tune, cooperation))
+    }
+
+    /// How operands of mixed precision are multiplied; None without mixed precision.
+    pub fn cooperation(&self) -> Option<Cooperation> {
+        self.cooperation
     }
 
     pub fn report(&self) -> &AdapterReport {
@@ -230,20 +274,22 @@ impl Gpu {
 
     /// What programs for this device are compiled for.
     pub fn target(&self) -> TargetModel {
-        target(self.caps())
+        let f16_operands = self.options.precision == Precision::Mixed;
+        TargetModel { f16_operands, ..target(self.caps()) }
     }
 
     /// What a user is told at the start of a run.
     pub fn notice(&self) -> String {
         let AdapterReport { name, backend, kind, software, .. } = &self.report;
-        if *software {
+        let adapter = if *software {
             format!(
                 "gpu: {name} ({backend}) is a software adapter: it computes on the processor, correct but slow, and its speed says \
                  nothing about GPUs"
             )
         } else {
             format!("gpu: {name} ({kind}, {backend})")
-        }
+        };
+        self.cooperation.map_or(adapter.clone(), |how| format!("{adapter}\n{}", how.notice()))
     }
 
     /// The first error since the device was opened that no [`Gpu::scoped`] returned. A device with one stays unusable.

@@ -3,6 +3,7 @@
 //! - [`device`]: adapters, the open device, its errors
 //! - [`executor`]: buffers, launches, steps in flight
 //! - [`build`]: from a program to launches: variants, pipelines, bind groups
+//! - [`cooperate`]: whether an adapter's cooperative matrices multiply as they should
 //! - [`ring`]: small results that come back without stalling the device
 //! - [`tune`]: which variant of a kernel runs, and how that is measured, kept and replayed
 //!
@@ -12,11 +13,16 @@
 
 mod build;
 mod clock;
+pub mod cooperate;
 pub mod device;
 pub mod executor;
 mod ring;
 pub mod tune;
 
+pub use cooperate::Cooperation;
 pub use device::{AdapterReport, Gpu, GpuOptions, adapters};
 pub use executor::{GpuCounters, GpuExecutor};
 pub use tune::Tuner;
+
+/// The loss scale of a step follows from outcomes that are known by then.
+const _: () = assert!(ring::DEPTH <= crate::trainer::loss_scale::LAG);

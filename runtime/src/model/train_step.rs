@@ -18,8 +18,9 @@ use crate::compile::{self, Compiled, ExecOptions, Goal};
 use crate::executor::{Executor, Timeline};
 use crate::tensor::{DType, HostTensor};
 use crate::tensor_file::Tensors;
+use crate::trainer::loss_scale::LossScale;
 use crate::{Error, Result};
-use tinygpt_passes::optimizer::AdamWConfig;
+use tinygpt_passes::optimizer::{AdamWConfig, LOSS_SCALE};
 
 /// The moments' states are these prefixes and a weight's name.
 const MOMENTS: [&str; 2] = ["adam.m.", "adam.v."];
@@ -49,6 +50,8 @@ pub struct TrainStep {
     step: HostTensor,
     loss: HostTensor,
     grad_norm: HostTensor,
+    /// Input of the program that differentiates, in mixed precision.
+    loss_scale: Option<HostTensor>,
     sums: Option<Sums>,
     /// Micro-batches fed of the step to be submitted.
     fed: u64,
@@ -105,10 +108,12 @@ impl TrainStep {
         sums: Option<Sums>,
         options: &ExecOptions,
     ) -> Result<Self> {
-        let compiled = compile::compile(model.forward(batch)?, goal, &options.target())?;
+        let target = options.target();
+        let compiled = compile::compile(model.forward(batch)?, goal, &target)?;
         let exec = compile::prepare(&compiled, options)?;
+        let loss_scale = target.f16_operands.then(|| HostTensor::scalar_f32(LossScale::default().begin()));
         let [lr, step, loss, grad_norm] = [0.0; 4].map(HostTensor::scalar_f32);
-        Ok(Self { exec, compiled, vocab: model.vocab(), lr, step, loss, grad_norm, sums, fed: 0 })
+        Ok(Self { exec, compiled, vocab: model.vocab(), lr, step, loss, grad_norm, loss_scale, sums, fed: 0 })
     }
 
     /// What computes the gradients was compiled from and to; with one batch a step that is the whole step.
@@ -172,6 +177,14 @@ impl TrainStep {
         self.exec.step_clocked()
     }
 
+    /// Multiplies the loss of the steps that begin from now on by `scale`; nothing without mixed precision.
+    pub fn scale_loss(&mut self, scale: f32) -> Result<()> {
+        if let Some(own) = &mut self.loss_scale {
+            own.as_f32_mut()?[0] = scale;
+        }
+        Ok(())
+    }
+
     /// Steps that may be submitted before the results of the oldest are taken.
     pub fn depth(&self) -> usize {
         if self.sums.is_some() { 1 } else { self.exec.depth() }
@@ -191,8 +204,16 @@ impl TrainStep {
             return Err(Error::failed(format!("a step of {} micro-batches was fed one more", self.fed)));
         }
         match &mut self.sums {
-            Some(sums) => sums.add(batch, self.fed, &mut *self.exec)?,
+            Some(sums) => {
+                if let Some(scale) = &self.loss_scale {
+                    sums.exec.write(LOSS_SCALE, scale)?;
+                }
+                sums.add(batch, self.fed, &mut *self.exec)?;
+            }
             None => {
+                if let Some(scale) = &self.loss_scale {
+                    self.exec.write(LOSS_SCALE, scale)?;
+                }
                 self.exec.write("ids", &batch.ids)?;
                 self.exec.write("targets", &batch.targets)?;
             }

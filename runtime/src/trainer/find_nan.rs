@@ -19,6 +19,8 @@ use std::fmt;
 use tinygpt_ir::interp::eval_node;
 use tinygpt_ir::{Graph, NodeId, Op, Tensor, TensorType};
 use tinygpt_passes::expand::expand_all;
+use tinygpt_passes::optimizer::LOSS_SCALE;
+use tinygpt_passes::precision::round_operands;
 
 /// The finite numbers of a value, and how many are not.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -110,20 +112,26 @@ impl Trainer {
     pub fn find_nan(&mut self, end: u64) -> Result<Option<Culprit>> {
         while self.step < end {
             let before = (self.train.weights()?, self.train.moments()?);
-            let well = self.step()?.is_finite() && {
+            self.submit()?;
+            let taken = self.take()?;
+            if !taken.result.is_finite() && !taken.is_bad() {
+                // Skipped for the sake of its loss scale, which will be smaller.
+                continue;
+            }
+            let well = taken.result.is_finite() && {
                 let (weights, [m, v]) = (self.train.weights()?, self.train.moments()?);
                 [weights, m, v].iter().all(are_finite)
             };
             if !well {
                 self.step -= 1;
-                return self.replay(before.0, before.1).map(Some);
+                return self.replay(before.0, before.1, taken.loss_scale).map(Some);
             }
         }
         Ok(None)
     }
 
     /// The step after `self.step`, from this state.
-    fn replay(&mut self, weights: Tensors, moments: [Tensors; 2]) -> Result<Culprit> {
+    fn replay(&mut self, weights: Tensors, moments: [Tensors; 2], loss_scale: Option<f32>) -> Result<Culprit> {
         let (step, index) = (self.step + 1, self.step);
         let mut params = Params::default();
         for (prefix, tensors) in [("", &weights), ("adam.m.", &moments[0]), ("adam.v.", &moments[1])] {
@@ -133,6 +141,7 @@ impl Trainer {
         }
         params.0.insert("lr".to_owned(), vec![self.config.train.lr_schedule().lr_at(index)]);
         params.0.insert("step".to_owned(), vec![step as f64]);
+        params.0.extend(loss_scale.map(|scale| (LOSS_SCALE.to_owned(), vec![f64::from(scale)])));
 
         let graphs = self.train.programs().map(|(compiled, _)| primitives(compiled)).collect::<Result<Vec<Graph>>>()?;
         let several = self.config.train.accumulate > 1;
@@ -168,7 +177,12 @@ fn are_finite(tensors: &Tensors) -> bool {
 }
 
 fn primitives(compiled: &Compiled) -> Result<Graph> {
-    expand_all(&compiled.step).map_err(|e| Error::failed(one_line(e)))
+    let failed = |e| Error::failed(one_line(e));
+    let graph = expand_all(&compiled.step).map_err(failed)?;
+    if !compiled.program.target.f16_operands {
+        return Ok(graph);
+    }
+    round_operands(&graph).map(|(rounded, _)| rounded).map_err(failed)
 }
 
 /// Values of parameters by name; what a graph leaves in states and outputs is there for the next.

@@ -5,10 +5,12 @@
 //! - **Nothing bad is saved.** A checkpoint whose numbers are not all finite, or whose model cannot be sampled, is not written.
 //! - **Bad steps end a run, one does not.** The program itself skips an update whose loss or gradient is not finite. After [`BAD_STEPS`] of
 //!   them in a row the run goes back to the last step that was good, saves it, and fails.
+//! - In mixed precision a step whose loss is finite and whose gradient is not is skipped for the sake of its loss scale, and counts as neither, as
+//!   long as there is a smaller scale.
 //! - Steps are under way only where nothing looks at the weights between them: never across a validation, a checkpoint, a request, or a
 //!   bad step.
 
-use super::{Ending, Event, Observer, Requests, Started, Summary, Trainer};
+use super::{Ending, Event, Observer, Requests, Started, Summary, Taken, Trainer};
 use crate::model::StepResult;
 use crate::rundir::{Metrics, RunDir};
 use crate::{Error, Result, checkpoint};
@@ -56,10 +58,10 @@ impl Trainer {
                 self.submit()?;
             }
             if self.ahead > 0 {
-                let result = self.take()?;
+                let taken = self.take()?;
                 let took = start.elapsed();
                 start = Instant::now();
-                self.settle(result, took, end, dir, &mut progress, observer)?;
+                self.settle(taken, took, end, dir, &mut progress, observer)?;
                 continue;
             }
             if requests.take_sample() && self.config.train.sample_bytes > 0 {
@@ -108,14 +110,14 @@ impl Trainer {
     /// What follows a step: validation, metrics, judgement, a sample and a checkpoint, each where it is due.
     fn settle(
         &mut self,
-        result: StepResult,
+        taken: Taken,
         took: Duration,
         end: u64,
         dir: &RunDir,
         progress: &mut Progress,
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        let StepResult { loss, grad_norm } = result;
+        let StepResult { loss, grad_norm } = taken.result;
         let step = self.step;
         progress.loss = Some(loss);
         progress.val_loss = self.validates_at(step).then(|| self.validate()).transpose()?;
@@ -128,12 +130,13 @@ impl Trainer {
             grad_norm: Some(grad_norm),
             tokens_per_s: tokens as f64 / took.as_secs_f64().max(1e-9),
             elapsed_s: self.elapsed_s(),
+            loss_scale: taken.loss_scale.map(f64::from),
         };
         dir.log(&metrics)?;
         observer.event(&Event::Step { metrics: &metrics, tokens, took });
-        if result.is_finite() {
+        if taken.result.is_finite() {
             progress.bad = 0;
-        } else {
+        } else if taken.is_bad() {
             progress.bad += 1;
             let in_a_row = progress.bad;
             observer.event(&Event::Skipped { step, loss, grad_norm, in_a_row });
@@ -189,6 +192,9 @@ impl Trainer {
     fn give_up(&mut self, dir: &RunDir, observer: &mut dyn Observer) -> Error {
         let (last, first) = (self.step, self.step + 1 - u64::from(BAD_STEPS));
         self.step = first - 1;
+        if let Some(scale) = &mut self.loss_scale {
+            scale.forget(BAD_STEPS as usize);
+        }
         let what = format!("in {BAD_STEPS} steps in a row, {first} to {last}, the loss or the gradient was not finite");
         if self.step == 0 {
             return Error::failed(format!("{what}, so training has stopped: {}", self.advice(dir)));

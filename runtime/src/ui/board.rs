@@ -167,6 +167,7 @@ pub(super) mod tests {
             grad_norm: Some(0.87),
             tokens_per_s: 51_200.0,
             elapsed_s: 1.0 + 0.02 * step as f64,
+            loss_scale: None,
         }
     }
 

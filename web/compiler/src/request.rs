@@ -27,6 +27,7 @@ const NATIVE_KEYS: &[&str] = &[
     "adapter",
     "checked",
     "no_tune",
+    "precision",
     "keep",
     "accumulate",
     "data",
