@@ -3,6 +3,7 @@
 mod support;
 
 use support::*;
+use tinygpt_codegen_wgsl::Variant;
 use tinygpt_ir::op::{Binary, Unary};
 use tinygpt_ir::program::{
     Access, ArgId, Attention, AttentionGrad, AttentionShape, Contract, ContractPart, KernelKind, Term,
@@ -64,6 +65,46 @@ fn operands_rounded_to_f16() {
     let args =
         [read(DType::F32, small_and_large(&mut rng, m)), read(DType::F32, vec![1.0; n]), write(DType::F32, m * n)];
     check("rounded values", &rounded(&plain(m, n, 1, false, false, false)), &args, products(1));
+}
+
+#[test]
+fn operands_on_cooperative_matrices() {
+    let by = |m, n, k, by_m, by_n, split| Variant::Cooperate { m, n, k, by_m, by_n, split };
+    let mut rng = Rng(36);
+    for (t, (m, n, k)) in
+        [(0, (64, 32, 32)), (1, (33, 36, 20)), (2, (20, 40, 24)), (3, (17, 23, 31)), (5, (40, 35, 18))]
+    {
+        let args = [read(DType::F32, rng.floats(m * k)), read(DType::F32, rng.floats(k * n)), write(DType::F32, m * n)];
+        let kind = rounded(&plain(m, n, k, t & 1 != 0, t & 2 != 0, t & 4 != 0));
+        let list = [by(32, 32, 16, 1, 2, 1), by(32, 32, 16, 2, 1, 2)];
+        check_cooperating(&format!("{m}x{n}x{k} transposed {t:03b}"), &kind, &args, products(k), &list);
+    }
+    // Two batches of two products each, with an epilogue that adds in place.
+    let (b, m, n, k) = (2, 20, 24, 20);
+    let mut body = B::new();
+    let acc = body.acc(0);
+    let space = [(m * n) as i64, n as i64, 1];
+    let old = body.load(4, DType::F32, &space);
+    let sum = body.binary(Binary::Add, acc, old);
+    let term = |lhs: u32| Term {
+        k: vec![k],
+        f16: true,
+        lhs: Access::direct(ArgId(lhs), 0, vec![(m * k) as i64, k as i64, 1]),
+        rhs: Access::direct(ArgId(lhs + 1), 0, vec![0, 1, n as i64]),
+    };
+    let part = ContractPart {
+        batch: vec![b],
+        m: vec![m],
+        n: vec![n],
+        terms: vec![term(0), term(2)],
+        body: body.body,
+        stores: vec![store(4, space.to_vec(), sum)],
+    };
+    let operands = [b * m * k, k * n, b * m * k, k * n].map(|len| read(DType::F32, rng.floats(len)));
+    let args: Vec<Given> = operands.into_iter().chain([in_place(DType::F32, rng.floats(b * m * n))]).collect();
+    let kind = KernelKind::Contract(Contract { parts: vec![part] });
+    let list = [by(32, 32, 32, 1, 1, 1), by(32, 16, 16, 2, 1, 2)];
+    check_cooperating("batches, terms and an epilogue", &kind, &args, products(2 * k + 1), &list);
 }
 
 #[test]

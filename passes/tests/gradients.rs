@@ -55,7 +55,8 @@ const CASES: &[Case] = &[
     ("max", |b| w(b, "x", ODD).max(w(b, "y", ODD))),
     ("min", |b| w(b, "x", ODD).min(w(b, "y", ODD))),
     ("select", |b| w(b, "x", ODD).lt(0.25).select(w(b, "y", ODD), w(b, "z", ODD))),
-    ("cast", |b| w(b, "x", ODD).cast(DType::F16).exp().cast(DType::F32)),
+    // To its own type: a cast to f16 has steps, see below.
+    ("cast", |b| b.node(Op::Cast(DType::F32), &[w(b, "x", ODD)]).exp()),
     ("reduce_sum", |b| w(b, "x", &[3, 4, 1, 5]).sum(&[1, 2])),
     ("reduce_sum", |b| w(b, "x", &[3, 5]).sum(&[0, 1])),
     ("reduce_max", |b| w(b, "x", &[3, 4, 5]).reduce_max(&[0, 2])),
@@ -224,6 +225,28 @@ fn every_case_agrees_with_finite_differences() {
             }
         }
         assert!(nonzero, "case {n} ({name}) tests nothing: its gradient is zero");
+    }
+}
+
+/// A cast to f16 hands the gradient through, as if it did not round: exact where the numbers are of f16, a step of the differences apart.
+#[test]
+fn casts_to_f16_hand_the_gradient_through() {
+    let g = with_loss("cast", |b| w(b, "x", &[8]).cast(DType::F16).cast(DType::F32));
+    let mut params: Vec<Tensor> = g.params.values().map(|p| Tensor::splat(p.ty.clone(), 0.0)).collect();
+    for (p, param) in params.iter_mut().enumerate() {
+        param.data.iter_mut().enumerate().for_each(|(i, x)| *x = 0.5 + (i * (p + 3) + p) as f64 / 64.0);
+    }
+    let result = run(&with_gradients(&g), &params);
+    let x = weights(&g)[0];
+    let grad = result.output("grad.x").unwrap().data.clone();
+    for (i, got) in grad.iter().enumerate() {
+        let at = |step: f64| {
+            let mut params = params.clone();
+            params[x.index()].data[i] += step;
+            loss_of(&g, &params)
+        };
+        assert_eq!(*got, (at(1.0 / 64.0) - at(-1.0 / 64.0)) * 32.0);
+        assert_eq!(at(1e-5), at(0.0), "the cast does not round");
     }
 }
 

@@ -106,9 +106,32 @@ fn training_steps_keep_their_meaning() {
         let step = training_step_with_gradients(&model, &AdamWConfig::default()).unwrap();
         let params = start(&step, 5);
         for simplify in [false, true] {
-            check_all(&prepared(step.clone(), simplify), &params, &format!("{name}, simplified {simplify}"));
+            let graph = prepared(step.clone(), simplify);
+            check_all(&graph, &params, &format!("{name}, simplified {simplify}"));
+            let rounded = Pipeline::new([Pass::Precision]).run(graph).unwrap().graph;
+            check_all(&rounded, &params, &format!("{name} in mixed precision, simplified {simplify}"));
         }
     }
+}
+
+/// In mixed precision every contraction rounds as it reads, and the casts have no kernel.
+#[test]
+fn contractions_round_by_themselves() {
+    let b = tinygpt_ir::Builder::new("mixed");
+    let (x, w) = (b.input("x", tinygpt_ir::TensorType::f32([6, 8])), b.weight("w", [5, 8], Init::Ones));
+    let h = x.linear(w, None).tanh();
+    b.output("y", h.contract("ac,cb->ab", w).exp());
+    let graph = prepared(b.finish().unwrap(), true);
+    let mixed = Pipeline::new([Pass::Precision]).run(graph.clone()).unwrap().graph;
+    let [plain, mixed] = [graph, mixed].map(|g| to_program(&g, &TargetModel::cpu(), true).unwrap());
+    assert_eq!(plain.kernels.len(), mixed.kernels.len());
+    assert_eq!(plain.memory, mixed.memory);
+    let terms = |p: &Program| -> Vec<bool> {
+        let contracts =
+            p.kernels.values().filter_map(|k| if let KernelKind::Contract(k) = &k.kind { Some(k) } else { None });
+        contracts.flat_map(|k| &k.parts).flat_map(|p| &p.terms).map(|t| t.f16).collect()
+    };
+    assert_eq!((terms(&plain), terms(&mixed)), (vec![false; 2], vec![true; 2]));
 }
 
 /// A concatenation of more operands than a kernel may bind takes several kernels, which lead back to the one node.

@@ -12,7 +12,8 @@ use tinygpt_ir::{Builder, DType, Graph, Init, StateRole, Tensor, TensorType};
 use tinygpt_models::{GptConfig, RecurrentConfig, gpt, recurrent};
 use tinygpt_passes::expand::expand;
 use tinygpt_passes::optimizer::{
-    AdamWConfig, accumulate_step, inference, training_step, training_step_with_gradients, update_step,
+    AdamWConfig, LOSS_SCALE, accumulate_step, inference, scaled_accumulate_step, scaled_training_step, training_step,
+    training_step_with_gradients, update_step,
 };
 use tinygpt_passes::pass::{Pass, Pipeline, Stats};
 use tinygpt_passes::simplify::simplify;
@@ -188,6 +189,36 @@ fn start(name: &str) -> Option<Tensor> {
         "unused" => Some(Tensor::splat(TensorType::f32([2, 2]), 2.0)),
         _ => None,
     }
+}
+
+/// The scale of the loss, a power of two, changes no result, with one batch or several; one too large for f64 skips the update.
+#[test]
+fn scaled_steps_are_steps() {
+    let c = AdamWConfig::default();
+    let mut plain = Trainer::new(training_step_with_gradients(&regression(), &c).unwrap(), start);
+    let at = |scale: f64| {
+        let own =
+            move |name: &str| if name == LOSS_SCALE { Some(Tensor::scalar(DType::F32, scale)) } else { start(name) };
+        Trainer::new(scaled_training_step(&regression(), &c, true).unwrap(), own)
+    };
+    let mut scaled = [at(1.0), at(65536.0), at(2f64.powi(-20))];
+    for step in 1..=3 {
+        let expected = plain.step(0.1, step);
+        for scaled in &mut scaled {
+            let found = scaled.step(0.1, step);
+            assert_eq!(found.len(), expected.len());
+            for (name, want) in &expected {
+                let d = apart(&found[name], want);
+                assert!(d <= 1e-12 * norm(&want.data).max(1.0), "{name} differs by {d:e} after step {step}");
+            }
+            assert!(apart(&scaled.get("w"), &plain.get("w")) <= 1e-12);
+        }
+    }
+    let mut beyond = at(f64::MAX);
+    let out = beyond.step(0.1, 1);
+    assert!(out["loss"].item().unwrap().is_finite() && !out["grad_norm"].item().unwrap().is_finite());
+    assert_eq!(*beyond.get("w"), start("w").unwrap());
+    assert!(scaled_accumulate_step(&regression()).unwrap().params.values().any(|p| p.name == LOSS_SCALE));
 }
 
 #[test]

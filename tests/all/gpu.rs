@@ -16,10 +16,10 @@ use tinygpt::passes::compile::to_program;
 use tinygpt::passes::optimizer::{AdamWConfig, training_step};
 use tinygpt::passes::pass::{Pass, Pipeline};
 use tinygpt::runtime::compile::{ExecOptions, PASSES};
-use tinygpt::runtime::config::{Backend, Gelu, ModelConfig, RunConfig};
+use tinygpt::runtime::config::{Backend, Gelu, ModelConfig, Precision, RunConfig};
 use tinygpt::runtime::data::Corpus;
 use tinygpt::runtime::executor::Executor;
-use tinygpt::runtime::gpu::{Gpu, GpuCounters, GpuExecutor, GpuOptions};
+use tinygpt::runtime::gpu::{Cooperation, Gpu, GpuCounters, GpuExecutor, GpuOptions};
 use tinygpt::runtime::model::{Batch, TrainStep};
 use tinygpt::runtime::tensor::{DType, HostTensor};
 
@@ -262,6 +262,44 @@ fn a_run_on_a_gpu_names_it_keeps_its_plan_and_resumes() {
     let (on_gpu, on_cpu) = (loss(on("gpu")), loss(on("cpu")));
     assert!((on_gpu - on_cpu).abs() < 1e-4, "{on_gpu} {on_cpu}");
     cli.refused("train --config small.toml --backend gpu --adapter nonesuch --out x", 2, "choose --adapter from ");
+}
+
+/// Mixed precision on any adapter: near f32's losses, the same bits again, its scale in metrics and state.json, and a resumed run is the run.
+#[test]
+fn mixed_precision_trains_and_resumes() {
+    let Some(plain) = gpu() else { return };
+    let mixed = Gpu::open(&GpuOptions { tune: false, precision: Precision::Mixed, ..GpuOptions::default() }).unwrap();
+    assert_ne!(mixed.cooperation(), Some(Cooperation::Wrong), "{}", mixed.notice());
+    assert_eq!(mixed.caps().cooperative.is_some(), mixed.cooperation() == Some(Cooperation::Used));
+    assert!(plain.cooperation().is_none() && mixed.notice().contains("\nmixed precision: "));
+    let losses = |gpu: &Arc<Gpu>| -> Vec<f64> {
+        let (mut train, batch) = small_step(Arc::clone(gpu));
+        (1..=6).map(|number| train.run(&batch, 1e-2, number).unwrap()).map(|step| step.loss).collect()
+    };
+    let (exact, rounded) = (losses(&plain), losses(&mixed));
+    assert_eq!(rounded, losses(&mixed));
+    for (a, b) in exact.iter().zip(&rounded) {
+        assert!((a - b).abs() <= 0.01 * a, "{exact:?} {rounded:?}");
+    }
+    assert_ne!(exact, rounded, "operands were not rounded");
+
+    let cli = Cli::new();
+    cli.small_config("eval_every = 20\nsample_bytes = 0\nprecision = \"mixed\"");
+    let text = std::fs::read_to_string(cli.path("small.toml")).unwrap().replace("sample_bytes = 12\n", "");
+    cli.file("small.toml", text);
+    let flags = "--config small.toml --backend gpu --no-tune";
+    let whole = cli.ok(&format!("train {flags} --out whole"));
+    assert!(whole.stderr.contains("\nmixed precision: "), "{}", whole.stderr);
+    cli.ok(&format!("train {flags} --stop-at 20 --out parts"));
+    cli.ok("train --resume parts");
+    assert!(training::tensors(&cli, "parts") == training::tensors(&cli, "whole"), "resuming changed the run");
+    let metrics = std::fs::read_to_string(cli.path("parts/metrics.jsonl")).unwrap();
+    assert!(metrics.lines().all(|line| line.contains("\"loss_scale\":65536.0")), "{metrics}");
+    cli.refused(
+        "train --config small.toml --out x",
+        2,
+        "precision mixed runs on the backend gpu alone, and this is cpu: add --backend gpu, or choose --precision f32",
+    );
 }
 
 /// What was measured once is not measured again, and a run goes on with its own plan.

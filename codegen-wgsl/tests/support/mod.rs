@@ -2,11 +2,12 @@
 
 #![allow(dead_code)] // each test file uses its own part
 
+pub mod cooperate;
 pub mod gpu;
 
 use gpu::{Gpu, gpu};
 use std::collections::HashMap;
-use tinygpt_codegen_wgsl::{Dialect, Unit, emit, pieces, validate, variants};
+use tinygpt_codegen_wgsl::{Caps, Dialect, Unit, Variant, emit, pieces, validate, variants};
 use tinygpt_ir::op::{Binary, Unary};
 use tinygpt_ir::program::{
     Access, Affine, Arg, ArgId, ArgMode, Body, Buffer, BufferKind, Kernel, KernelKind, MemoryPlan, Place, Program,
@@ -330,6 +331,31 @@ fn run_variants(
         }
     }
     worst
+}
+
+/// Runs these variants on cooperative matrices: their emulation in plain WGSL, and themselves where the adapter has some.
+pub fn check_cooperating(name: &str, kind: &KernelKind, args: &[Given], tolerance: Tolerance, list: &[Variant]) {
+    let Some(gpu) = gpu() else { return };
+    let mut want: Vec<Vec<f64>> = args.iter().map(|a| a.data.clone()).collect();
+    let program = program(kind, args, Layout::Own);
+    let kernel = program.kernels.values().next().unwrap();
+    tinygpt_ir::program::interp::run_kernel(kernel, &mut want).unwrap();
+    let caps = Caps { cooperative: Some(32), f16: true, ..gpu.caps.clone() };
+    let piece = &pieces(&program, kernel, &caps).unwrap()[0];
+    for variant in list {
+        let name = format!("{name}, {variant}");
+        let module = emit(piece, &caps, variant).unwrap_or_else(|e| panic!("{name}: {e}"));
+        validate(&module.source(Dialect::Naga), &caps).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut plain = module.clone();
+        (plain.code, plain.f16, plain.cooperative) = (cooperate::emulated(&module.code), false, false);
+        let own = gpu.caps.cooperative.is_some().then_some(module);
+        for module in std::iter::once(plain).chain(own) {
+            let (units, regions) = upload(gpu, &program, args, Layout::Own);
+            gpu.run(&module, &units);
+            let got = download(gpu, &name, args, &units, &regions);
+            compare(&name, args, &got, &want, tolerance);
+        }
+    }
 }
 
 /// Unit and first word of each argument.
