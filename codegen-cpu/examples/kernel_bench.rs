@@ -83,7 +83,12 @@ fn product(m: usize, n: usize, k: usize, ta: bool, tb: bool, after: After) -> Be
         batch: vec![],
         m: vec![m],
         n: vec![n],
-        terms: vec![Term { k: vec![k], lhs: Access::direct(ArgId(0), 0, lhs), rhs: Access::direct(ArgId(1), 0, rhs) }],
+        terms: vec![Term {
+            k: vec![k],
+            f16: false,
+            lhs: Access::direct(ArgId(0), 0, lhs),
+            rhs: Access::direct(ArgId(1), 0, rhs),
+        }],
         body: b.body,
         stores,
     };

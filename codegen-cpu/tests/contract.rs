@@ -40,6 +40,7 @@ fn plain(m: usize, n: usize, k: usize, ta: bool, tb: bool, tc: bool) -> KernelKi
             m: vec![m],
             n: vec![n],
             terms: vec![Term {
+                f16: false,
                 k: vec![k],
                 lhs: Access::direct(ArgId(0), 0, strides(m, k, ta)),
                 rhs: Access::direct(ArgId(1), 0, vec![right[1], right[0]]),
@@ -109,6 +110,7 @@ fn axes_layouts_terms_and_epilogues() {
             }
             let arg = args.len() as u32;
             terms.push(Term {
+                f16: false,
                 k: k.clone(),
                 lhs: Access::direct(ArgId(arg), offset as i64, random_layout(&mut rng, &left)),
                 rhs: Access::direct(ArgId(arg + 1), 0, strides),
@@ -168,6 +170,7 @@ fn siblings_with_wide_gelu_epilogues() {
             m: vec![m],
             n: vec![n],
             terms: vec![Term {
+                f16: false,
                 k: vec![k],
                 lhs: Access::direct(ArgId(0), 0, vec![k as i64, 1]),
                 rhs: Access::direct(ArgId(arg), 0, vec![k as i64, 1]),
@@ -209,6 +212,7 @@ fn heads_of(rng: &mut Rng, (batch, t, heads, d, c): (usize, usize, usize, usize,
         m: vec![batch, t],
         n: vec![heads, d],
         terms: vec![Term {
+            f16: false,
             k: vec![c],
             lhs: Access::direct(ArgId(0), 0, vec![(t * c) as i64, c as i64, 1]),
             rhs: Access::direct(ArgId(1), 0, vec![(d * c) as i64, c as i64, 1]),
