@@ -30,8 +30,8 @@ pub struct Bundle {
 /// Most pieces of a bundle: more make for long code that compiles for long.
 const MOST: usize = 8;
 
-/// Which of each piece's variants are choices apart from each other: by the model the best that spells out whole steps, and the next.
-const APART: [usize; 2] = [1, 2];
+/// How many of each piece's variants that spell out whole steps are choices apart from each other: the best by the model.
+const APART: usize = 2;
 
 /// The bundles of `program` in an order in which they may run.
 ///
@@ -98,8 +98,10 @@ impl Bundle {
             bundle.choices.insert(0, default);
         }
         let each: Vec<Vec<Variant>> = bundle.pieces.iter().map(|(_, p)| choose::variants(p, caps)).collect();
-        for rank in APART {
-            let variants = each.iter().map(|list| list[rank.min(list.len() - 1)]).collect();
+        for rank in 0..APART {
+            // The first spells out less where the second is the same, whole.
+            let first = |list: &[Variant]| usize::from(list.len() > 1 && choose::as_default(list[1]) == list[0]);
+            let variants = each.iter().map(|list| list[(first(list) + rank).min(list.len() - 1)]).collect();
             bundle.choices.push(Choice { variants, together: false });
         }
         Some(bundle)

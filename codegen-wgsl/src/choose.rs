@@ -18,8 +18,6 @@ use tinygpt_ir::types::numel;
 const BUSY: usize = 32 << 10;
 /// Tilings worth measuring, the best by the model: compiling them takes most of the time. Half as many where several kernels make longer code.
 const MEASURED: usize = 10;
-/// A second dispatch as so many products; what it reads and writes comes on top.
-const SECOND: f64 = 4e6;
 /// Workgroups that keep a large GPU busy.
 const BUSY_GROUPS: usize = 256;
 
@@ -42,14 +40,7 @@ pub fn variants(piece: &Piece, caps: &Caps) -> Vec<Variant> {
         }
         KernelKind::Fold(k) => fold::variants(k, |s| piece.bindings.args[s].offset, caps),
         KernelKind::Reduce(k) => reduce(k, caps, group, room),
-        KernelKind::Contract(k) => {
-            let mut list = cooperate(k, caps, group, room);
-            // Of plain arithmetic the best alone beside them: it wins where there are few rows.
-            let plain = contract(k, caps, group, room);
-            let most = if list.is_empty() { plain.len() } else { 1 };
-            list.extend(plain.into_iter().take(most));
-            list
-        }
+        KernelKind::Contract(k) => contract(k, caps, room),
         KernelKind::Attention(k) => {
             tiles(k.shape.q_len.max(k.shape.k_len), caps).into_iter().map(|tile| Variant::Attention { tile }).collect()
         }
@@ -132,6 +123,14 @@ fn reduce(k: &ReduceKernel, caps: &Caps, most: u32, room: bool) -> Vec<Variant> 
     list
 }
 
+/// A way to tile contractions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Plain(Tiling),
+    /// With the size of the adapter's subgroups.
+    Matrices(Blocks, u32),
+}
+
 /// Tilings and how fast each runs when there is enough to do, relative to the fastest.
 const TILINGS: [(Tiling, f64); 8] = [
     (tiling(128, 128, 16, 8, 8), 0.95),
@@ -152,41 +151,167 @@ const fn tiling(m: u32, n: u32, k: u32, each_m: u32, each_n: u32) -> Tiling {
     Tiling { m, n, k, each_m, each_n, split: 1, buffers: 2, unroll: UNROLL }
 }
 
-/// The best tiling by the model above as a default unrolls it, then every tiling unrolled whole; each with two buffers where there is room.
-fn contract(kernel: &Contract, caps: &Caps, most: u32, room: bool) -> Vec<Variant> {
-    let (depth, results) = (depth_of(kernel), results_of(kernel));
-    let mut scored: Vec<(f64, Tiling)> = Vec::new();
-    for (t, speed) in TILINGS {
-        let buffers = if t.workgroup_bytes() > caps.workgroup_bytes { 1 } else { 2 };
-        let t = Tiling { buffers, ..t };
-        if t.invocations() > most || t.workgroup_bytes() > caps.workgroup_bytes {
-            continue;
+/// Blocks of cooperative matrices, and how fast each runs when there is enough to do, relative to the fastest.
+const BLOCKS: [(Blocks, f64); 6] = [
+    (blocks(128, 128, 32, 2, 4), 1.0),
+    (blocks(128, 64, 32, 2, 2), 0.75),
+    (blocks(64, 64, 32, 2, 2), 0.6),
+    (blocks(64, 64, 64, 2, 2), 0.6),
+    (blocks(32, 64, 64, 1, 2), 0.4),
+    (blocks(32, 32, 64, 1, 2), 0.3),
+];
+
+const fn blocks(m: u32, n: u32, k: u32, by_m: u32, by_n: u32) -> Blocks {
+    Blocks { m, n, k, by_m, by_n, split: 1 }
+}
+
+impl Way {
+    /// Those without cooperative matrices that fit the adapter, each with its speed, and with two buffers where there is room.
+    fn plain(caps: &Caps) -> Vec<(Way, f64)> {
+        let fits = |t: &Tiling| t.invocations() <= caps.flat_workgroup() && t.workgroup_bytes() <= caps.workgroup_bytes;
+        let buffers = |t: Tiling| if t.workgroup_bytes() > caps.workgroup_bytes { 1 } else { 2 };
+        let all = TILINGS.iter().map(|(t, speed)| (Tiling { buffers: buffers(*t), ..*t }, *speed));
+        all.filter(|(t, _)| fits(t)).map(|(t, speed)| (Way::Plain(t), speed)).collect()
+    }
+
+    /// Those on cooperative matrices that fit the adapter, each with its speed; none unless all of `contracts` may run on them.
+    fn matrices(contracts: &[&Contract], caps: &Caps) -> Vec<(Way, f64)> {
+        let Some(subgroup) = caps.cooperative.filter(|_| contracts.iter().all(|k| cooperate::allows(k))) else {
+            return Vec::new();
+        };
+        let fits = |b: &Blocks| {
+            b.invocations(subgroup) <= caps.flat_workgroup() && b.workgroup_bytes() <= caps.workgroup_bytes
+        };
+        let all = BLOCKS.iter().filter(|(b, _)| fits(b));
+        all.map(|(b, speed)| (Way::Matrices(*b, subgroup), *speed)).collect()
+    }
+
+    /// Rows, columns and depth of a step.
+    fn extents(self) -> [usize; 3] {
+        let [m, n, k] = match self {
+            Way::Plain(t) => [t.m, t.n, t.k],
+            Way::Matrices(b, _) => [b.m, b.n, b.k],
+        };
+        [m as usize, n as usize, k as usize]
+    }
+
+    fn invocations(self) -> u32 {
+        match self {
+            Way::Plain(t) => t.invocations(),
+            Way::Matrices(b, subgroup) => b.invocations(subgroup),
         }
-        let tiles = tiles_of(kernel, t);
-        let computed = (tiles * (t.m * t.n) as usize * depth) as f64;
-        let steps = depth.div_ceil(t.k as usize);
-        // Slices of at least four steps, so many that the workgroups keep a large GPU busy once or twice over.
+    }
+
+    /// Workgroups of all parts, for one slice.
+    fn tiles(self, k: &Contract) -> usize {
+        match self {
+            Way::Plain(t) => k.parts.iter().map(|p| t.tiles(p)).sum(),
+            Way::Matrices(b, _) => k.parts.iter().map(|p| b.tiles(p)).sum(),
+        }
+    }
+
+    fn steps(self, k: &Contract) -> usize {
+        depth_of(k).div_ceil(self.extents()[2])
+    }
+
+    /// Fewest steps of a slice.
+    fn fewest_steps(self) -> usize {
+        match self {
+            Way::Plain(_) => 4,
+            Way::Matrices(..) => 2,
+        }
+    }
+
+    fn split(self) -> u32 {
+        match self {
+            Way::Plain(t) => t.split,
+            Way::Matrices(b, _) => b.split,
+        }
+    }
+
+    fn with_split(self, split: u32) -> Way {
+        match self {
+            Way::Plain(t) => Way::Plain(Tiling { split, ..t }),
+            Way::Matrices(b, subgroup) => Way::Matrices(Blocks { split, ..b }, subgroup),
+        }
+    }
+
+    /// The share of a large GPU that so many workgroups keep busy.
+    fn busy(self, groups: usize) -> f64 {
+        let [m, n, _] = self.extents();
+        let share = match self {
+            Way::Plain(t) => (groups * t.invocations() as usize) as f64 / BUSY as f64,
+            Way::Matrices(..) => (groups * m * n) as f64 / (BUSY_GROUPS * 64 * 64) as f64,
+        };
+        share.min(1.0)
+    }
+
+    /// A second dispatch as so many products; what it reads and writes comes on top.
+    fn second(self) -> f64 {
+        match self {
+            Way::Plain(_) => 4e6,
+            Way::Matrices(..) => 8e6,
+        }
+    }
+
+    /// With whole steps spelled out.
+    fn whole(self) -> Way {
+        match self {
+            Way::Plain(t) => Way::Plain(Tiling { unroll: t.k, ..t }),
+            matrices => matrices,
+        }
+    }
+
+    fn variant(self) -> Variant {
+        match self {
+            Way::Plain(Tiling { m, n, k, each_m, each_n, split, buffers, unroll }) => {
+                Variant::Contract { m, n, k, each_m, each_n, split, buffers, unroll }
+            }
+            Way::Matrices(Blocks { m, n, k, by_m, by_n, split }, _) => Variant::Cooperate { m, n, k, by_m, by_n, split },
+        }
+    }
+}
+
+/// The variants of a contraction. Of plain arithmetic the best alone beside cooperative matrices: it wins where there are few rows.
+fn contract(kernel: &Contract, caps: &Caps, room: bool) -> Vec<Variant> {
+    let mut list = best(kernel, Way::matrices(&[kernel], caps), room);
+    list.truncate(MEASURED - 1);
+    let plain = best(kernel, Way::plain(caps), room);
+    let most = if list.is_empty() { plain.len() } else { 1 };
+    list.extend(plain.into_iter().take(most));
+    if list.is_empty() {
+        list.push(Way::Plain(Tiling { buffers: 1, ..tiling(16, 16, 4, 4, 4) }));
+    }
+    let default = list[0].variant();
+    let mut all = vec![default];
+    list.into_iter().take(MEASURED).for_each(|way| push(&mut all, way.whole().variant()));
+    all
+}
+
+/// These ways with slices or without, the best by the model above first.
+fn best(kernel: &Contract, ways: Vec<(Way, f64)>, room: bool) -> Vec<Way> {
+    let (depth, results) = (depth_of(kernel), results_of(kernel));
+    let mut scored: Vec<(f64, Way)> = Vec::new();
+    for (way, speed) in ways {
+        let [m, n, _] = way.extents();
+        let tiles = way.tiles(kernel);
+        let computed = (tiles * m * n * depth) as f64;
+        // Slices so many that the workgroups keep a large GPU busy once or twice over.
         let mut splits = vec![1];
         for busy in [BUSY_GROUPS, 2 * BUSY_GROUPS] {
-            let wanted = (busy / tiles.max(1)).min(steps / 4).min(32) as u32;
+            let wanted = (busy / tiles.max(1)).min(way.steps(kernel) / way.fewest_steps()).min(32) as u32;
             if room && wanted > 1 && !splits.contains(&wanted) {
                 splits.push(wanted);
             }
         }
         for split in splits {
-            let groups = tiles * split as usize;
-            let busy = ((groups * t.invocations() as usize) as f64 / BUSY as f64).min(1.0);
-            let extra = if split > 1 { SECOND + 16.0 * (results * split as usize) as f64 } else { 0.0 };
-            scored.push((computed / (speed * busy) + extra, Tiling { split, ..t }));
+            let busy = way.busy(tiles * split as usize);
+            let extra = if split > 1 { way.second() + 16.0 * (results * split as usize) as f64 } else { 0.0 };
+            scored.push((computed / (speed * busy) + extra, way.with_split(split)));
         }
     }
-    if scored.is_empty() {
-        scored.push((0.0, Tiling { buffers: 1, ..tiling(16, 16, 4, 4, 4) }));
-    }
     scored.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let default = scored[0].1;
-    let whole = scored.into_iter().take(MEASURED).map(|(_, t)| Tiling { unroll: t.k, ..t });
-    std::iter::once(default).chain(whole).map(of_tiling).collect()
+    scored.into_iter().map(|(_, way)| way).collect()
 }
 
 /// `variant` as a default has it: with less of its steps spelled out.
@@ -214,11 +339,11 @@ pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
             _ => None,
         })
         .collect();
-    let of_size = |group: u32, mut tilings: std::vec::IntoIter<Tiling>| -> Option<Vec<Variant>> {
+    let of_size = |group: u32, mut ways: std::vec::IntoIter<Way>| -> Option<Vec<Variant>> {
         pieces
             .iter()
             .map(|p| match &p.kind {
-                KernelKind::Contract(_) => tilings.next().map(of_tiling),
+                KernelKind::Contract(_) => ways.next().map(Way::variant),
                 KernelKind::Reduce(k) => {
                     reduce(k, caps, group, true).into_iter().find(|v| v.invocations() == Some(group))
                 }
@@ -233,57 +358,42 @@ pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
         let groups = [64, 128, 256].into_iter().filter(|g| *g <= caps.flat_workgroup());
         return groups.filter_map(|group| of_size(group, Vec::new().into_iter())).collect();
     }
-    let mut scored: Vec<(f64, Vec<Tiling>)> = Vec::new();
-    for (t, speed) in TILINGS {
-        let t = Tiling { buffers: if t.workgroup_bytes() > caps.workgroup_bytes { 1 } else { 2 }, ..t };
-        if t.invocations() > caps.flat_workgroup() || t.workgroup_bytes() > caps.workgroup_bytes {
-            continue;
-        }
-        let work: Vec<(usize, usize)> =
-            contracts.iter().map(|k| (tiles_of(k, t), depth_of(k).div_ceil(t.k as usize))).collect();
+    let matrices = Way::matrices(&contracts, caps);
+    let candidates = if matrices.is_empty() { Way::plain(caps) } else { matrices };
+    let mut scored: Vec<(f64, Vec<Way>)> = Vec::new();
+    for (way, speed) in candidates {
+        let work: Vec<(usize, usize)> = contracts.iter().map(|k| (way.tiles(k), way.steps(k))).collect();
         let steps: usize = work.iter().map(|(tiles, steps)| tiles * steps).sum();
-        // Whole products; and about so many workgroups, of at least four steps each.
+        // Whole products; and about so many workgroups, of at least a few steps each.
         for longest in [usize::MAX, steps.div_ceil(BUSY_GROUPS), steps.div_ceil(2 * BUSY_GROUPS)] {
-            let longest = longest.max(4);
-            let tilings: Vec<Tiling> =
-                work.iter().map(|(_, steps)| Tiling { split: steps.div_ceil(longest).min(32) as u32, ..t }).collect();
-            let groups: usize = work.iter().zip(&tilings).map(|((tiles, _), t)| tiles * t.split as usize).sum();
-            let busy = ((groups * t.invocations() as usize) as f64 / BUSY as f64).min(1.0);
-            let computed = (steps * (t.m * t.n * t.k) as usize) as f64;
-            let parts = |(k, t): (&&Contract, &Tiling)| if t.split > 1 { results_of(k) * t.split as usize } else { 0 };
-            let traffic: usize = contracts.iter().zip(&tilings).map(parts).sum();
-            let extra = if traffic > 0 { SECOND + 16.0 * traffic as f64 } else { 0.0 };
-            if !scored.iter().any(|(_, known)| *known == tilings) {
-                scored.push((computed / (speed * busy) + extra, tilings));
+            let longest = longest.max(way.fewest_steps());
+            let ways: Vec<Way> =
+                work.iter().map(|(_, steps)| way.with_split(steps.div_ceil(longest).min(32) as u32)).collect();
+            let groups: usize = work.iter().zip(&ways).map(|((tiles, _), way)| tiles * way.split() as usize).sum();
+            let computed = (steps * way.extents().iter().product::<usize>()) as f64;
+            let parts =
+                |(k, way): (&&Contract, &Way)| if way.split() > 1 { results_of(k) * way.split() as usize } else { 0 };
+            let traffic: usize = contracts.iter().zip(&ways).map(parts).sum();
+            let extra = if traffic > 0 { way.second() + 16.0 * traffic as f64 } else { 0.0 };
+            if !scored.iter().any(|(_, known)| *known == ways) {
+                scored.push((computed / (speed * way.busy(groups)) + extra, ways));
             }
         }
     }
     scored.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let whole = |tilings: &[Tiling]| tilings.iter().map(|t| Tiling { unroll: t.k, ..*t }).collect::<Vec<_>>();
-    let default = scored.first().map(|(_, tilings)| tilings.clone());
+    let whole = |ways: &[Way]| ways.iter().map(|way| way.whole()).collect::<Vec<_>>();
+    let default = scored.first().map(|(_, ways)| ways.clone());
     // With them the best that needs no second dispatch.
-    let unsplit = scored.iter().skip(MEASURED / 2).find(|(_, tilings)| tilings.iter().all(|t| t.split == 1));
-    let none_before = scored.iter().take(MEASURED / 2).all(|(_, tilings)| tilings.iter().any(|t| t.split > 1));
+    let unsplit = scored.iter().skip(MEASURED / 2).find(|(_, ways)| ways.iter().all(|way| way.split() == 1));
+    let none_before = scored.iter().take(MEASURED / 2).all(|(_, ways)| ways.iter().any(|way| way.split() > 1));
     let others = scored.iter().take(MEASURED / 2).chain(unsplit.filter(|_| none_before));
-    let others = others.map(|(_, tilings)| whole(tilings));
+    let others = others.map(|(_, ways)| whole(ways)).filter(|ways| Some(ways) != default.as_ref());
     default
-        .into_iter()
+        .iter()
+        .cloned()
         .chain(others)
-        .filter_map(|tilings| of_size(tilings[0].invocations(), tilings.into_iter()))
+        .filter_map(|ways| of_size(ways[0].invocations(), ways.into_iter()))
         .collect()
-}
-
-fn of_tiling(t: Tiling) -> Variant {
-    Variant::Contract {
-        m: t.m,
-        n: t.n,
-        k: t.k,
-        each_m: t.each_m,
-        each_n: t.each_n,
-        split: t.split,
-        buffers: t.buffers,
-        unroll: t.unroll,
-    }
 }
 
 /// The longest sum of a kernel, in products.
@@ -293,55 +403,6 @@ fn depth_of(k: &Contract) -> usize {
 
 fn results_of(k: &Contract) -> usize {
     k.parts.iter().map(|p| numel(&p.space())).sum()
-}
-
-fn tiles_of(k: &Contract, t: Tiling) -> usize {
-    k.parts.iter().map(|p| t.tiles(p)).sum()
-}
-
-/// Blocks of cooperative matrices, and how fast each runs when there is enough to do, relative to the fastest.
-const BLOCKS: [(Blocks, f64); 6] = [
-    (blocks(128, 128, 32, 2, 4), 1.0),
-    (blocks(128, 64, 32, 2, 2), 0.75),
-    (blocks(64, 64, 32, 2, 2), 0.6),
-    (blocks(64, 64, 64, 2, 2), 0.6),
-    (blocks(32, 64, 64, 1, 2), 0.4),
-    (blocks(32, 32, 64, 1, 2), 0.3),
-];
-
-const fn blocks(m: u32, n: u32, k: u32, by_m: u32, by_n: u32) -> Blocks {
-    Blocks { m, n, k, by_m, by_n, split: 1 }
-}
-
-/// The ways of a contraction on cooperative matrices, the best by the model above first; none where it cannot be.
-fn cooperate(kernel: &Contract, caps: &Caps, most: u32, room: bool) -> Vec<Variant> {
-    let Some(subgroup) = caps.cooperative.filter(|_| cooperate::allows(kernel)) else { return Vec::new() };
-    let depth = kernel.parts.iter().map(|p| p.terms.iter().map(|t| numel(&t.k)).sum::<usize>()).max().unwrap_or(1);
-    let results: usize = kernel.parts.iter().map(|p| numel(&p.space())).sum();
-    let mut scored: Vec<(f64, Blocks)> = Vec::new();
-    for (b, speed) in BLOCKS {
-        if b.invocations(subgroup) > most || b.workgroup_bytes() > caps.workgroup_bytes {
-            continue;
-        }
-        let tiles: usize = kernel.parts.iter().map(|p| b.tiles(p)).sum();
-        let steps = depth.div_ceil(b.k as usize);
-        let mut splits = vec![1];
-        // Slices of at least two steps.
-        let wanted = (BUSY_GROUPS / tiles.max(1)).min(steps / 2).min(32) as u32;
-        if room && wanted > 1 {
-            splits.push(wanted);
-        }
-        for split in splits {
-            let groups = tiles * split as usize;
-            let busy = (groups as f64 * f64::from(b.m * b.n) / (BUSY_GROUPS * 64 * 64) as f64).min(1.0);
-            let computed = (tiles * (b.m * b.n) as usize * depth) as f64;
-            let extra = if split > 1 { 8e6 + 16.0 * (results * split as usize) as f64 } else { 0.0 };
-            scored.push((computed / (speed * busy) + extra, Blocks { split, ..b }));
-        }
-    }
-    scored.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let variant = |b: Blocks| Variant::Cooperate { m: b.m, n: b.n, k: b.k, by_m: b.by_m, by_n: b.by_n, split: b.split };
-    scored.into_iter().map(|(_, b)| variant(b)).collect()
 }
 
 fn tiles(longest: usize, caps: &Caps) -> Vec<u32> {
