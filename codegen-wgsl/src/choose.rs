@@ -267,7 +267,9 @@ impl Way {
             Way::Plain(Tiling { m, n, k, each_m, each_n, split, buffers, unroll }) => {
                 Variant::Contract { m, n, k, each_m, each_n, split, buffers, unroll }
             }
-            Way::Matrices(Blocks { m, n, k, by_m, by_n, split }, _) => Variant::Cooperate { m, n, k, by_m, by_n, split },
+            Way::Matrices(Blocks { m, n, k, by_m, by_n, split }, _) => {
+                Variant::Cooperate { m, n, k, by_m, by_n, split }
+            }
         }
     }
 }
@@ -388,12 +390,7 @@ pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
     let none_before = scored.iter().take(MEASURED / 2).all(|(_, ways)| ways.iter().any(|way| way.split() > 1));
     let others = scored.iter().take(MEASURED / 2).chain(unsplit.filter(|_| none_before));
     let others = others.map(|(_, ways)| whole(ways)).filter(|ways| Some(ways) != default.as_ref());
-    default
-        .iter()
-        .cloned()
-        .chain(others)
-        .filter_map(|ways| of_size(ways[0].invocations(), ways.into_iter()))
-        .collect()
+    default.iter().cloned().chain(others).filter_map(|ways| of_size(ways[0].invocations(), ways.into_iter())).collect()
 }
 
 /// The longest sum of a kernel, in products.

@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use support::Rng;
-use support::gpu::gpu;
+use support::gpu::{Gpu, gpu};
 use tinygpt_codegen_wgsl::{Bundle, Caps, Choice, Dialect, Unit, Variant, bundles, emit, pieces, validate};
 use tinygpt_ir::program::{KernelId, KernelKind, Place, Program, StorageUnit, TargetModel};
 use tinygpt_passes::compile::to_program;
@@ -13,6 +13,10 @@ use tinygpt_passes::pass::{Pass, Pipeline};
 
 /// The training step of a small GPT: sizes are no multiples of tiles.
 fn gpt(most_args: usize) -> Program {
+    gpt_after(most_args, &[])
+}
+
+fn gpt_after(most_args: usize, passes: &[Pass]) -> Program {
     let config = tinygpt_models::gpt::GptConfig {
         vocab: 40,
         ctx: 24,
@@ -24,7 +28,8 @@ fn gpt(most_args: usize) -> Program {
         gelu: tinygpt_ir::op::GeluForm::Erf,
     };
     let step = training_step(&tinygpt_models::gpt::gpt(&config).unwrap(), &AdamWConfig::default()).unwrap();
-    let passes = Pipeline::new([Pass::Expand, Pass::Simplify, Pass::SplitReduce, Pass::Simplify]);
+    let all = [Pass::Expand, Pass::Simplify, Pass::SplitReduce, Pass::Simplify];
+    let passes = Pipeline::new([&all[..], passes].concat());
     to_program(&passes.run(step).unwrap().graph, &TargetModel::gpu(most_args, 128 << 20), true).unwrap()
 }
 
@@ -45,17 +50,28 @@ fn allocations(program: &Program) -> BTreeMap<StorageUnit, usize> {
 #[test]
 fn a_bundle_computes_the_bits_of_its_pieces() {
     let Some(gpu) = gpu() else { return };
-    let program = gpt(gpu.caps.max_storage_buffers as usize - 8);
-    let (sizes, mut rng) = (allocations(&program), Rng(5));
+    let most_args = gpu.caps.max_storage_buffers as usize - 8;
+    equal_apart_and_together(gpu, &gpt(most_args));
+    if gpu.caps.cooperative.is_some() {
+        equal_apart_and_together(gpu, &gpt_after(most_args, &[Pass::Precision]));
+    }
+}
+
+fn equal_apart_and_together(gpu: &Gpu, program: &Program) {
+    let (sizes, mut rng) = (allocations(program), Rng(5));
     let words: Vec<(Unit, Vec<u32>)> = sizes
         .iter()
         .map(|(unit, n)| (Unit::Storage(*unit), (0..*n).map(|_| (rng.float() as f32).to_bits()).collect()))
         .collect();
     let upload = || -> HashMap<Unit, wgpu::Buffer> { words.iter().map(|(u, w)| (*u, gpu.buffer(w))).collect() };
     let (mut seen, mut several, mut split) = (HashSet::new(), 0, 0);
-    for bundle in bundles(&program, &gpu.caps).unwrap().iter().filter(|b| b.pieces.len() > 1) {
+    for bundle in bundles(program, &gpu.caps).unwrap().iter().filter(|b| b.pieces.len() > 1) {
         // The default; of one layer also one that is split, where that is not. Software adapters compile slowly.
-        let splits = |c: &&Choice| c.variants.iter().all(|v| !matches!(v, Variant::Contract { split: 1, .. }));
+        let splits = |c: &&Choice| {
+            c.variants
+                .iter()
+                .all(|v| !matches!(v, Variant::Contract { split: 1, .. } | Variant::Cooperate { split: 1, .. }))
+        };
         let of_layer = bundle.pieces.iter().any(|(_, p)| p.name == "contract_grad_blocks_0_mlp_fc_in");
         let other = bundle.choices.iter().skip(1).filter(|c| of_layer && c.together).find(splits);
         for choice in [Some(&bundle.choices[0]), other].into_iter().flatten() {
@@ -83,6 +99,26 @@ fn a_bundle_computes_the_bits_of_its_pieces() {
         }
     }
     assert!(several >= 6 && split >= 2, "{several} bundles of several, {split} in several dispatches");
+}
+
+/// In mixed precision products on cooperative matrices go together too, and what becomes of them is approved and has SPIR-V.
+#[test]
+fn cooperative_products_are_one_module() {
+    let caps = Caps { f16: true, cooperative: Some(32), workgroup_bytes: 48 << 10, ..wide() };
+    let program = gpt_after(24, &[Pass::Precision]);
+    let mut linked = 0;
+    for bundle in bundles(&program, &caps).unwrap().iter().filter(|b| b.pieces.len() > 1) {
+        for choice in bundle.choices.iter().filter(|c| c.together) {
+            let Ok(modules) = bundle.emit(&caps, choice) else { continue };
+            let products = choice.variants.iter().filter(|v| matches!(v, Variant::Cooperate { .. })).count();
+            assert_eq!((modules.len(), modules[0].cooperative), (1, products > 0));
+            linked += usize::from(products > 1);
+            let source = modules[0].source(Dialect::Naga);
+            let (naga, info) = validate(&source, &caps).unwrap_or_else(|e| panic!("{e}\n{source}"));
+            tinygpt_codegen_wgsl::validate::spirv(&naga, &info).unwrap();
+        }
+    }
+    assert!(linked > 10, "{linked} modules of several cooperative products");
 }
 
 #[test]

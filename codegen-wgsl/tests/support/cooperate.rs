@@ -1,21 +1,42 @@
-//! Cooperative matrices in plain WGSL, for adapters that have none: every invocation holds whole matrices, and computes what the subgroup would
-//! together. So what is emitted around the operations (tiles, layouts, tails, slices, epilogues) is tested on any adapter; the operations
-//! themselves are tested where there are some, and by the runtime before it uses them.
+//! Cooperative matrices in plain WGSL, for adapters that have none. An operand is where it lies in workgroup memory, and of a matrix of sums each of
+//! [`SUBGROUP`] consecutive invocations holds eight. So what is emitted around the operations (tiles, layouts, tails, slices, epilogues) is tested on
+//! any adapter; the operations themselves are tested where there are some, and by the runtime before it uses them.
 
-/// Rounding as a conversion to f16 does it, and matrices of 16 x 16 by rows. `ARRAY` stands for an array in workgroup memory of vectors of four.
-/// No compiler knows how often the loops run, since unrolling them takes a software adapter's minutes.
+/// Invocations that share a matrix: two a row of sixteen sums.
+pub const SUBGROUP: u32 = 32;
+
+/// Rounding as a conversion to f16 does it, and products of the matrices at two places of workgroup memory, which holds vectors of four.
 const MATRICES: &str = "
-struct Matrix { e: array<f32, 256> }
-fn side() -> u32 { return 16u + (arrayLength(&buf0) >> 31u); }
-fn multiply_add(a: Matrix, b: Matrix, c: Matrix) -> Matrix {
-  var x = a; var y = b; var z = c;
-  let elements = side() * side();
-  for (var i = 0u; i < elements; i++) {
-    var sum = z.e[i];
-    for (var k = 0u; k < side(); k++) { sum += x.e[i / 16u * 16u + k] * y.e[k * 16u + i % 16u]; }
-    z.e[i] = sum;
+struct Place { first: u32, stride: u32, by_rows: bool }
+struct Sums { low: vec4<f32>, high: vec4<f32> }
+fn lhs_at(p: Place, row: u32, k: u32) -> f32 {
+  let line = select(k, row, p.by_rows);
+  let place = select(row, k, p.by_rows);
+  return lhs[p.first + line * p.stride + place / 4u][place % 4u];
+}
+fn rhs_at(p: Place, k: u32, column: u32) -> f32 {
+  let line = select(column, k, p.by_rows);
+  let place = select(k, column, p.by_rows);
+  return rhs[p.first + line * p.stride + place / 4u][place % 4u];
+}
+fn four_at(p: Place, k: u32, column: u32) -> vec4<f32> {
+  return vec4<f32>(rhs_at(p, k, column), rhs_at(p, k, column + 1u), rhs_at(p, k, column + 2u), rhs_at(p, k, column + 3u));
+}
+fn multiply_add(lane: u32, a: Place, b: Place, c: Sums) -> Sums {
+  var sums = c;
+  let row = lane % 32u / 2u;
+  let column = lane % 2u * 8u;
+  for (var k = 0u; k < 16u; k++) {
+    let x = lhs_at(a, row, k);
+    sums.low += x * four_at(b, k, column);
+    sums.high += x * four_at(b, k, column + 4u);
   }
-  return z;
+  return sums;
+}
+fn store_sums(lane: u32, m: Sums, first: u32, stride: u32) {
+  let at = first + lane % 32u / 2u * stride + lane % 2u * 2u;
+  sums[at] = m.low;
+  sums[at + 1u] = m.high;
 }
 fn round_half(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
@@ -29,50 +50,31 @@ fn round_halves(x: vec4<f32>) -> vec4<f32> {
 }
 ";
 
-const LOAD: &str = "
-fn load_ARRAY(first: u32, stride: u32, by_rows: bool) -> Matrix {
-  var m = Matrix();
-  let elements = side() * side();
-  for (var i = 0u; i < elements; i++) {
-    let line = select(i % 16u, i / 16u, by_rows);
-    let place = select(i / 16u, i % 16u, by_rows);
-    m.e[i] = ARRAY[first + line * stride + place / 4u][place % 4u];
-  }
-  return m;
-}
-";
-
-const STORE: &str = "
-fn store_sums(m: Matrix, first: u32, stride: u32) {
-  var x = m;
-  let elements = side() * side();
-  for (var i = 0u; i < elements; i++) { sums[first + i / 16u * stride + i % 16u / 4u][i % 4u] = x.e[i]; }
-}
-";
-
 /// The code of a module, its cooperative matrices replaced.
 pub fn emulated(code: &str) -> String {
     let mut out = String::new();
     for line in code.lines() {
         let mut line = line.replace("array<vec4<f16>", "array<vec4<f32>").replace("vec4<f16>(", "round_halves(");
-        line = line.replace("coop_mat16x16<f32,C>()", "Matrix()").replace("coopMultiplyAdd(", "multiply_add(");
+        line = line.replace("coop_mat16x16<f32,C>()", "Sums()").replace("coopMultiplyAdd(", "multiply_add(local, ");
         for (call, by_rows) in [("coopLoadT<", true), ("coopLoad<", false)] {
             // `coopLoadT<coop_mat16x16<f16,A>>(&lhs[from], stride);`
             if let Some((before, after)) = line.split_once(call) {
                 let (_, operands) = after.split_once(">>(&").expect("a load is of a matrix by address");
                 let (array, operands) = operands.split_once('[').expect("an element of an array");
                 let (from, stride) = operands.split_once("], ").expect("an index and a stride");
+                let name = before.trim().trim_start_matches("let ");
+                assert!(name.starts_with(array), "the {array} matrix is {name}");
                 let stride = stride.trim_end_matches(");");
-                line = format!("{before}load_{array}({from}, {stride}, {by_rows});");
+                line = format!("{before}Place({from}, {stride}, {by_rows});");
                 break;
             }
         }
         if let Some(operands) = line.trim_start().strip_prefix("coopStoreT(") {
-            line = format!("store_sums({}", operands.replace("&sums[", "").replace(']', ""));
+            line = format!("store_sums(local, {}", operands.replace("&sums[", "").replace(']', ""));
         }
         out += &line;
         out += "\n";
     }
     assert!(!out.contains("coop") && !out.contains("f16"), "not replaced:\n{out}");
-    out + MATRICES + &LOAD.replace("ARRAY", "lhs") + &LOAD.replace("ARRAY", "rhs") + STORE
+    out + MATRICES
 }

@@ -333,27 +333,30 @@ fn run_variants(
     worst
 }
 
-/// Runs these variants on cooperative matrices: their emulation in plain WGSL, and themselves where the adapter has some.
-pub fn check_cooperating(name: &str, kind: &KernelKind, args: &[Given], tolerance: Tolerance, list: &[Variant]) {
+/// Runs these variants of a kernel, those on cooperative matrices by their emulation where the adapter has none.
+pub fn check_these(name: &str, kind: &KernelKind, args: &[Given], tolerance: Tolerance, list: &[Variant]) {
     let Some(gpu) = gpu() else { return };
     let mut want: Vec<Vec<f64>> = args.iter().map(|a| a.data.clone()).collect();
     let program = program(kind, args, Layout::Own);
     let kernel = program.kernels.values().next().unwrap();
     tinygpt_ir::program::interp::run_kernel(kernel, &mut want).unwrap();
-    let caps = Caps { cooperative: Some(32), f16: true, ..gpu.caps.clone() };
+    let own = gpu.caps.cooperative;
+    let caps = Caps { cooperative: own.or(Some(cooperate::SUBGROUP)), f16: true, ..gpu.caps.clone() };
     let piece = &pieces(&program, kernel, &caps).unwrap()[0];
     for variant in list {
         let name = format!("{name}, {variant}");
-        let module = emit(piece, &caps, variant).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut module = emit(piece, &caps, variant).unwrap_or_else(|e| panic!("{name}: {e}"));
         validate(&module.source(Dialect::Naga), &caps).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let mut plain = module.clone();
-        (plain.code, plain.f16, plain.cooperative) = (cooperate::emulated(&module.code), false, false);
-        let own = gpu.caps.cooperative.is_some().then_some(module);
-        for module in std::iter::once(plain).chain(own) {
-            let (units, regions) = upload(gpu, &program, args, Layout::Own);
-            gpu.run(&module, &units);
-            let got = download(gpu, &name, args, &units, &regions);
-            compare(&name, args, &got, &want, tolerance);
+        if module.cooperative && own.is_none() {
+            (module.code, module.f16, module.cooperative) = (cooperate::emulated(&module.code), false, false);
+        }
+        let start = std::time::Instant::now();
+        let (units, regions) = upload(gpu, &program, args, Layout::Own);
+        gpu.run(&module, &units);
+        let got = download(gpu, &name, args, &units, &regions);
+        compare(&name, args, &got, &want, tolerance);
+        if start.elapsed().as_secs() >= 2 {
+            println!("{name}: {:.1} s", start.elapsed().as_secs_f64());
         }
     }
 }
