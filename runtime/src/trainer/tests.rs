@@ -52,6 +52,26 @@ fn a_run_logs_validates_samples_and_saves() {
     }
 }
 
+/// Only where the scale cannot fall does a gradient that overflowed count towards the end of a run; a loss that is not finite always does.
+#[test]
+fn a_scale_that_falls_is_no_bad_step() {
+    let taken = |loss: f64, grad_norm: f64, loss_scale| Taken { result: StepResult { loss, grad_norm }, loss_scale };
+    let mut scale = LossScale::default();
+    // As many overflows in a row as a first scale of 2^16 takes on its way to 1, each seen by a few steps.
+    let mut overflows = 0;
+    loop {
+        let step = taken(2.0, f64::INFINITY, Some(scale.begin()));
+        scale.end(false);
+        if step.is_bad() {
+            break;
+        }
+        overflows += 1;
+    }
+    assert!(overflows >= 16, "{overflows} steps of overflow until one was bad");
+    assert!(!taken(2.0, 1.0, Some(1.0)).is_bad() && !taken(2.0, 1.0, None).is_bad());
+    assert!(taken(f64::NAN, 1.0, Some(65536.0)).is_bad() && taken(2.0, f64::NAN, None).is_bad());
+}
+
 #[test]
 fn stopping_and_interrupting_save_and_going_on_is_the_same_run() {
     let config = config();

@@ -17,7 +17,8 @@ pub fn checkpoint() -> Files {
     let graph = forward(&config.model, 1).unwrap();
     let tensors = |seed| initial_weights(&graph, seed).unwrap();
     let (weights, m, v) = (tensors(1), tensors(2), tensors(3));
-    let saved = Checkpoint { step: 12, elapsed_s: 3.5, val_loss: None, loss_scale: None, config, graph: None, weights, m, v };
+    let saved =
+        Checkpoint { step: 12, elapsed_s: 3.5, val_loss: None, loss_scale: None, config, graph: None, weights, m, v };
     saved.to_files().unwrap().into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect()
 }
 
