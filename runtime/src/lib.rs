@@ -33,6 +33,7 @@ pub mod generate;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod gpu;
 pub mod interp;
+pub mod loss_scale;
 pub mod memory;
 pub mod model;
 pub mod parity;

@@ -9,19 +9,17 @@
 //! |---|---|
 //! | this one | a model in training: one step, validation, a sample, its state |
 //! | [`run`] | the loop around it: metrics, saving, stopping |
-//! | [`loss_scale`] | what the loss is multiplied by in mixed precision |
 //! | [`events`] | what the loop tells, and the lines that say so |
 //! | [`requests`] | what may be asked of it meanwhile |
 //! | [`find_nan`] | the operation at fault where numbers go wrong |
 
 pub mod events;
 pub mod find_nan;
-pub mod loss_scale;
 pub mod requests;
 pub mod run;
 
+use crate::loss_scale::LossScale;
 pub use events::{Event, Lines, Observer, Started};
-pub use loss_scale::LossScale;
 pub use requests::Requests;
 pub use run::BAD_STEPS;
 

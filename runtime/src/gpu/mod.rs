@@ -25,4 +25,4 @@ pub use executor::{GpuCounters, GpuExecutor};
 pub use tune::Tuner;
 
 /// The loss scale of a step follows from outcomes that are known by then.
-const _: () = assert!(ring::DEPTH <= crate::trainer::loss_scale::LAG);
+const _: () = assert!(ring::DEPTH <= crate::loss_scale::LAG);

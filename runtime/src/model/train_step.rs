@@ -16,9 +16,9 @@ use crate::architecture::Architecture;
 use crate::checkpoint::check_architecture;
 use crate::compile::{self, Compiled, ExecOptions, Goal};
 use crate::executor::{Executor, Timeline};
+use crate::loss_scale::LossScale;
 use crate::tensor::{DType, HostTensor};
 use crate::tensor_file::Tensors;
-use crate::trainer::loss_scale::LossScale;
 use crate::{Error, Result};
 use tinygpt_passes::optimizer::{AdamWConfig, LOSS_SCALE};
 
