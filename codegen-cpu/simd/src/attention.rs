@@ -16,6 +16,8 @@
 //!   threads gives the same bits.
 
 #[cfg(target_arch = "x86_64")]
+mod ahead;
+#[cfg(target_arch = "x86_64")]
 mod backward;
 #[cfg(target_arch = "x86_64")]
 mod block;

@@ -3,11 +3,12 @@
 //! - dV = P^T dO, dP = dO V^T, D_i = sum over c of dO_ic O_ic
 //! - dS = scale P (dP - D), dQ = dS K, dK = dS^T Q
 //!
-//! P is recomputed block by block as e^(score - lse). dK and dV start as zeros and gather block after block of
-//! queries, dQ block after block of keys, always in the same order.
+//! P is recomputed block by block as e^(score - lse). dK and dV gather block after block of queries, dQ block after
+//! block of keys, always in the same order.
 
+use super::ahead::Ahead;
 use super::block::{Rows, Scores, pack_columns, panels, product, scale_row, scores, unseeing, visible};
-use super::{AttentionShape, Backward, KEY_BLOCK, QUERY_BLOCK, Task};
+use super::{AttentionShape, Backward, KEY_BLOCK, QUERY_BLOCK, Strides, Task};
 use crate::gemm::kernel::Kernels;
 use crate::vector::{Avx2, Avx512};
 use std::ops::Range;
@@ -19,25 +20,26 @@ use tinygpt_vloop::math;
 unsafe fn backward<S: Kernels>(shape: &AttentionShape, task: &Task, operands: &Backward, scratch: *mut f32) {
     let dim = shape.head_dim;
     for head in task.heads.clone() {
-        let rows = |data, strides: &super::Strides| Rows::new(data, strides.head_offset(shape, head), strides);
-        let q = rows(operands.q, &shape.q);
-        let k = rows(operands.k, &shape.k);
-        let v = rows(operands.v, &shape.v);
-        let out = rows(operands.out, &shape.out);
-        let dout = rows(operands.dout, &shape.dout);
-        let dq = rows(operands.dq, &shape.dq);
-        let dk = rows(operands.dk, &shape.dk);
-        let dv = rows(operands.dv, &shape.dv);
-        let wanted = |rows: Rows| !rows.data.is_null();
-        for gradient in [dk, dv] {
-            for j in 0..if wanted(gradient) { shape.k_len } else { 0 } {
-                // SAFETY: the row belongs to this task.
-                unsafe { gradient.row(j).write_bytes(0, dim) };
+        let here = Head::new(shape, operands, head);
+        let Head { q, k, v, out, dout, dq, dk, dv } = here;
+        if shape.q_len == 0 {
+            for gradient in [dk, dv] {
+                for j in 0..if gradient.is_wanted() { shape.k_len } else { 0 } {
+                    // SAFETY: the row belongs to this task.
+                    unsafe { gradient.row(j).write_bytes(0, dim) };
+                }
             }
         }
         let mut first = 0;
         while first < shape.q_len {
             let queries = first..(first + QUERY_BLOCK).min(shape.q_len);
+            let mut ahead = Ahead::new(dim);
+            if queries.end < shape.q_len {
+                here.block(shape, queries.end, &mut ahead);
+            } else if head + 1 < shape.batch * shape.heads {
+                // Most often the next head is this worker's too.
+                Head::new(shape, operands, head + 1).block(shape, 0, &mut ahead);
+            }
             // SAFETY: scratch holds the parts one after another, see `scratch_len`; operands by the caller.
             unsafe {
                 let packed_q = scratch;
@@ -46,7 +48,7 @@ unsafe fn backward<S: Kernels>(shape: &AttentionShape, task: &Task, operands: &B
                 let dots = lse.add(QUERY_BLOCK);
                 let p_data = dots.add(2 * QUERY_BLOCK);
                 let ds_data = p_data.add(QUERY_BLOCK * KEY_BLOCK.min(shape.k_len.next_multiple_of(QUERY_BLOCK)));
-                let score_gradients = wanted(dq) || wanted(dk);
+                let score_gradients = dq.is_wanted() || dk.is_wanted();
                 pack_columns::<S>(q, queries.clone(), dim, packed_q);
                 scale_row::<S>(packed_q, shape.scale, queries.len().next_multiple_of(S::COLS) * dim);
                 if score_gradients {
@@ -64,36 +66,82 @@ unsafe fn backward<S: Kernels>(shape: &AttentionShape, task: &Task, operands: &B
                     let both = (keys.clone(), queries.clone());
                     let p = Scores { data: p_data, first_key: key, first_query: first };
                     let ds = Scores { data: ds_data, first_key: key, first_query: first };
-                    scores::<S>(p, k, packed_q, both.clone(), dim, shape.causal);
+                    scores::<S>(p, k, packed_q, both.clone(), dim, shape.causal, &mut ahead);
                     if score_gradients {
-                        scores::<S>(ds, v, packed_dout, both.clone(), dim, shape.causal);
+                        scores::<S>(ds, v, packed_dout, both.clone(), dim, shape.causal, &mut ahead);
                     }
                     differentiate::<S>(p, score_gradients.then_some(ds), both, shape, lse, dots);
                     for panel in panels::<S>(keys.clone()) {
-                        // Queries before the panel's first key see none of it.
+                        // Queries before the panel's first key see none of it; the first that see it begin its sums.
                         let from = if shape.causal { first.max(panel.start) } else { first };
                         let depth = from..queries.end;
-                        if depth.is_empty() {
-                            continue;
-                        }
-                        if wanted(dv) {
+                        let adds = if shape.causal { panel.start < first } else { first > 0 };
+                        if dv.is_wanted() {
                             let a = p.at(panel.start, from);
-                            product::<S>(S::BY_ROWS, a, (dout, depth.clone()), (dv, panel.clone()), dim, true);
+                            let (b, c) = ((dout, depth.clone()), (dv, panel.clone()));
+                            product::<S>(S::BY_ROWS, a, b, c, dim, adds, &mut ahead);
                         }
-                        if wanted(dk) {
+                        if dk.is_wanted() {
                             let a = ds.at(panel.start, from);
-                            product::<S>(S::BY_ROWS, a, (q, depth), (dk, panel), dim, true);
+                            product::<S>(S::BY_ROWS, a, (q, depth), (dk, panel), dim, adds, &mut ahead);
                         }
                     }
-                    for panel in panels::<S>(if wanted(dq) { queries.clone() } else { 0..0 }) {
+                    for panel in panels::<S>(if dq.is_wanted() { queries.clone() } else { 0..0 }) {
                         let depth = key..if shape.causal { keys.end.min(panel.end) } else { keys.end };
                         let a = ds.at(key, panel.start);
-                        product::<S>(S::BY_COLUMNS, a, (k, depth), (dq, panel), dim, key > 0);
+                        product::<S>(S::BY_COLUMNS, a, (k, depth), (dq, panel), dim, key > 0, &mut ahead);
                     }
                     key = keys.end;
                 }
             }
             first += QUERY_BLOCK;
+        }
+    }
+}
+
+/// The operands of one head.
+#[derive(Clone, Copy)]
+struct Head {
+    q: Rows,
+    k: Rows,
+    v: Rows,
+    out: Rows,
+    dout: Rows,
+    dq: Rows,
+    dk: Rows,
+    dv: Rows,
+}
+
+impl Head {
+    #[inline(always)]
+    fn new(shape: &AttentionShape, operands: &Backward, head: usize) -> Head {
+        let rows = |data, strides: &Strides| Rows::new(data, strides.head_offset(shape, head), strides);
+        Head {
+            q: rows(operands.q, &shape.q),
+            k: rows(operands.k, &shape.k),
+            v: rows(operands.v, &shape.v),
+            out: rows(operands.out, &shape.out),
+            dout: rows(operands.dout, &shape.dout),
+            dq: rows(operands.dq, &shape.dq),
+            dk: rows(operands.dk, &shape.dk),
+            dv: rows(operands.dv, &shape.dv),
+        }
+    }
+
+    /// What the block of queries from `first` is the first to touch.
+    #[inline(always)]
+    fn block(&self, shape: &AttentionShape, first: usize, ahead: &mut Ahead) {
+        let queries = first..(first + QUERY_BLOCK).min(shape.q_len);
+        let keys = match (shape.causal, first) {
+            (true, _) => queries.clone(),
+            (false, 0) => 0..shape.k_len,
+            (false, _) => 0..0,
+        };
+        for rows in [self.q, self.dout, self.out] {
+            ahead.push(rows, queries.clone());
+        }
+        for rows in [self.k, self.v] {
+            ahead.push(rows, keys.clone());
         }
     }
 }

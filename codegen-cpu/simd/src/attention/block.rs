@@ -1,5 +1,6 @@
 //! What both passes share: rows of an operand, panels, and the three kinds of small product.
 
+use super::ahead::Ahead;
 use super::{QUERY_BLOCK, Strides};
 use crate::Axis;
 use crate::gemm::kernel::{Call, Kernels, Table};
@@ -14,10 +15,20 @@ pub(super) struct Rows {
 }
 
 impl Rows {
+    /// No rows.
+    pub fn nowhere() -> Rows {
+        Rows { data: std::ptr::null_mut(), stride: 0 }
+    }
+
     /// The head at `offset` of an operand; null stays null.
     pub fn new(data: *const f32, offset: isize, strides: &Strides) -> Rows {
         let data = if data.is_null() { data } else { data.wrapping_offset(offset) };
         Rows { data: data.cast_mut(), stride: strides.position }
+    }
+
+    /// Whether there are rows to write.
+    pub fn is_wanted(self) -> bool {
+        !self.data.is_null()
     }
 
     /// Address of row `i`.
@@ -92,11 +103,13 @@ pub(super) unsafe fn scores<S: Kernels>(
     (keys, queries): (Range<usize>, Range<usize>),
     dim: usize,
     causal: bool,
+    ahead: &mut Ahead,
 ) {
     let mut first = queries.start;
     while first < queries.end {
         let keys = keys.start..visible::<S>(&keys, first, causal);
         for panel in panels::<S>(keys) {
+            ahead.fetch::<S>();
             // SAFETY: passed on; whole vectors of scores are written, inside the block's row.
             unsafe {
                 S::kernel(S::BY_ROWS, panel.len(), S::COLS)(&Call {
@@ -136,9 +149,11 @@ pub(super) unsafe fn product<S: Kernels>(
     (c, rows): (Rows, Range<usize>),
     dim: usize,
     accumulate: bool,
+    ahead: &mut Ahead,
 ) {
     let mut first = 0;
     while first < dim {
+        ahead.fetch::<S>();
         let cols = (dim - first).min(S::COLS);
         // SAFETY: passed on.
         unsafe {

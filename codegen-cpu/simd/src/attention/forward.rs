@@ -1,7 +1,8 @@
 //! The forward pass: for each block of queries, one sweep over the keys with a running softmax.
 
+use super::ahead::Ahead;
 use super::block::{Rows, Scores, pack_columns, panels, product, scale_row, scores, unseeing, visible};
-use super::{AttentionShape, Forward, KEY_BLOCK, QUERY_BLOCK, Task};
+use super::{AttentionShape, Forward, KEY_BLOCK, QUERY_BLOCK, Strides, Task};
 use crate::gemm::kernel::Kernels;
 use crate::vector::{Avx2, Avx512};
 use std::ops::Range;
@@ -22,13 +23,31 @@ struct Softmax {
 unsafe fn forward<S: Kernels>(shape: &AttentionShape, task: &Task, operands: &Forward, scratch: *mut f32) {
     let dim = shape.head_dim;
     for head in task.heads.clone() {
-        let q = Rows::new(operands.q, shape.q.head_offset(shape, head), &shape.q);
-        let k = Rows::new(operands.k, shape.k.head_offset(shape, head), &shape.k);
-        let v = Rows::new(operands.v, shape.v.head_offset(shape, head), &shape.v);
+        let rows = |data, strides: &Strides, head| Rows::new(data, strides.head_offset(shape, head), strides);
+        let inputs = |head| {
+            let (q, k) = (rows(operands.q, &shape.q, head), rows(operands.k, &shape.k, head));
+            (q, k, rows(operands.v, &shape.v, head))
+        };
+        let (q, k, v) = inputs(head);
         let out = Rows::new(operands.out, shape.out.head_offset(shape, head), &shape.out);
         let mut first = task.queries.start;
         while first < task.queries.end {
             let queries = first..(first + QUERY_BLOCK).min(task.queries.end);
+            let mut ahead = Ahead::new(dim);
+            // Most often the next head is this worker's too.
+            let (next_head, next) = if queries.end < task.queries.end { (head, queries.end) } else { (head + 1, 0) };
+            if next_head < shape.batch * shape.heads {
+                let (q, k, v) = inputs(next_head);
+                let queries = next..(next + QUERY_BLOCK).min(shape.q_len);
+                let keys = match (shape.causal, next) {
+                    (true, _) => queries.clone(),
+                    (false, 0) => 0..shape.k_len,
+                    (false, _) => 0..0,
+                };
+                ahead.push(q, queries);
+                ahead.push(k, keys.clone());
+                ahead.push(v, keys);
+            }
             // SAFETY: scratch holds the parts one after another, see `scratch_len`; operands by the caller.
             unsafe {
                 let packed = scratch;
@@ -42,7 +61,7 @@ unsafe fn forward<S: Kernels>(shape: &AttentionShape, task: &Task, operands: &Fo
                 while key < end {
                     let keys = key..(key + KEY_BLOCK).min(end);
                     let block = Scores { data: block, first_key: key, first_query: first };
-                    scores::<S>(block, k, packed, (keys.clone(), queries.clone()), dim, shape.causal);
+                    scores::<S>(block, k, packed, (keys.clone(), queries.clone()), dim, shape.causal, &mut ahead);
                     probabilities::<S>(block, (keys.clone(), queries.clone()), shape.causal, softmax);
                     for panel in panels::<S>(queries.clone()) {
                         if key > 0 {
@@ -52,7 +71,7 @@ unsafe fn forward<S: Kernels>(shape: &AttentionShape, task: &Task, operands: &Fo
                         }
                         let depth = key..if shape.causal { keys.end.min(panel.end) } else { keys.end };
                         let a = block.at(key, panel.start);
-                        product::<S>(S::BY_COLUMNS, a, (v, depth), (out, panel), dim, key > 0);
+                        product::<S>(S::BY_COLUMNS, a, (v, depth), (out, panel), dim, key > 0, &mut ahead);
                     }
                     key = keys.end;
                 }
