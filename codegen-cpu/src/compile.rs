@@ -13,19 +13,21 @@
 //! - What a template computes, the lowered functions compute too: with `isa: None` no template is used and only speed changes.
 
 mod bind;
+mod contract;
 mod template;
 
 pub use bind::{Bound, SCRATCH_ALIGN};
 
 use crate::clif::{self, Code, CodeId, Jit, JitError, RowTable, Target};
-use crate::lower::{self, BufRef, Call, Epilogue, LowerOptions};
+use crate::lower::{self, BufRef, Call, LowerOptions};
 use crate::units::{Distinct, place_shared, rounds};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use template::Planned;
 use tinygpt_ir::program::{Kernel, KernelId, Program};
 use tinygpt_ir::types::DType;
-use tinygpt_simd::gemm::{GemmPlan, Side};
+use tinygpt_simd::gemm::{GemmPlan, Output, Side};
 use tinygpt_simd::{Isa, rows};
 use tinygpt_vloop::Func;
 
@@ -86,6 +88,7 @@ enum Work {
     Func { code: CodeId, bufs: Arc<[BufRef]>, params: Vec<i64> },
     Pack { gemm: Arc<Gemm>, side: Side, task: usize },
     Product { gemm: Arc<Gemm>, task: usize },
+    Add { sums: Arc<Sums>, rows: Range<usize> },
     Forward { attention: Arc<template::Forward>, task: usize },
     Backward { attention: Arc<template::Backward>, task: usize },
 }
@@ -111,8 +114,34 @@ impl Gemm {
 
 #[derive(Debug)]
 enum GemmEpilogue {
-    Store { arg: usize, offset: isize, output: tinygpt_simd::gemm::Output, addends: Vec<template::Added> },
-    Call { code: CodeId, bufs: Arc<[BufRef]>, scratch: usize },
+    Store {
+        arg: usize,
+        offset: isize,
+        output: Output,
+        addends: Vec<template::Added>,
+    },
+    Call {
+        code: CodeId,
+        bufs: Arc<[BufRef]>,
+        scratch: usize,
+    },
+    /// Stored as they are in a shared buffer.
+    Partial {
+        shared: usize,
+        output: Output,
+    },
+}
+
+/// Partial sums of m by n that are added to an output whose rows are `ld` apart.
+#[derive(Debug)]
+struct Sums {
+    isa: Isa,
+    output: template::At,
+    ld: isize,
+    m: usize,
+    n: usize,
+    /// Shared buffers, in the order of k.
+    partials: Vec<usize>,
 }
 
 /// Calls of one phase that run one after another.
@@ -122,6 +151,12 @@ struct Task {
     cost: f64,
     /// Where its part of the kernel's work lies, as a share from 0 to 1: see [`Bound::position`].
     position: f64,
+}
+
+impl Task {
+    fn one(work: Work, cost: f64, position: f64) -> Task {
+        Task { work: vec![work], cost, position }
+    }
 }
 
 /// One distinct kernel.
@@ -337,79 +372,8 @@ fn group(unit: &Unit, calls: Vec<Call>) -> Vec<Task> {
 
 /// A kernel served by a template, with generated epilogues.
 fn templated(unit: &mut Unit, kernel: &Kernel, planned: Planned, jit: &mut Jit) -> Result<(), CodegenError> {
-    let one = |work: Work, cost: f64, position: f64| Task { work: vec![work], cost, position };
     match planned {
-        Planned::Contract(parts, name) => {
-            let (mut packs, mut products) = (Vec::new(), Vec::new());
-            let mut gemms: Vec<Arc<Gemm>> = Vec::new();
-            let (mut generated, mut added) = (0, 0);
-            for part in parts {
-                let own = 4 * part.plan.scratch_len();
-                let own = own.next_multiple_of(SCRATCH_ALIGN);
-                let epilogue = match part.epilogue {
-                    template::PartEpilogue::Store { arg, offset, output, addends } => {
-                        added += addends.len();
-                        GemmEpilogue::Store { arg, offset, output, addends }
-                    }
-                    template::PartEpilogue::Call(Epilogue { func, bufs }) => {
-                        generated += 1;
-                        let needs = func.scratch_layout().1;
-                        let code = compile(unit, kernel, func, jit)?;
-                        unit.scratch = unit.scratch.max(own + needs);
-                        GemmEpilogue::Call { code, bufs, scratch: own }
-                    }
-                };
-                unit.scratch = unit.scratch.max(own);
-                // Estimated for ordering only: the plan has cut the work.
-                let cost = part.plan.flops() as f64 / 150.0 / part.plan.tasks().max(1) as f64;
-                let sides = [(Side::A, &part.operands.a), (Side::B, &part.operands.b)];
-                // Parts that pack the same operand alike share one copy.
-                let like = |side: Side, operand: &[template::At]| {
-                    let same = |g: &&Arc<Gemm>| g.operand(side) == operand && part.plan.packs_like(&g.plan, side);
-                    gemms.iter().find(same).and_then(|g| g.packed[side as usize])
-                };
-                let shared = sides.map(|(side, operand)| like(side, operand));
-                let mut packed = shared;
-                for (side, place) in [Side::A, Side::B].into_iter().zip(&mut packed) {
-                    if place.is_none() && part.plan.packed_len(side) > 0 {
-                        *place = Some(unit.shared.len());
-                        unit.shared.push(part.plan.packed_len(side));
-                    }
-                }
-                let tasks = part.plan.tasks();
-                let gemm = Arc::new(Gemm { plan: part.plan, product: part.operands, packed, epilogue });
-                for side in [Side::A, Side::B].into_iter().filter(|side| shared[*side as usize].is_none()) {
-                    let tasks = gemm.plan.pack_tasks(side);
-                    let cost = gemm.plan.packed_len(side) as f64 * 0.3 / tasks.max(1) as f64;
-                    let pack = |task| Work::Pack { gemm: gemm.clone(), side, task };
-                    packs.extend((0..tasks).map(|task| one(pack(task), cost, gemm.plan.pack_position(side, task))));
-                }
-                gemms.push(gemm.clone());
-                let product = |task| Work::Product { gemm: gemm.clone(), task };
-                products.extend((0..tasks).map(|task| one(product(task), cost, gemm.plan.position(task))));
-            }
-            let with = match generated {
-                0 if added > 0 => format!("sums stored with {added} addends"),
-                0 => "sums stored as they are".to_string(),
-                1 => "one generated epilogue".to_string(),
-                n => format!("{n} generated epilogues"),
-            };
-            let mut sources: Vec<String> = Vec::new();
-            for gemm in &gemms {
-                let [left, right] = [Side::A, Side::B].map(|side| gemm.plan.source(side));
-                let text = format!("left {left}, right {right}");
-                if !sources.contains(&text) {
-                    sources.push(text);
-                }
-            }
-            let reused = gemms.iter().flat_map(|g| g.packed.into_iter().flatten()).count() - unit.shared.len();
-            let once = match reused {
-                0 => String::new(),
-                n => format!(", {n} packed for a part before it"),
-            };
-            unit.template = Some(format!("contraction {name} ({}{once}), {with}", sources.join("; ")));
-            unit.phases = if packs.is_empty() { vec![products] } else { vec![packs, products] };
-        }
+        Planned::Contract(parts, isa) => contract::build(unit, kernel, parts, isa, jit)?,
         Planned::Forward(attention, name) => {
             unit.template = Some(format!("attention {name}"));
             unit.scratch = 4 * attention.plan.scratch_len();
@@ -418,7 +382,7 @@ fn templated(unit: &mut Unit, kernel: &Kernel, planned: Planned, jit: &mut Jit) 
             let attention = Arc::new(attention);
             let share = |task: usize| task as f64 / tasks as f64;
             let work = |task| Work::Forward { attention: attention.clone(), task };
-            let task = |task| one(work(task), cost / tasks as f64, share(task));
+            let task = |task| Task::one(work(task), cost / tasks as f64, share(task));
             unit.phases = vec![(0..tasks).map(task).collect()];
         }
         Planned::Backward(attention, name) => {
@@ -428,7 +392,7 @@ fn templated(unit: &mut Unit, kernel: &Kernel, planned: Planned, jit: &mut Jit) 
             let attention = Arc::new(attention);
             let share = |task: usize| task as f64 / tasks as f64;
             let work = |task| Work::Backward { attention: attention.clone(), task };
-            let task = |task| one(work(task), cost / tasks as f64, share(task));
+            let task = |task| Task::one(work(task), cost / tasks as f64, share(task));
             unit.phases = vec![(0..tasks).map(task).collect()];
         }
     }

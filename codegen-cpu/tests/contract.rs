@@ -3,12 +3,14 @@
 mod support;
 
 use support::*;
+use tinygpt_codegen_cpu::compile::{CpuOptions, PreparedProgram};
 use tinygpt_ir::op::{Binary, Unary};
 use tinygpt_ir::program::{
-    Access, ArgId, Attention, AttentionGrad, AttentionShape, Contract, ContractPart, KernelKind, ScalarId, ScalarOp,
-    Store, Term,
+    Access, ArgId, ArgMode, Attention, AttentionGrad, AttentionShape, Contract, ContractPart, KernelId, KernelKind,
+    ScalarId, ScalarOp, Store, Term,
 };
 use tinygpt_ir::types::{DType, row_major};
+use tinygpt_simd::Isa;
 
 fn store(arg: u32, strides: Vec<i64>, value: ScalarId) -> Store {
     Store { access: Access::direct(ArgId(arg), 0, strides), value }
@@ -187,6 +189,56 @@ fn siblings_with_wide_gelu_epilogues() {
         write(DType::F32, m * n),
     ];
     check("siblings", &KernelKind::Contract(Contract { parts: vec![part(1), part(2)] }), &args, products(8 * k));
+}
+
+/// Gradients of weights: k along the rows of both sides, long enough to be cut into ranges.
+#[test]
+fn ranges_of_a_long_k() {
+    let mut rng = Rng(34);
+    for (k, ranges) in [(1023, 1), (1029, 2), (2050, 4)] {
+        let (m, sizes, ld) = (19, [35, 17], 40);
+        let mut args = vec![read(DType::F32, rng.floats(m * k))];
+        let mut parts = Vec::new();
+        for (i, n) in sizes.into_iter().enumerate() {
+            let arg = args.len() as u32;
+            args.push(read(DType::F32, rng.floats(n * k)));
+            args.push(read(DType::F32, rng.floats(n)));
+            let mut out = write(DType::F32, m * ld);
+            if i == 1 {
+                out = Given { mode: ArgMode::ReadWrite, data: rng.floats(m * ld), ..out };
+            }
+            args.push(out);
+            // The second part adds a bias, and to what its output holds.
+            let mut b = B::new(2);
+            let mut value = b.f32(ScalarOp::Acc(0));
+            if i == 1 {
+                let bias = b.load(arg + 1, DType::F32, &[0, 1]);
+                value = b.binary(Binary::Add, value, bias);
+                let old = b.load(arg + 2, DType::F32, &[ld as i64, 1]);
+                value = b.binary(Binary::Add, value, old);
+            }
+            parts.push(ContractPart {
+                batch: vec![],
+                m: vec![m],
+                n: vec![n],
+                terms: vec![Term {
+                    k: vec![k],
+                    lhs: Access::direct(ArgId(0), 0, vec![1, m as i64]),
+                    rhs: Access::direct(ArgId(arg), 0, vec![1, n as i64]),
+                }],
+                body: b.body,
+                stores: vec![store(arg + 2, vec![ld as i64, 1], value)],
+            });
+        }
+        let kind = KernelKind::Contract(Contract { parts });
+        check(&format!("k of {k}"), &kind, &args, products(k));
+        let Some(isa) = Isa::detect() else { continue };
+        let options = CpuOptions { isa: Some(isa), ..CpuOptions::default() };
+        let prepared = PreparedProgram::new(&program(&kind, &args), &options).expect("a valid kernel");
+        let text = prepared.template(KernelId(0)).expect("a template serves it").to_string();
+        assert_eq!(text.contains(&format!("k in {ranges} ranges")), ranges > 1, "{text}");
+        assert_eq!(text.contains("ranges"), ranges > 1, "{text}");
+    }
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Axis {
     }
 
     /// The stride, unless this is a table.
-    pub(crate) fn stride(&self) -> Option<isize> {
+    pub fn stride(&self) -> Option<isize> {
         match self {
             Axis::Strided { stride, .. } => Some(*stride),
             Axis::Table(_) => None,

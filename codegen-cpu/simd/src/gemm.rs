@@ -23,10 +23,12 @@ mod blocking;
 pub(crate) mod kernel;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod pack;
+mod partial;
 mod run;
 
 use crate::{Axis, Isa, PlanError};
 use blocking::{Blocking, Copies, Source};
+pub use partial::add_partials;
 
 /// An operand of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

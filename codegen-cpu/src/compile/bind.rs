@@ -1,13 +1,14 @@
 //! A prepared program bound to memory.
 
-use super::{CodegenError, Gemm, GemmEpilogue, PreparedProgram, Task, Work};
+use super::{CodegenError, Gemm, GemmEpilogue, PreparedProgram, Sums, Task, Work};
 use crate::clif::KernelFn;
 use crate::lower::BufRef;
 use crate::memory::{self, Memory};
+use std::ops::Range;
 use std::sync::Arc;
 use tinygpt_ir::program::KernelId;
 use tinygpt_simd::attention::{Backward, Forward};
-use tinygpt_simd::gemm::{Addend, Epilogue, MAX_ADDENDS, Side, Tile};
+use tinygpt_simd::gemm::{Addend, Epilogue, MAX_ADDENDS, Side, Tile, add_partials};
 
 /// Alignment in bytes of the scratch that a worker brings.
 pub const SCRATCH_ALIGN: usize = memory::ALIGN;
@@ -51,6 +52,12 @@ enum BoundCall {
         b: Box<[*const f32]>,
         packed: [*const f32; 2],
         finish: Finish,
+    },
+    Add {
+        sums: Arc<Sums>,
+        c: *mut f32,
+        partials: Box<[*const f32]>,
+        rows: Range<usize>,
     },
     Forward {
         attention: Arc<super::template::Forward>,
@@ -143,6 +150,9 @@ impl PreparedProgram {
                         c: place.at((*arg, *offset)),
                         addends: addends.iter().map(|added| place.at(added.at).cast_const()).collect(),
                     },
+                    GemmEpilogue::Partial { shared, .. } => {
+                        Finish::Store { c: place.of(BufRef::Shared(*shared)).cast(), addends: Box::new([]) }
+                    }
                     GemmEpilogue::Call { bufs, .. } if bufs.len() > MAX_EPILOGUE_BUFS => {
                         return Err(CodegenError::Template(format!(
                             "an epilogue has {} buffers, expected at most {MAX_EPILOGUE_BUFS}: lower max_args of the target model",
@@ -155,6 +165,12 @@ impl PreparedProgram {
                         scratch: *scratch,
                     },
                 },
+            },
+            Work::Add { sums, rows } => BoundCall::Add {
+                sums: sums.clone(),
+                c: place.at(sums.output),
+                partials: sums.partials.iter().map(|n| place.of(BufRef::Shared(*n)).cast_const().cast()).collect(),
+                rows: rows.clone(),
             },
             Work::Forward { attention, task } => {
                 let k = attention.as_ref();
@@ -285,12 +301,19 @@ impl BoundCall {
                             let epilogue = Epilogue::Store { c: *c, output, addends: &all[..addends.len()] };
                             plan.run(*task, a, b, *packed, own, &epilogue);
                         }
+                        (Finish::Store { c, .. }, GemmEpilogue::Partial { output, .. }) => {
+                            let epilogue = Epilogue::Store { c: *c, output, addends: &[] };
+                            plan.run(*task, a, b, *packed, own, &epilogue);
+                        }
                         (Finish::Call { f, bufs, scratch: after }, _) => {
                             let code = Code { f: *f, bufs, scratch: scratch.add(*after) };
                             plan.run(*task, a, b, *packed, own, &Epilogue::Call(&|tile| code.run(tile)));
                         }
                         (Finish::Store { .. }, GemmEpilogue::Call { .. }) => unreachable!("bound from this epilogue"),
                     }
+                }
+                BoundCall::Add { sums, c, partials, rows } => {
+                    add_partials(sums.isa, *c, sums.ld, partials, rows.clone(), sums.n);
                 }
                 BoundCall::Forward { attention, task, operands } => {
                     attention.plan.forward(*task, operands, scratch.cast());

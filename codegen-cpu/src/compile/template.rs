@@ -1,29 +1,42 @@
 //! Which kernels the templates serve, and their plans.
 
 use crate::lower::{self, Epilogue, LowerOptions, Product, offsets};
+use std::ops::Range;
 use tinygpt_ir::program::{Access, Attention, AttentionGrad, Contract, KernelKind};
 use tinygpt_ir::types::DType;
 use tinygpt_simd::attention::{AttentionPlan, AttentionShape, Strides};
 use tinygpt_simd::gemm::{BatchOffsets, GemmPlan, MAX_ADDENDS, Output, Problem, Term};
 use tinygpt_simd::{Axis, Isa};
 
-/// A kernel that templates serve, and the instruction set's name.
+/// A kernel that templates serve, and the instruction set or its name.
 pub enum Planned {
-    Contract(Vec<Part>, &'static str),
+    Contract(Vec<Part>, Isa),
     Forward(Forward, &'static str),
     Backward(Backward, &'static str),
 }
 
-/// One part of a contraction.
+/// A product: one part of a contraction, or a range of its k.
 pub struct Part {
     pub plan: GemmPlan,
     pub operands: Operands,
     pub epilogue: PartEpilogue,
+    /// Where its work lies in the kernel's, from 0 to 1: see [`super::Bound::position`].
+    pub share: Range<f64>,
 }
 
 pub enum PartEpilogue {
-    Store { arg: usize, offset: isize, output: Output, addends: Vec<Added> },
+    Store {
+        arg: usize,
+        offset: isize,
+        output: Output,
+        addends: Vec<Added>,
+    },
     Call(Epilogue),
+    /// A later range of the k of the part before it: the sums go to shared scratch, and from there to that part's output.
+    Partial {
+        m: usize,
+        n: usize,
+    },
 }
 
 /// An operand that is added to the sums: where its first element is, and the stride of its rows and offsets of its batches.
@@ -108,7 +121,6 @@ fn contract(k: &Contract, args: &[DType], isa: Isa, options: LowerOptions) -> Re
         let of = |tables: &[Vec<i64>], i: usize| tables.iter().map(|t| t[i] as isize).collect();
         let batches = (0..p.batches()).map(|i| BatchOffsets { a: of(&a, i), b: of(&b, i) }).collect();
         let problem = Problem { m: p.rows(), n: p.cols(), terms: terms.collect(), batches };
-        let plan = GemmPlan::new(isa, problem).map_err(|e| e.to_string())?;
         let at = |access: &Access| (access.arg.index(), access.at.offset as isize);
         let operands = Operands {
             a: p.terms.iter().map(|t| at(&t.lhs)).collect(),
@@ -141,9 +153,63 @@ fn contract(k: &Contract, args: &[DType], isa: Isa, options: LowerOptions) -> Re
             Some(stored) => stored,
             None => PartEpilogue::Call(lower::epilogue(&p, args, options).map_err(|e| e.to_string())?),
         };
-        parts.push(Part { plan, operands, epilogue });
+        let stores_rows = match &epilogue {
+            PartEpilogue::Store { output, .. } => even(output).is_some(),
+            _ => false,
+        };
+        let ranges = if stores_rows { ranges_of_k(&problem) } else { 1 };
+        let mut first = Some((epilogue, operands));
+        let (a, b) = match &first {
+            Some((_, operands)) if ranges > 1 => (operands.a[0], operands.b[0]),
+            _ => ((0, 0), (0, 0)),
+        };
+        for i in 0..ranges {
+            let share = i as f64 / ranges as f64..(i + 1) as f64 / ranges as f64;
+            let (problem, [skip_a, skip_b]) =
+                if ranges > 1 { range_of_k(&problem, i, ranges) } else { (problem.clone(), [0, 0]) };
+            let (epilogue, operands) = first.take().unwrap_or_else(|| {
+                let operands = Operands { a: vec![(a.0, a.1 + skip_a)], b: vec![(b.0, b.1 + skip_b)] };
+                (PartEpilogue::Partial { m: problem.m, n: problem.n }, operands)
+            });
+            let plan = GemmPlan::new(isa, problem).map_err(|e| e.to_string())?;
+            parts.push(Part { plan, operands, epilogue, share });
+        }
     }
-    Ok(Planned::Contract(parts, isa.name()))
+    Ok(Planned::Contract(parts, isa))
+}
+
+/// Shortest range of k, and most elements of partial sums.
+const MIN_RANGE: usize = 512;
+const MAX_PARTIALS: usize = 2 * 1024 * 1024;
+
+/// Into how many ranges k is cut, so that each worker sums over the rows that it wrote: one, two or four. Where k runs along rows of
+/// both operands (the gradient of a weight) a block of the output needs all rows, most of them in other workers' caches; a range of
+/// k needs only its own, and partial sums are smaller.
+fn ranges_of_k(problem: &Problem) -> usize {
+    let [term] = &problem.terms[..] else { return 1 };
+    let along_rows = |axis: &Axis| matches!(axis, Axis::Strided { stride, .. } if stride.unsigned_abs() > 1);
+    if problem.batches.len() != 1 || !along_rows(&term.a_k) || !along_rows(&term.b_k) {
+        return 1;
+    }
+    let (k, sums) = (term.a_k.len(), problem.m * problem.n);
+    // Partial sums are written and read: they must be few beside the operands.
+    let pays = |ranges: usize| {
+        k / ranges >= MIN_RANGE && (ranges - 1) * sums <= MAX_PARTIALS.min(k * (problem.m + problem.n) / 2)
+    };
+    [4, 2].into_iter().find(|&ranges| pays(ranges)).unwrap_or(1)
+}
+
+/// The `i`-th of `ranges` ranges of k of a product with one term and evenly spaced k, and the elements of A and B before it.
+fn range_of_k(problem: &Problem, i: usize, ranges: usize) -> (Problem, [isize; 2]) {
+    let mut problem = problem.clone();
+    let term = &mut problem.terms[0];
+    let k = term.a_k.len();
+    let (from, to) = (k * i / ranges, k * (i + 1) / ranges);
+    let skipped = [term.a_k.offset(from), term.b_k.offset(from)];
+    for axis in [&mut term.a_k, &mut term.b_k] {
+        *axis = Axis::strided(to - from, axis.offset(1));
+    }
+    (problem, skipped)
 }
 
 fn strides(access: &Access) -> Strides {
