@@ -196,7 +196,8 @@ impl Blocking {
         let widest = (MAX_BLOCK / self.depth().max(1)).max(self.cols);
         let least = n.div_ceil(widest);
         let (bands, blocks) = match (&self.a, &self.b) {
-            (_, Source::Task) => (1, even_cut(column_panels, wanted.max(least))),
+            // Two panels and more: their rows of B, read with gaps between, are whole pairs of cache lines.
+            (_, Source::Task) => (1, even_cut(column_panels, wanted.min(column_panels / 2).max(least))),
             (Source::Task, Source::Ahead(_)) => (even_cut(panels, wanted.max(panels.div_ceil(MAX_PANELS))), least),
             (Source::Ahead(_), _) => square_cut([panels, self.rows], [column_panels, self.cols], wanted, least),
             // Rows are read in place: few blocks of columns, lest they are read often.
