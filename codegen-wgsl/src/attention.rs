@@ -11,8 +11,8 @@
 
 use crate::cx::Cx;
 use crate::error::{Error, refuse};
-use crate::text::float;
-use crate::tile::{Operand, Registers, Tile, TileAt};
+use crate::text::{affine, float};
+use crate::tile::{Operand, Registers, Tile, tile_bytes};
 use tinygpt_ir::program::{Access, Attention, AttentionShape};
 use tinygpt_ir::types::DType;
 
@@ -111,7 +111,7 @@ impl Square {
 
     /// Whether the eight tiles of a gradient that keeps its operands in workgroup memory fit there; heads are one chunk of dimensions.
     pub fn may_stay(shape: &AttentionShape, tile: u32, workgroup_bytes: u32) -> bool {
-        shape.head_dim <= tile as usize && 8 * 4 * tile * tile <= workgroup_bytes
+        shape.head_dim <= tile as usize && 8 * tile_bytes(tile as usize, tile as usize) as u32 <= workgroup_bytes
     }
 
     pub fn declare(&self, cx: &mut Cx) {
@@ -147,13 +147,7 @@ impl Square {
         left.commit(cx, None);
         right.commit(cx, None);
         cx.code.line("workgroupBarrier();");
-        into.multiply(
-            cx,
-            TileAt::start("left", self.tile),
-            TileAt::start("right", self.tile),
-            self.chunk_depth(),
-            UNROLL,
-        );
+        into.multiply(cx, left.at(None), right.at(None), self.chunk_depth(), UNROLL);
         cx.code.close();
         cx.code.close();
     }
@@ -161,7 +155,7 @@ impl Square {
     /// Adds to `into[chunk]`, for every chunk of dimensions, the tile `weights` (positions of `x` as depth) times the rows of `x` from `first` on.
     /// The weights are written before; a barrier comes first.
     pub fn weighted(&self, cx: &mut Cx, into: &[Registers], x: (&Head, &str, usize)) {
-        let right = self.tile("right", 0);
+        let (weights, right) = (self.tile("weights", 0), self.tile("right", 0));
         for (chunk, sums) in into.iter().enumerate() {
             let from = format!("{}u", chunk * self.tile);
             cx.code.open("");
@@ -177,55 +171,55 @@ impl Square {
             cx.code.line("workgroupBarrier();");
             right.commit(cx, None);
             cx.code.line("workgroupBarrier();");
-            sums.multiply(
-                cx,
-                TileAt::start("weights", self.tile),
-                TileAt::start("right", self.tile),
-                self.tile,
-                UNROLL,
-            );
+            sums.multiply(cx, weights.at(None), right.at(None), self.tile, UNROLL);
             cx.code.close();
         }
+    }
+
+    /// The vector at depth `4 * block + depth` and row `4 * row` (names) of a tile.
+    fn block_vector(&self, block: &str, depth: usize, row: &str) -> String {
+        let stride = self.tile("", 0).block_stride() as i64;
+        affine((depth * self.tile / 4) as i64, &[(stride, block.to_string()), (1, row.to_string())])
     }
 
     /// Writes the 4 x 4 block of `block` (rows of four columns) to the tile `weights`, columns as depth.
     pub fn write_transposed(&self, cx: &mut Cx, block: &Registers) {
         for (j, lane) in ["x", "y", "z", "w"].iter().enumerate() {
             let rows: Vec<String> = (0..4).map(|i| format!("{}.{lane}", block.at(i, 0))).collect();
-            cx.code.line(format!(
-                "weights[(x * 4u + {j}u) * {}u + y] = vec4<f32>({});",
-                self.tile / 4,
-                rows.join(", ")
-            ));
+            let at = self.block_vector("x", j, "y");
+            cx.code.line(format!("weights[{at}] = vec4<f32>({});", rows.join(", ")));
         }
     }
 
     /// Writes the 4 x 4 block of `block` to the tile `to`, rows as depth.
     pub fn write_straight(&self, cx: &mut Cx, to: &str, block: &Registers) {
         for i in 0..4 {
-            cx.code.line(format!("{to}[(y * 4u + {i}u) * {}u + x] = {};", self.tile / 4, block.at(i, 0)));
+            cx.code.line(format!("{to}[{}] = {};", self.block_vector("y", i, "x"), block.at(i, 0)));
         }
+    }
+
+    /// A tile of positions with a chunk of dimensions as depth.
+    fn staged(&self, name: &str) -> Tile {
+        Tile { depth: self.chunk_depth(), ..self.tile(name, 0) }
     }
 
     /// Fills tiles in workgroup memory at once, between two barriers, each from rows of a head and in one chunk of dimensions.
     pub fn stage(&self, cx: &mut Cx, tiles: &[Staged]) {
-        let depth = self.chunk_depth();
-        let group = self.invocations() as usize;
-        let tile = |t: &Staged| Tile { name: t.name.into(), rows: self.tile, depth, group, shift: 0, buffers: 1 };
         cx.code.open("");
         for t in tiles {
-            let from = &t.head.positions;
-            tile(t).declare(cx);
+            let (tile, from) = (self.staged(t.name), &t.head.positions);
+            tile.declare(cx);
             from.begin(cx, t.name, "head");
-            tile(t).prepare(cx, from, t.first);
-            tile(t).fetch(cx, from, "0u", !t.rows.is_multiple_of(self.tile), !self.shape.head_dim.is_multiple_of(4));
+            tile.prepare(cx, from, t.first);
+            tile.fetch(cx, from, "0u", !t.rows.is_multiple_of(self.tile), !self.shape.head_dim.is_multiple_of(4));
         }
         cx.code.line("workgroupBarrier();");
         for t in tiles {
-            tile(t).commit(cx, None);
+            self.staged(t.name).commit(cx, None);
             if let Some(to) = t.transposed {
-                self.tile(to, 0).declare(cx);
-                tile(t).commit_transposed(cx, to, self.tile);
+                let to = self.tile(to, 0);
+                to.declare(cx);
+                self.staged(t.name).commit_transposed(cx, &to);
             }
         }
         cx.code.close();
@@ -234,13 +228,12 @@ impl Square {
 
     /// Adds to `into` the products of rows of the staged tile `a` with rows of the staged tile `b`.
     pub fn scores_of_staged(&self, cx: &mut Cx, into: &Registers, a: &str, b: &str) {
-        let depth = self.chunk_depth();
-        into.multiply(cx, TileAt::start(a, self.tile), TileAt::start(b, self.tile), depth, UNROLL);
+        into.multiply(cx, self.staged(a).at(None), self.staged(b).at(None), self.chunk_depth(), UNROLL);
     }
 
     /// Adds to `into` the product of the tile `weights` (positions as depth) with the transposed staged tile `x`.
     pub fn weighted_staged(&self, cx: &mut Cx, into: &Registers, weights: &str, x: &str) {
-        into.multiply(cx, TileAt::start(weights, self.tile), TileAt::start(x, self.tile), self.tile, UNROLL);
+        into.multiply(cx, self.tile(weights, 0).at(None), self.tile(x, 0).at(None), self.tile, UNROLL);
     }
 
     /// Stores 4 rows from `first_row + 4 y` on of the sums, times `factor` (of row i), where they are in range.

@@ -9,6 +9,7 @@ use crate::caps::Caps;
 use crate::contract::Tiling;
 use crate::cooperate::{self, Blocks};
 use crate::reduce::Plan;
+use crate::tile::tile_bytes;
 use crate::variant::{ScatterOrder, Variant};
 use crate::{fold, pointwise, update};
 use tinygpt_ir::program::{Contract, KernelKind, ReduceKernel, Scatter};
@@ -16,10 +17,15 @@ use tinygpt_ir::types::numel;
 
 /// Invocations that keep a large GPU busy.
 const BUSY: usize = 32 << 10;
-/// Tilings worth measuring, the best by the model: compiling them takes most of the time. Half as many where several kernels make longer code.
-const MEASURED: usize = 10;
-/// Workgroups that keep a large GPU busy.
-const BUSY_GROUPS: usize = 256;
+/// Tilings worth measuring, the best by the model: compiling them takes most of the time. Fewer where several kernels make longer code.
+const MEASURED: usize = 8;
+const MEASURED_TOGETHER: usize = 6;
+/// A large GPU: its processors, how many operations each starts in a cycle, and on how many invocations each of those works.
+const PROCESSORS: usize = 132;
+const UNITS: usize = 4;
+const LANES: usize = 32;
+/// Workgroups that keep a large GPU busy: two for each processor.
+const BUSY_GROUPS: usize = 2 * PROCESSORS;
 
 /// The variants of `piece`, the default first; never empty. All fit the adapter's limits on workgroups; one that needs a further binding is listed
 /// only if there is room for it.
@@ -132,23 +138,25 @@ enum Way {
 }
 
 /// Tilings and how fast each runs when there is enough to do, relative to the fastest.
-const TILINGS: [(Tiling, f64); 8] = [
-    (tiling(128, 128, 16, 8, 8), 0.95),
-    (tiling(128, 64, 16, 8, 8), 1.0),
-    (tiling(64, 64, 16, 8, 8), 0.95),
-    (tiling(64, 64, 16, 8, 4), 0.8),
-    (tiling(64, 64, 32, 4, 4), 0.7),
-    (tiling(32, 64, 16, 4, 4), 0.6),
-    (tiling(32, 32, 16, 4, 4), 0.5),
-    (tiling(16, 32, 32, 4, 4), 0.35),
+const TILINGS: [(Tiling, f64); 10] = [
+    (tiling(64, 64, 16, 8, 8, 1), 1.0),
+    (tiling(128, 128, 16, 8, 8, 1), 0.95),
+    (tiling(64, 64, 32, 8, 8, 2), 0.95),
+    (tiling(64, 64, 16, 8, 4, 2), 0.85),
+    (tiling(96, 64, 16, 8, 8, 2), 0.8),
+    (tiling(64, 64, 16, 8, 4, 1), 0.8),
+    (tiling(64, 64, 32, 4, 4, 1), 0.65),
+    (tiling(32, 64, 16, 4, 4, 1), 0.6),
+    (tiling(32, 32, 16, 4, 4, 1), 0.5),
+    (tiling(16, 32, 32, 4, 4, 1), 0.35),
 ];
 
 /// Elements of depth that a default spells out. All of a step's are faster where drivers unroll nothing themselves, and make for long code: they
 /// are further variants.
 const UNROLL: u32 = 4;
 
-const fn tiling(m: u32, n: u32, k: u32, each_m: u32, each_n: u32) -> Tiling {
-    Tiling { m, n, k, each_m, each_n, split: 1, buffers: 2, unroll: UNROLL }
+const fn tiling(m: u32, n: u32, k: u32, each_m: u32, each_n: u32, teams: u32) -> Tiling {
+    Tiling { m, n, k, each_m, each_n, teams, split: 1, buffers: 2, unroll: UNROLL }
 }
 
 /// Blocks of cooperative matrices, and how fast each runs when there is enough to do, relative to the fastest.
@@ -236,21 +244,24 @@ impl Way {
         }
     }
 
-    /// The share of a large GPU that so many workgroups keep busy.
-    fn busy(self, groups: usize) -> f64 {
-        let [m, n, _] = self.extents();
-        let share = match self {
-            Way::Plain(t) => (groups * t.invocations() as usize) as f64 / BUSY as f64,
-            Way::Matrices(..) => (groups * m * n) as f64 / (BUSY_GROUPS * 64 * 64) as f64,
-        };
-        share.min(1.0)
-    }
-
-    /// A second dispatch as so many products; what it reads and writes comes on top.
-    fn second(self) -> f64 {
+    /// How long so many products take on a large GPU, shared out evenly among so many workgroups, whose slices leave so many sums in scratch. Of use to
+    /// compare ways of one kind.
+    fn cost(self, speed: f64, products: usize, groups: usize, sums: usize) -> f64 {
         match self {
-            Way::Plain(_) => 4e6,
-            Way::Matrices(..) => 8e6,
+            // In cycles of the processor that has most to do, whose units start a product of a subgroup each when all goes well.
+            Way::Plain(t) => {
+                let subgroups = groups.div_ceil(PROCESSORS) * (t.invocations() as usize).div_ceil(LANES);
+                let rounds = subgroups.div_ceil(UNITS);
+                let each = products as f64 / (groups * t.invocations() as usize) as f64;
+                let second = if sums > 0 { 5e3 + 5.5e-3 * sums as f64 } else { 0.0 };
+                rounds as f64 * each / (0.6 * speed) + second
+            }
+            // In products, as if all of the GPU were busy.
+            Way::Matrices(b, _) => {
+                let busy = ((groups * (b.m * b.n) as usize) as f64 / (BUSY_GROUPS * 64 * 64) as f64).min(1.0);
+                let second = if sums > 0 { 8e6 + 16.0 * sums as f64 } else { 0.0 };
+                products as f64 / (speed * busy) + second
+            }
         }
     }
 
@@ -264,8 +275,8 @@ impl Way {
 
     fn variant(self) -> Variant {
         match self {
-            Way::Plain(Tiling { m, n, k, each_m, each_n, split, buffers, unroll }) => {
-                Variant::Contract { m, n, k, each_m, each_n, split, buffers, unroll }
+            Way::Plain(Tiling { m, n, k, each_m, each_n, teams, split, buffers, unroll }) => {
+                Variant::Contract { m, n, k, each_m, each_n, teams, split, buffers, unroll }
             }
             Way::Matrices(Blocks { m, n, k, by_m, by_n, split }, _) => {
                 Variant::Cooperate { m, n, k, by_m, by_n, split }
@@ -282,7 +293,7 @@ fn contract(kernel: &Contract, caps: &Caps, room: bool) -> Vec<Variant> {
     let most = if list.is_empty() { plain.len() } else { 1 };
     list.extend(plain.into_iter().take(most));
     if list.is_empty() {
-        list.push(Way::Plain(Tiling { buffers: 1, ..tiling(16, 16, 4, 4, 4) }));
+        list.push(Way::Plain(Tiling { buffers: 1, ..tiling(16, 16, 4, 4, 4, 1) }));
     }
     let default = list[0].variant();
     let mut all = vec![default];
@@ -297,7 +308,6 @@ fn best(kernel: &Contract, ways: Vec<(Way, f64)>, room: bool) -> Vec<Way> {
     for (way, speed) in ways {
         let [m, n, _] = way.extents();
         let tiles = way.tiles(kernel);
-        let computed = (tiles * m * n * depth) as f64;
         // Slices so many that the workgroups keep a large GPU busy once or twice over.
         let mut splits = vec![1];
         for busy in [BUSY_GROUPS, 2 * BUSY_GROUPS] {
@@ -307,9 +317,9 @@ fn best(kernel: &Contract, ways: Vec<(Way, f64)>, room: bool) -> Vec<Way> {
             }
         }
         for split in splits {
-            let busy = way.busy(tiles * split as usize);
-            let extra = if split > 1 { way.second() + 16.0 * (results * split as usize) as f64 } else { 0.0 };
-            scored.push((computed / (speed * busy) + extra, way.with_split(split)));
+            let sums = if split > 1 { results * split as usize } else { 0 };
+            let cost = way.cost(speed, tiles * m * n * depth, tiles * split as usize, sums);
+            scored.push((cost, way.with_split(split)));
         }
     }
     scored.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -319,8 +329,8 @@ fn best(kernel: &Contract, ways: Vec<(Way, f64)>, room: bool) -> Vec<Way> {
 /// `variant` as a default has it: with less of its steps spelled out.
 pub fn as_default(variant: Variant) -> Variant {
     match variant {
-        Variant::Contract { m, n, k, each_m, each_n, split, buffers, .. } => {
-            Variant::Contract { m, n, k, each_m, each_n, split, buffers, unroll: UNROLL }
+        Variant::Contract { m, n, k, each_m, each_n, teams, split, buffers, .. } => {
+            Variant::Contract { m, n, k, each_m, each_n, teams, split, buffers, unroll: UNROLL }
         }
         other => other,
     }
@@ -366,19 +376,24 @@ pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
     for (way, speed) in candidates {
         let work: Vec<(usize, usize)> = contracts.iter().map(|k| (way.tiles(k), way.steps(k))).collect();
         let steps: usize = work.iter().map(|(tiles, steps)| tiles * steps).sum();
-        // Whole products; and about so many workgroups, of at least a few steps each.
-        for longest in [usize::MAX, steps.div_ceil(BUSY_GROUPS), steps.div_ceil(2 * BUSY_GROUPS)] {
-            let longest = longest.max(way.fewest_steps());
-            let ways: Vec<Way> =
-                work.iter().map(|(_, steps)| way.with_split(steps.div_ceil(longest).min(32) as u32)).collect();
-            let groups: usize = work.iter().zip(&ways).map(|((tiles, _), way)| tiles * way.split() as usize).sum();
-            let computed = (steps * way.extents().iter().product::<usize>()) as f64;
-            let parts =
+        let split_by = |longest: usize| -> Vec<Way> {
+            work.iter().map(|(_, steps)| way.with_split(steps.div_ceil(longest).min(32) as u32)).collect()
+        };
+        let groups_of = |ways: &[Way]| -> usize {
+            work.iter().zip(ways).map(|((tiles, _), way)| tiles * way.split() as usize).sum()
+        };
+        // Whole products; and at most so many workgroups, with slices of at least a few steps each.
+        for most in [0, BUSY_GROUPS, 2 * BUSY_GROUPS] {
+            let deepest = work.iter().map(|(_, steps)| *steps).max().unwrap_or(1);
+            let first = if most == 0 { deepest } else { steps.div_ceil(most).max(way.fewest_steps()).min(deepest) };
+            let longest = (first..deepest).find(|longest| groups_of(&split_by(*longest)) <= most);
+            let ways = split_by(longest.unwrap_or(deepest));
+            let products = steps * way.extents().iter().product::<usize>();
+            let sums =
                 |(k, way): (&&Contract, &Way)| if way.split() > 1 { results_of(k) * way.split() as usize } else { 0 };
-            let traffic: usize = contracts.iter().zip(&ways).map(parts).sum();
-            let extra = if traffic > 0 { way.second() + 16.0 * traffic as f64 } else { 0.0 };
+            let sums: usize = contracts.iter().zip(&ways).map(sums).sum();
             if !scored.iter().any(|(_, known)| *known == ways) {
-                scored.push((computed / (speed * way.busy(groups)) + extra, ways));
+                scored.push((way.cost(speed, products, groups_of(&ways), sums), ways));
             }
         }
     }
@@ -386,9 +401,9 @@ pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
     let whole = |ways: &[Way]| ways.iter().map(|way| way.whole()).collect::<Vec<_>>();
     let default = scored.first().map(|(_, ways)| ways.clone());
     // With them the best that needs no second dispatch.
-    let unsplit = scored.iter().skip(MEASURED / 2).find(|(_, ways)| ways.iter().all(|way| way.split() == 1));
-    let none_before = scored.iter().take(MEASURED / 2).all(|(_, ways)| ways.iter().any(|way| way.split() > 1));
-    let others = scored.iter().take(MEASURED / 2).chain(unsplit.filter(|_| none_before));
+    let unsplit = scored.iter().skip(MEASURED_TOGETHER).find(|(_, ways)| ways.iter().all(|way| way.split() == 1));
+    let none_before = scored.iter().take(MEASURED_TOGETHER).all(|(_, ways)| ways.iter().any(|way| way.split() > 1));
+    let others = scored.iter().take(MEASURED_TOGETHER).chain(unsplit.filter(|_| none_before));
     let others = others.map(|(_, ways)| whole(ways)).filter(|ways| Some(ways) != default.as_ref());
     default.iter().cloned().chain(others).filter_map(|ways| of_size(ways[0].invocations(), ways.into_iter())).collect()
 }
@@ -403,7 +418,7 @@ fn results_of(k: &Contract) -> usize {
 }
 
 fn tiles(longest: usize, caps: &Caps) -> Vec<u32> {
-    let bytes = |t: u32| 3 * 4 * t * t + t * t;
+    let bytes = |t: u32| 3 * tile_bytes(t as usize, t as usize) as u32 + t * t;
     let fits = |t: &u32| bytes(*t) <= caps.workgroup_bytes && (t / 4) * (t / 4) <= caps.flat_workgroup();
     let order: &[u32] = match longest {
         0..=8 => &[8, 16],

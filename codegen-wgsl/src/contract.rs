@@ -2,21 +2,26 @@
 //!
 //! A workgroup computes `m` x `n` results of one batch element of one part; workgroup numbers run over parts, batches, rows of
 //! tiles and columns of tiles. The contracted axes are walked in steps of `k`: while a step is multiplied the blocks of the next are on their way
-//! from memory. With two buffers they are written beside the step that is being multiplied, at one barrier a step instead of two. Each part is a function, and so is its epilogue, which a call hands four neighbouring results along n (or one, where n has no
-//! multiple of four).
+//! from memory. With two buffers they are written beside the step that is being multiplied, at one barrier a step instead of two. A sum of several
+//! products is one sequence of steps. Each part is a function, and so is its epilogue, which a call hands four neighbouring results along n (or one,
+//! where n has no multiple of four).
+//!
+//! With `teams` > 1 several teams of a workgroup's invocations each compute all of its results over their share of every step's depth, and add up
+//! their sums at the end: more invocations for the same tile, with fewer blocks to fetch for each.
 //!
 //! With `split` > 1 the steps are cut into slices for different workgroups, which leave their sums in scratch; a second dispatch
 //! adds the slices in order and runs the epilogues. No atomics, so one result for one variant.
 //!
 //! Invariants
-//! - Loops around barriers have constant bounds: control flow is uniform wherever the workgroup works.
+//! - Bounds of loops around barriers depend on the workgroup's number only: control flow is uniform wherever the workgroup works.
 //! - An epilogue reads and writes at its own point only, so that a result may take the place of an epilogue operand.
 
 use crate::cx::Cx;
 use crate::error::{Error, refuse};
 use crate::eval::{Eval, Value, is_aligned};
 use crate::space::{Merged, merge_body, split};
-use crate::tile::{Operand, Registers, Tile, TileAt};
+use crate::text::affine;
+use crate::tile::{Operand, Registers, Tile, tile_bytes};
 use tinygpt_ir::program::{Access, Contract, ContractPart};
 use tinygpt_ir::types::{DType, numel};
 
@@ -28,6 +33,8 @@ pub struct Tiling {
     pub k: u32,
     pub each_m: u32,
     pub each_n: u32,
+    /// Parts of a workgroup that each multiply their share of a step's depth.
+    pub teams: u32,
     pub split: u32,
     /// Copies of the tiles, 1 or 2.
     pub buffers: u32,
@@ -37,16 +44,25 @@ pub struct Tiling {
 
 impl Tiling {
     pub fn invocations(&self) -> u32 {
-        (self.m / self.each_m) * (self.n / self.each_n)
+        (self.m / self.each_m) * (self.n / self.each_n) * self.teams
     }
     /// Bytes of both tiles in all copies.
     pub fn workgroup_bytes(&self) -> u32 {
-        4 * self.buffers * self.k * (self.m + self.n)
+        let tile = |rows: u32| tile_bytes(rows as usize, self.k as usize) as u32;
+        self.buffers * (tile(self.m) + tile(self.n))
+    }
+    /// Bytes of the larger tile in all copies, through which teams add up their sums.
+    fn exchange_bytes(&self) -> u32 {
+        self.buffers * tile_bytes(self.m.max(self.n) as usize, self.k as usize) as u32
     }
     fn is_valid(&self) -> bool {
         let of = |whole: u32, part: u32| part > 0 && whole.is_multiple_of(part) && part.is_multiple_of(4);
         let steps = self.k > 0 && self.k.is_multiple_of(4) && self.split > 0 && self.unroll > 0;
-        of(self.m, self.each_m) && of(self.n, self.each_n) && steps && matches!(self.buffers, 1 | 2)
+        let teams = self.teams > 0
+            && self.k.is_multiple_of(4 * self.teams)
+            && self.each_m.is_multiple_of(self.teams)
+            && 16 * (self.teams - 1) * (self.invocations() / self.teams) <= self.exchange_bytes();
+        of(self.m, self.each_m) && of(self.n, self.each_n) && steps && teams && matches!(self.buffers, 1 | 2)
     }
     /// Workgroups of a part, for one slice.
     pub fn tiles(&self, p: &ContractPart) -> usize {
@@ -190,85 +206,39 @@ fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Tiling) {
     cx.code.line(format!("let first_n = (tile % {tiles_n}u) * {tn}u;"));
     cx.code.line(format!("let first_m = (tile / {tiles_n}u % {tiles_m}u) * {tm}u;"));
     cx.code.line(format!("let batch = tile / {}u;", tiles_n * tiles_m));
-    let columns = t.n / t.each_n;
+    let (columns, team_size) = (t.n / t.each_n, t.invocations() / t.teams);
     cx.code.line(format!("let x = local % {columns}u;"));
-    cx.code.line(format!("let y = local / {columns}u;"));
+    if t.teams == 1 {
+        cx.code.line(format!("let y = local / {columns}u;"));
+    } else {
+        cx.code.line(format!("let y = local / {columns}u % {}u;", team_size / columns));
+        cx.code.line(format!("let team = local / {team_size}u;"));
+    }
     let sums = Registers { name: "sum".into(), each_m: t.each_m as usize, each_n: t.each_n as usize };
     sums.declare(cx);
     let lhs = Tile { name: "lhs".into(), rows: tm, depth: tk, group, shift: 0, buffers };
     let rhs = Tile { name: "rhs".into(), rows: tn, depth: tk, group, shift: lhs.blocks() % group, buffers };
     lhs.declare(cx);
     rhs.declare(cx);
-    for (number, ((a, b), term)) in p.operands.iter().zip(&p.part.terms).enumerate() {
-        let depth = numel(&term.k);
-        let steps = depth.div_ceil(tk).div_ceil(t.split as usize);
-        // Whether the last step may reach beyond the operands' depth.
-        let ragged = steps * tk * t.split as usize != depth;
-        cx.code.line(format!("// Product {number}: {steps} steps of {tk} along its {depth} contracted elements."));
-        cx.code.open("");
-        a.begin(cx, "lhs", "batch");
-        b.begin(cx, "rhs", "batch");
-        lhs.prepare(cx, a, "first_m");
-        rhs.prepare(cx, b, "first_n");
-        let first = if t.split > 1 { format!("slice * {}u", steps * tk) } else { "0u".into() };
-        let fetch = |cx: &mut Cx, from: &str| {
-            lhs.fetch(cx, a, from, !p.m.is_multiple_of(tm), ragged);
-            rhs.fetch(cx, b, from, !p.n.is_multiple_of(tn), ragged);
-        };
-        cx.code.line(format!("let first_k = {first};"));
-        fetch(cx, "first_k");
-        let next = |cx: &mut Cx| {
-            cx.code.line(format!("let next_k = first_k + (s + 1u) * {tk}u;"));
-            fetch(cx, "next_k");
-        };
-        let commit = |cx: &mut Cx, first: Option<(&str, &str)>| {
-            if term.f16 {
-                lhs.round(cx);
-                rhs.round(cx);
-            }
-            lhs.commit(cx, first.map(|f| f.0));
-            rhs.commit(cx, first.map(|f| f.1));
-        };
-        if buffers == 1 || steps == 1 {
-            cx.code.open(format!("for (var s = 0u; s < {steps}u; s++)"));
-            cx.code.line("workgroupBarrier();");
-            commit(cx, None);
-            cx.code.line("workgroupBarrier();");
-            if steps > 1 {
-                cx.code.open(format!("if (s + 1u < {steps}u)"));
-                next(cx);
-                cx.code.close();
-            }
-            sums.multiply(cx, TileAt::start("lhs", tm), TileAt::start("rhs", tn), tk, t.unroll as usize);
-            cx.code.close();
-        } else {
-            // The last product may still be read.
-            if number > 0 {
-                cx.code.line("workgroupBarrier();");
-            }
-            commit(cx, None);
-            cx.code.open(format!("for (var s = 0u; s < {steps}u; s++)"));
-            cx.code.line("workgroupBarrier();");
-            cx.code.open(format!("if (s + 1u < {steps}u)"));
-            next(cx);
-            cx.code.close();
-            for tile in [&lhs, &rhs] {
-                tile.choose(cx, "now", "(s % 2u)");
-            }
-            let at = |array, rows, first| TileAt { array, rows, first: Some(first) };
-            sums.multiply(cx, at("lhs", tm, "lhs_now"), at("rhs", tn, "rhs_now"), tk, t.unroll as usize);
-            cx.code.open(format!("if (s + 1u < {steps}u)"));
-            for tile in [&lhs, &rhs] {
-                tile.choose(cx, "then", "((s + 1u) % 2u)");
-            }
-            commit(cx, Some(("lhs_then", "rhs_then")));
-            cx.code.close();
-            cx.code.close();
-        }
-        cx.code.close();
+    // Products whose blocks are placed and rounded alike are one sequence of steps.
+    let (lhs0, rhs0) = &p.operands[0];
+    let same = p.operands.iter().all(|(a, b)| (a.depth_first, b.depth_first) == (lhs0.depth_first, rhs0.depth_first));
+    let same = same && p.part.terms.iter().all(|term| term.f16 == p.part.terms[0].f16);
+    let runs: Vec<Vec<usize>> =
+        if same { vec![(0..p.operands.len()).collect()] } else { (0..p.operands.len()).map(|at| vec![at]).collect() };
+    for (number, run) in runs.iter().enumerate() {
+        products(cx, p, t, run, &[&lhs, &rhs], &sums, number > 0);
+    }
+    if t.teams > 1 {
+        add_teams(cx, t, &lhs, &rhs, &sums);
     }
     let m_parts = sums.each_m / 4;
     for r in 0..sums.each_m {
+        // Each team has the sums of its rows.
+        let rows = sums.each_m / t.teams as usize;
+        if t.teams > 1 && r % rows == 0 {
+            cx.code.open(format!("if (team == {}u)", r / rows));
+        }
         let m = format!("first_m + y * 4u + {}u", r / 4 * (tm / m_parts) + r % 4);
         for j in 0..sums.each_n / 4 {
             let n = format!("first_n + x * 4u + {}u", j * (tn / (sums.each_n / 4)));
@@ -283,10 +253,188 @@ fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Tiling) {
                 }
             }
         }
+        if t.teams > 1 && (r + 1) % rows == 0 {
+            cx.code.close();
+        }
     }
     cx.code.close();
     if t.split > 1 {
         keep(cx, i, p);
+    }
+}
+
+/// Adds the products numbered `run` to the sums: one loop over the steps of all of them.
+fn products(
+    cx: &mut Cx,
+    p: &Part,
+    t: Tiling,
+    run: &[usize],
+    [lhs, rhs]: &[&Tile; 2],
+    sums: &Registers,
+    after_another: bool,
+) {
+    let (tm, tn, tk, split) = (t.m as usize, t.n as usize, t.k as usize, t.split as usize);
+    let depths: Vec<usize> = run.iter().map(|at| numel(&p.part.terms[*at].k)).collect();
+    let each: Vec<usize> = depths.iter().map(|depth| depth.div_ceil(tk).div_ceil(split)).collect();
+    let steps: usize = each.iter().sum();
+    let f16 = p.part.terms[run[0]].f16;
+    for ((at, depth), steps) in run.iter().zip(&depths).zip(&each) {
+        cx.code.line(format!("// Product {at}: {steps} steps of {tk} along its {depth} contracted elements."));
+    }
+    cx.code.open("");
+    lhs.place(cx, p.operands[run[0]].0.depth_first);
+    rhs.place(cx, p.operands[run[0]].1.depth_first);
+    let address = |cx: &mut Cx, at: usize| {
+        let (a, b) = &p.operands[at];
+        a.begin(cx, "lhs", "batch");
+        b.begin(cx, "rhs", "batch");
+        lhs.address(cx, a, "first_m");
+        rhs.address(cx, b, "first_n");
+    };
+    // Reads what step `s` (a name or constant) of product number `which` of the run multiplies.
+    let fetch_of = |cx: &mut Cx, which: usize, s: &str| {
+        let (a, b) = &p.operands[run[which]];
+        // Whether the last step may reach beyond the operands' depth.
+        let ragged = each[which] * tk * split != depths[which];
+        let before: usize = each[..which].iter().sum();
+        let own = match before {
+            0 => s.to_string(),
+            n => format!("({s} - {n}u)"),
+        };
+        cx.code.line(if split > 1 {
+            format!("let at_k = (slice * {}u + {own}) * {tk}u;", each[which])
+        } else {
+            format!("let at_k = {own} * {tk}u;")
+        });
+        lhs.fetch(cx, a, "at_k", !p.m.is_multiple_of(tm), ragged);
+        rhs.fetch(cx, b, "at_k", !p.n.is_multiple_of(tn), ragged);
+    };
+    let single = run.len() == 1;
+    if single {
+        address(cx, run[0]);
+    }
+    cx.code.open("");
+    if !single {
+        address(cx, run[0]);
+    }
+    fetch_of(cx, 0, "0u");
+    cx.code.close();
+    let next = |cx: &mut Cx| {
+        cx.code.line("let next = s + 1u;");
+        let mut end = 0;
+        for which in 0..run.len() {
+            end += each[which];
+            match which {
+                _ if single => {}
+                0 => cx.code.open(format!("if (next < {end}u)")),
+                _ if which + 1 == run.len() => cx.code.otherwise(None),
+                _ => cx.code.otherwise(Some(&format!("next < {end}u"))),
+            }
+            if !single {
+                address(cx, run[which]);
+            }
+            fetch_of(cx, which, "next");
+        }
+        if !single {
+            cx.code.close();
+        }
+    };
+    let commit = |cx: &mut Cx, first: Option<(&str, &str)>| {
+        if f16 {
+            lhs.round(cx);
+            rhs.round(cx);
+        }
+        lhs.commit(cx, first.map(|f| f.0));
+        rhs.commit(cx, first.map(|f| f.1));
+    };
+    let (share, unroll) = (tk / t.teams as usize, t.unroll as usize);
+    // The first vectors of a team's share of a step.
+    let multiply = |cx: &mut Cx, first: Option<(&str, &str)>| {
+        if t.teams == 1 {
+            return sums.multiply(cx, lhs.at(first.map(|f| f.0)), rhs.at(first.map(|f| f.1)), share, unroll);
+        }
+        for (tile, first) in [(lhs, first.map(|f| f.0)), (rhs, first.map(|f| f.1))] {
+            let terms: Vec<(i64, String)> = first.map(|f| (1, f.to_string())).into_iter().collect();
+            let own = [((share / 4 * tile.block_stride()) as i64, "team".to_string())];
+            cx.code.line(format!("let {}_share = {};", tile.name, affine(0, &[terms, own.to_vec()].concat())));
+        }
+        sums.multiply(cx, lhs.at(Some("lhs_share")), rhs.at(Some("rhs_share")), share, unroll);
+    };
+    // No number of a workgroup is so large. A bound that is a constant to drivers makes them unroll what is long as it is.
+    let number = if split > 1 { "slice" } else { "tile" };
+    cx.code.line(format!("let steps = select({steps}u, 0u, {number} > 0x3fffffffu);"));
+    if t.buffers == 1 || steps == 1 {
+        cx.code.open("for (var s = 0u; s < steps; s++)");
+        cx.code.line("workgroupBarrier();");
+        commit(cx, None);
+        cx.code.line("workgroupBarrier();");
+        if steps > 1 {
+            cx.code.open(format!("if (s + 1u < {steps}u)"));
+            next(cx);
+            cx.code.close();
+        }
+        multiply(cx, None);
+        cx.code.close();
+    } else {
+        // The last product may still be read.
+        if after_another {
+            cx.code.line("workgroupBarrier();");
+        }
+        commit(cx, None);
+        cx.code.open("for (var s = 0u; s < steps; s++)");
+        cx.code.line("workgroupBarrier();");
+        cx.code.open("if (s + 1u < steps)");
+        next(cx);
+        cx.code.close();
+        for tile in [lhs, rhs] {
+            tile.choose(cx, "now", "(s % 2u)");
+        }
+        multiply(cx, Some(("lhs_now", "rhs_now")));
+        cx.code.open("if (s + 1u < steps)");
+        for tile in [lhs, rhs] {
+            tile.choose(cx, "then", "((s + 1u) % 2u)");
+        }
+        commit(cx, Some(("lhs_then", "rhs_then")));
+        cx.code.close();
+        cx.code.close();
+    }
+    cx.code.close();
+}
+
+/// Adds up the sums of a workgroup's teams, through the tiles' memory, so that each team has those of its share of the rows: its own first, then those
+/// of the next teams in turn.
+fn add_teams(cx: &mut Cx, t: Tiling, lhs: &Tile, rhs: &Tile, sums: &Registers) {
+    let teams = t.teams as usize;
+    let (rows, size) = (sums.each_m / teams, t.invocations() as usize / teams);
+    let vectors: Vec<Vec<String>> = (0..teams)
+        .map(|team| {
+            let own = (team * rows..(team + 1) * rows).flat_map(|r| (0..sums.each_n / 4).map(move |j| (r, j)));
+            own.map(|(r, j)| sums.at(r, j)).collect()
+        })
+        .collect();
+    // As many of a team's vectors at once as there is room for in one of the tiles.
+    let tile = if lhs.all_vectors() >= rhs.all_vectors() { lhs } else { rhs };
+    let at_once = (tile.all_vectors() / ((teams - 1) * size)).min(vectors[0].len());
+    cx.code.line(format!("let worker = local % {size}u;"));
+    for (team, own) in vectors.iter().enumerate() {
+        for chunk in own.chunks(at_once) {
+            cx.code.line("workgroupBarrier();");
+            cx.code.open(format!("if (team != {team}u)"));
+            cx.code.line(format!("let behind = (team + {}u) % {teams}u;", teams - team - 1));
+            let at = |v: usize| format!("{}[(behind * {}u + {v}u) * {size}u + worker]", tile.name, chunk.len());
+            for (v, sum) in chunk.iter().enumerate() {
+                cx.code.line(format!("{} = {sum};", at(v)));
+            }
+            cx.code.close();
+            cx.code.line("workgroupBarrier();");
+            cx.code.open(format!("if (team == {team}u)"));
+            for (v, sum) in chunk.iter().enumerate() {
+                for behind in 0..teams - 1 {
+                    cx.code.line(format!("{sum} += {}[{}u + worker];", tile.name, (behind * chunk.len() + v) * size));
+                }
+            }
+            cx.code.close();
+        }
     }
 }
 

@@ -89,9 +89,14 @@ pub fn emit(piece: &Piece, caps: &Caps, variant: &Variant) -> Result<Module, Err
         (KernelKind::Reduce(k), Variant::Reduce { rows, lanes, split, subgroups }) => {
             reduce::emit(&mut cx, k, reduce::Shape { rows, lanes, split, subgroups })?
         }
-        (KernelKind::Contract(k), Variant::Contract { m, n, k: depth, each_m, each_n, split, buffers, unroll }) => {
-            contract::emit(&mut cx, k, contract::Tiling { m, n, k: depth, each_m, each_n, split, buffers, unroll })?
-        }
+        (
+            KernelKind::Contract(k),
+            Variant::Contract { m, n, k: depth, each_m, each_n, teams, split, buffers, unroll },
+        ) => contract::emit(
+            &mut cx,
+            k,
+            contract::Tiling { m, n, k: depth, each_m, each_n, teams, split, buffers, unroll },
+        )?,
         (KernelKind::Contract(k), Variant::Cooperate { m, n, k: depth, by_m, by_n, split }) => {
             cooperate::emit(&mut cx, k, cooperate::Blocks { m, n, k: depth, by_m, by_n, split })?
         }

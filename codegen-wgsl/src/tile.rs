@@ -2,8 +2,9 @@
 //!
 //! An [`Operand`] is a matrix of rows by depth: the left side of a product with its m axes as rows, the right side with its n axes, and
 //! the contracted axes as depth. A tile of `rows` x `depth` lies in workgroup memory as `array<vec4<f32>>`, four rows side by side,
-//! depth outermost: element (r, d) is lane r % 4 of vector d * rows / 4 + r / 4. So a product reads whole vectors of both sides, and
-//! neighbouring invocations read neighbouring vectors.
+//! depth outermost: element (r, d) is lane r % 4 of vector d * rows / 4 + d / 4 * pad + r / 4. So a product reads whole vectors of both sides, and
+//! neighbouring invocations read neighbouring vectors. The padding keeps blocks that are neighbours along depth apart in banks of workgroup
+//! memory: eight invocations, which write at once where banks are 32 words, write eight different vectors of a bank's row.
 //!
 //! An invocation fetches blocks of 4 x 4 elements: from memory that is contiguous along depth four vectors that it transposes, from memory
 //! that is contiguous along rows four vectors as they are, from any other sixteen elements.
@@ -122,18 +123,33 @@ pub struct Tile {
 
 impl Tile {
     pub fn declare(&self, cx: &mut Cx) {
-        let vectors = self.buffers * self.vectors();
+        let vectors = self.all_vectors();
         cx.workgroup(&self.name, &format!("array<vec4<f32>, {vectors}>"), 16 * vectors as u32);
     }
 
     /// Vectors of one copy.
     fn vectors(&self) -> usize {
-        self.rows * self.depth / 4
+        tile_bytes(self.rows, self.depth) / 16
+    }
+
+    /// Vectors between blocks that are neighbours along depth.
+    pub fn block_stride(&self) -> usize {
+        self.rows + pad(self.depth)
+    }
+
+    /// The tile to multiply, from the vector `first` (a name) on, or from its start.
+    pub fn at<'a>(&'a self, first: Option<&'a str>) -> TileAt<'a> {
+        TileAt { array: &self.name, rows: self.rows, block_stride: self.block_stride(), first }
     }
 
     /// Binds `NAME_at`, the first vector of the copy numbered `buffer` (a name or constant), for [`Tile::commit`] and [`Registers::multiply`].
     pub fn choose(&self, cx: &mut Cx, at: &str, buffer: &str) {
         cx.code.line(format!("let {}_{at} = {buffer} * {}u;", self.name, self.vectors()));
+    }
+
+    /// Vectors of all copies.
+    pub fn all_vectors(&self) -> usize {
+        self.buffers * self.vectors()
     }
 
     pub fn blocks(&self) -> usize {
@@ -148,8 +164,9 @@ impl Tile {
         (round + 1) * self.group > self.blocks()
     }
 
-    /// Binds what does not change along depth: each round's block, and the addresses of its rows. `first_row` is a name or constant.
-    pub fn prepare(&self, cx: &mut Cx, x: &Operand, first_row: &str) {
+    /// Declares each round's registers and binds its block's place in the tile. `depth_first`: invocations next to each other fill blocks next to
+    /// each other along depth.
+    pub fn place(&self, cx: &mut Cx, depth_first: bool) {
         let p = &self.name;
         let worker = match self.shift % self.group {
             0 => "local".to_string(),
@@ -159,7 +176,7 @@ impl Tile {
             let p = format!("{p}_{round}");
             cx.code.line(format!("let {p}_block = {};", affine((round * self.group) as i64, &[(1, worker.clone())])));
             let (row_blocks, depth_blocks) = (self.rows / 4, self.depth / 4);
-            let (row, depth) = if x.depth_first {
+            let (row, depth) = if depth_first {
                 (format!("{p}_block / {depth_blocks}u"), format!("{p}_block % {depth_blocks}u"))
             } else {
                 (format!("{p}_block % {row_blocks}u"), format!("{p}_block / {row_blocks}u"))
@@ -169,6 +186,16 @@ impl Tile {
             if self.partial(round) {
                 cx.code.line(format!("let {p}_works = {p}_block < {}u;", self.blocks()));
             }
+            for j in 0..4 {
+                cx.code.line(format!("var {p}_d{j} = vec4<f32>();"));
+            }
+        }
+    }
+
+    /// Binds the addresses of each round's rows, of which `first_row` (a name or constant) is the tile's first. They do not change along depth.
+    pub fn address(&self, cx: &mut Cx, x: &Operand, first_row: &str) {
+        for round in 0..self.rounds() {
+            let p = format!("{}_{round}", self.name);
             for i in 0..if x.along == Along::Rows { 1 } else { 4 } {
                 let flat = format!("{p}_r{i}");
                 let index = affine(i, &[(1, first_row.to_string()), (1, format!("{p}_row"))]);
@@ -177,10 +204,13 @@ impl Tile {
                 let base = format!("{}_base", self.name);
                 cx.code.line(format!("let {flat}_at = {};", affine(0, &[(1, base), (1, row)])));
             }
-            for j in 0..4 {
-                cx.code.line(format!("var {p}_d{j} = vec4<f32>();"));
-            }
         }
+    }
+
+    /// Both: what fetches and commits of blocks of `x` need.
+    pub fn prepare(&self, cx: &mut Cx, x: &Operand, first_row: &str) {
+        self.place(cx, x.depth_first);
+        self.address(cx, x, first_row);
     }
 
     /// Reads the blocks at depth `first_depth` (a name or constant) into registers. `row_guard` and `depth_guard` say whether the
@@ -311,7 +341,7 @@ impl Tile {
             // A block in any case: attention commits a tile several times in one scope.
             cx.code.open(if self.partial(round) { format!("if ({p}_works)") } else { String::new() });
             let first = first.map_or(String::new(), |first| format!("{first} + "));
-            cx.code.line(format!("let {p}_to = {first}{p}_depth * {0}u + {p}_row / 4u;", self.rows / 4));
+            cx.code.line(format!("let {p}_to = {first}{p}_depth / 4u * {}u + {p}_row / 4u;", self.block_stride()));
             for j in 0..4 {
                 let to = affine((j * self.rows / 4) as i64, &[(1, format!("{p}_to"))]);
                 cx.code.line(format!("{}[{to}] = {p}_d{j};", self.name));
@@ -320,17 +350,16 @@ impl Tile {
         }
     }
 
-    /// Writes the fetched blocks to the array `to` with rows and depth exchanged: a tile of `width` of what is depth here, with what are rows here as
-    /// its depth.
-    pub fn commit_transposed(&self, cx: &mut Cx, to: &str, width: usize) {
+    /// Writes the fetched blocks to the tile `to` with rows and depth exchanged: its rows are what is depth here.
+    pub fn commit_transposed(&self, cx: &mut Cx, to: &Tile) {
         for round in 0..self.rounds() {
             let p = format!("{}_{round}", self.name);
             cx.code.open(if self.partial(round) { format!("if ({p}_works)") } else { String::new() });
-            cx.code.line(format!("let {p}_to = {p}_row * {}u + {p}_depth / 4u;", width / 4));
+            cx.code.line(format!("let {p}_to = {p}_row / 4u * {}u + {p}_depth / 4u;", to.block_stride()));
             for (i, lane) in ["x", "y", "z", "w"].iter().enumerate() {
-                let at = affine((i * width / 4) as i64, &[(1, format!("{p}_to"))]);
+                let at = affine((i * to.rows / 4) as i64, &[(1, format!("{p}_to"))]);
                 let each: Vec<String> = (0..4).map(|j| format!("{p}_d{j}.{lane}")).collect();
-                cx.code.line(format!("{to}[{at}] = vec4<f32>({});", each.join(", ")));
+                cx.code.line(format!("{}[{at}] = vec4<f32>({});", to.name, each.join(", ")));
             }
             cx.code.close();
         }
@@ -360,17 +389,32 @@ fn assign(cx: &mut Cx, name: &str, zero: &str, guards: &[String], value: &str) {
 #[derive(Clone, Copy, Debug)]
 pub struct TileAt<'a> {
     /// Its array in workgroup memory.
-    pub array: &'a str,
-    pub rows: usize,
+    array: &'a str,
+    rows: usize,
+    block_stride: usize,
     /// Name of its first vector; None for 0.
-    pub first: Option<&'a str>,
+    first: Option<&'a str>,
 }
 
-impl<'a> TileAt<'a> {
-    /// The tile that begins the array.
-    pub fn start(array: &'a str, rows: usize) -> TileAt<'a> {
-        TileAt { array, rows, first: None }
+impl TileAt<'_> {
+    /// The first vector at a depth.
+    fn depth_at(&self, depth: usize) -> usize {
+        depth / 4 * self.block_stride + depth % 4 * (self.rows / 4)
     }
+}
+
+/// Vectors of padding after every four of depth: eight blocks, as many along depth as there are and the others along rows, start in different
+/// eighths of 128 bytes.
+fn pad(depth: usize) -> usize {
+    match depth / 4 {
+        0 | 1 => 0,
+        blocks => (8 / blocks.next_power_of_two()).max(1),
+    }
+}
+
+/// Bytes of a copy of a tile.
+pub fn tile_bytes(rows: usize, depth: usize) -> usize {
+    16 * (depth / 4) * (rows + pad(depth))
 }
 
 /// Registers `sums` of an invocation: `each_m` rows by `each_n` columns, four columns a vector. Row i is row
@@ -396,16 +440,16 @@ impl Registers {
     }
 
     /// Adds the product of two tiles over `depth` steps, `unroll` of them spelled out in a loop: `x` and `y` number the invocation along columns
-    /// and rows. A tile is its array, its rows, and the name of its first vector where that is not 0.
+    /// and rows. The depth, and what is spelled out of it, are multiples of four.
     pub fn multiply(&self, cx: &mut Cx, lhs: TileAt, rhs: TileAt, depth: usize, unroll: usize) {
-        let unroll = (1..=unroll.clamp(1, depth)).rev().find(|u| depth.is_multiple_of(*u)).unwrap_or(1);
+        let unroll = 4 * (1..=unroll.min(depth) / 4).rev().find(|u| (depth / 4).is_multiple_of(*u)).unwrap_or(1);
         let (m_vectors, n_vectors) = (lhs.rows / 4, rhs.rows / 4);
         let (m_parts, n_parts) = (self.each_m / 4, self.each_n / 4);
         let first = |tile: &TileAt| tile.first.map_or(String::new(), |first| format!(" + {first}"));
         if depth > unroll {
             cx.code.open(format!("for (var step = 0u; step < {depth}u; step += {unroll}u)"));
-            cx.code.line(format!("let a_at = step * {m_vectors}u + y{};", first(&lhs)));
-            cx.code.line(format!("let b_at = step * {n_vectors}u + x{};", first(&rhs)));
+            cx.code.line(format!("let a_at = step / 4u * {}u + y{};", lhs.block_stride, first(&lhs)));
+            cx.code.line(format!("let b_at = step / 4u * {}u + x{};", rhs.block_stride, first(&rhs)));
         } else {
             cx.code.open("");
             cx.code.line(format!("let a_at = y{};", first(&lhs)));
@@ -414,11 +458,11 @@ impl Registers {
         for u in 0..unroll {
             cx.code.open("");
             for p in 0..m_parts {
-                let to = affine((u * m_vectors + p * m_vectors / m_parts) as i64, &[(1, "a_at".into())]);
+                let to = affine((lhs.depth_at(u) + p * m_vectors / m_parts) as i64, &[(1, "a_at".into())]);
                 cx.code.line(format!("let a_{p} = {}[{to}];", lhs.array));
             }
             for p in 0..n_parts {
-                let to = affine((u * n_vectors + p * n_vectors / n_parts) as i64, &[(1, "b_at".into())]);
+                let to = affine((rhs.depth_at(u) + p * n_vectors / n_parts) as i64, &[(1, "b_at".into())]);
                 cx.code.line(format!("let b_{p} = {}[{to}];", rhs.array));
             }
             for i in 0..self.each_m {

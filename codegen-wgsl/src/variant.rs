@@ -40,14 +40,15 @@ pub enum Variant {
         subgroups: bool,
     },
     /// A workgroup computes `m` x `n` results in steps of `k`; an invocation `each_m` x `each_n` of them; the contracted axes in `split` parts
-    /// by different workgroups, whose partial results a second dispatch combines. A step's tiles are in one of `buffers` (1 or 2) copies, and
-    /// `unroll` elements of its depth are spelled out.
+    /// by different workgroups, whose partial results a second dispatch combines, and each step in parts by `teams` teams of a workgroup, which
+    /// add up their sums at the end. A step's tiles are in one of `buffers` (1 or 2) copies, and `unroll` elements of its depth are spelled out.
     Contract {
         m: u32,
         n: u32,
         k: u32,
         each_m: u32,
         each_n: u32,
+        teams: u32,
         split: u32,
         buffers: u32,
         unroll: u32,
@@ -87,7 +88,7 @@ impl Variant {
             | Variant::Fold { group, .. }
             | Variant::Scatter { group, .. } => Some(group),
             Variant::Reduce { rows, lanes, .. } => Some(rows * lanes),
-            Variant::Contract { m, n, each_m, each_n, .. } => Some(m / each_m * (n / each_n)),
+            Variant::Contract { m, n, each_m, each_n, teams, .. } => Some(m / each_m * (n / each_n) * teams),
             Variant::Cooperate { .. } | Variant::Attention { .. } | Variant::AttentionGrad { .. } => None,
         }
     }
@@ -105,9 +106,9 @@ impl fmt::Display for Variant {
                 let subgroups = u32::from(*subgroups);
                 write!(f, "reduce rows={rows} lanes={lanes} split={split} subgroups={subgroups}")
             }
-            Variant::Contract { m, n, k, each_m, each_n, split, buffers, unroll } => write!(
+            Variant::Contract { m, n, k, each_m, each_n, teams, split, buffers, unroll } => write!(
                 f,
-                "contract m={m} n={n} k={k} each_m={each_m} each_n={each_n} split={split} buffers={buffers} unroll={unroll}"
+                "contract m={m} n={n} k={k} each_m={each_m} each_n={each_n} teams={teams} split={split} buffers={buffers} unroll={unroll}"
             ),
             Variant::Cooperate { m, n, k, by_m, by_n, split } => {
                 write!(f, "cooperate m={m} n={n} k={k} by_m={by_m} by_n={by_n} split={split}")
@@ -163,6 +164,7 @@ impl FromStr for Variant {
                 k: field("k")?,
                 each_m: field("each_m")?,
                 each_n: field("each_n")?,
+                teams: field("teams")?,
                 split: field("split")?,
                 buffers: field("buffers")?,
                 unroll: field("unroll")?,
@@ -233,7 +235,7 @@ mod tests {
             Variant::Update { width: 1, group: 64 },
             Variant::Fold { width: 4, group: 128, subgroups: true },
             Variant::Reduce { rows: 4, lanes: 64, split: 2, subgroups: true },
-            Variant::Contract { m: 64, n: 32, k: 16, each_m: 8, each_n: 4, split: 3, buffers: 2, unroll: 16 },
+            Variant::Contract { m: 64, n: 32, k: 16, each_m: 8, each_n: 4, teams: 2, split: 3, buffers: 2, unroll: 16 },
             Variant::Cooperate { m: 64, n: 128, k: 32, by_m: 2, by_n: 4, split: 3 },
             Variant::Attention { tile: 32 },
             Variant::AttentionGrad { tile: 16, stay: true },

@@ -51,7 +51,17 @@ fn small_and_large(rng: &mut Rng, n: usize) -> Vec<f64> {
 /// In every layout with tails, with one buffer and two, with slices; software adapters compile large tiles slowly.
 #[test]
 fn operands_rounded_to_f16() {
-    let by = |m, n, split, buffers| Variant::Contract { m, n, k: 8, each_m: 4, each_n: 4, split, buffers, unroll: 4 };
+    let by = |m, n, split, buffers| Variant::Contract {
+        m,
+        n,
+        k: 8,
+        each_m: 4,
+        each_n: 4,
+        teams: 1,
+        split,
+        buffers,
+        unroll: 4,
+    };
     let (mut rng, (m, n, k)) = (Rng(35), (17, 23, 31));
     for (t, variant) in [by(16, 32, 1, 2), by(16, 16, 1, 1), by(32, 16, 2, 2), by(16, 16, 2, 1)].iter().enumerate() {
         let args = [read(DType::F32, rng.floats(m * k)), read(DType::F32, rng.floats(k * n)), write(DType::F32, m * n)];
@@ -110,6 +120,38 @@ fn operands_on_cooperative_matrices() {
     let kind = KernelKind::Contract(Contract { parts: vec![part] });
     let list = [by(32, 32, 32, 1, 1, 1), by(32, 16, 16, 2, 1, 2)];
     check_these("batches, terms and an epilogue", &kind, &args, products(2 * k + 1), &list);
+}
+
+/// In every layout with tails, and a sum of two products whose depths differ: the steps of one follow those of the other.
+#[test]
+fn teams_of_a_workgroup() {
+    let by = |m, k, teams, split, buffers| {
+        let each_m = if teams == 4 { 8 } else { 4 };
+        Variant::Contract { m, n: 16, k, each_m, each_n: 4, teams, split, buffers, unroll: 4 }
+    };
+    let list = [by(16, 8, 2, 1, 2), by(32, 16, 4, 2, 2), by(16, 16, 2, 2, 1)];
+    let (mut rng, (m, n, k)) = (Rng(37), (37, 23, 70));
+    for t in 0..4 {
+        let args = [read(DType::F32, rng.floats(m * k)), read(DType::F32, rng.floats(k * n)), write(DType::F32, m * n)];
+        let kind = plain(m, n, k, t & 1 != 0, t & 2 != 0, false);
+        check_these(&format!("{m}x{n}x{k} transposed {t:02b}"), &kind, &args, products(k), &list[t % 3..][..1]);
+    }
+    for same in [true, false] {
+        let KernelKind::Contract(mut kind) = plain(m, n, k, false, true, false) else { panic!("a contraction") };
+        let other = 20;
+        // Blocks of the second product's left side lie as the first's do, or the other way around.
+        let lhs = if same { vec![other as i64, 1] } else { vec![1, m as i64] };
+        kind.parts[0].terms.push(Term {
+            k: vec![other],
+            f16: false,
+            lhs: Access::direct(ArgId(3), 0, lhs),
+            rhs: Access::direct(ArgId(4), 0, vec![other as i64, 1]),
+        });
+        let sizes = [m * k, k * n, m * n, m * other, other * n];
+        let mut args: Vec<Given> = sizes.iter().map(|len| read(DType::F32, rng.floats(*len))).collect();
+        args[2] = write(DType::F32, m * n);
+        check_these("two products", &KernelKind::Contract(kind), &args, products(k + other), &list);
+    }
 }
 
 #[test]

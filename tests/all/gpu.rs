@@ -247,7 +247,7 @@ fn a_run_on_a_gpu_names_it_keeps_its_plan_and_resumes() {
     assert_eq!(cli.ok("devices").stdout.contains("software adapter"), bench["software"].as_bool().unwrap());
 
     let plan = |run: &str| std::fs::read_to_string(cli.path(run).join("plan")).unwrap();
-    assert!(plan("whole").starts_with("tinygpt plan 2\nadapter ") && plan("whole").contains(" contract m="));
+    assert!(plan("whole").starts_with("tinygpt plan 3\nadapter ") && plan("whole").contains(" contract m="));
     cli.ok(&format!("train {flags} --stop-at 20 --out parts"));
     let resumed = cli.ok("train --resume parts");
     assert!(!resumed.stderr.contains("chosen anew"), "{}", resumed.stderr);
@@ -354,6 +354,6 @@ fn shaders_are_dumped_without_an_adapter() {
     cli.refused(
         "dump --preset tiny --stage wgsl --plan plan",
         2,
-        "expected a plan that begins with \"tinygpt plan 2\"",
+        "expected a plan that begins with \"tinygpt plan 3\"",
     );
 }

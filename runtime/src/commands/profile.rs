@@ -13,10 +13,11 @@ use crate::model::{Batch, TrainStep, adamw};
 use crate::profile::{Peak, Profile, Subject, trace};
 use crate::rng::Stream;
 use crate::{Error, Result, peak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Untimed steps before the timed ones.
+/// Untimed steps before the timed ones, and for how long on a GPU at least: an idle one runs at a fraction of its clock.
 const WARMUP_STEPS: u64 = 3;
+const WARMUP: Duration = Duration::from_millis(300);
 
 /// Learning rate of the steps.
 const LR: f64 = 1e-3;
@@ -40,7 +41,8 @@ pub fn run(args: &ProfileArgs) -> Result<Ending> {
         *token = stream.below(at as u64, config.model.vocab as u64) as i32;
     }
     let mut number = 0;
-    for _ in 0..WARMUP_STEPS {
+    let (start, is_gpu) = (Instant::now(), options.backend == Backend::Gpu);
+    while number < WARMUP_STEPS || (is_gpu && start.elapsed() < WARMUP) {
         number += 1;
         train.run(&batch, LR, number)?;
     }

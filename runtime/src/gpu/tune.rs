@@ -25,7 +25,7 @@ use crate::error::one_line;
 use crate::{Error, Result};
 
 /// Of the plan and the cache: raised when variants or hashes change their meaning.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Time to measure kernels of one program that nothing is known of.
 const BUDGET: Duration = Duration::from_secs(5);
@@ -412,7 +412,7 @@ mod tests {
         let text = first.plan();
         assert_eq!(
             text,
-            "tinygpt plan 2\nadapter X (1.2)\nkernel 0000000000000007 pointwise width=4 group=256\n\
+            "tinygpt plan 3\nadapter X (1.2)\nkernel 0000000000000007 pointwise width=4 group=256\n\
              kernel feed000000000001 pointwise width=1 group=64 + reduce rows=1 lanes=64 split=1 subgroups=0\n"
         );
         let second = Tuner::with_cache("X (1.2)".to_owned(), true, None);
@@ -426,8 +426,8 @@ mod tests {
         for (text, part) in [
             ("", "found \"\", expected a plan that begins"),
             ("tinygpt plan 9\n", "tinygpt plan 9"),
-            ("tinygpt plan 2\nkernel", "expected \"adapter NAME\""),
-            ("tinygpt plan 2\nadapter X\nkernel 7 fast", "expected \"kernel HASH VARIANT\""),
+            ("tinygpt plan 3\nkernel", "expected \"adapter NAME\""),
+            ("tinygpt plan 3\nadapter X\nkernel 7 fast", "expected \"kernel HASH VARIANT\""),
         ] {
             let error = second.replay(text, "p").unwrap_err().to_string();
             assert!(error.starts_with("p: ") && error.contains(part), "{error}");
