@@ -225,6 +225,7 @@ fn ranges_of_a_long_k() {
                     k: vec![k],
                     lhs: Access::direct(ArgId(0), 0, vec![1, m as i64]),
                     rhs: Access::direct(ArgId(arg), 0, vec![1, n as i64]),
+                    f16: false,
                 }],
                 body: b.body,
                 stores: vec![store(arg + 2, vec![ld as i64, 1], value)],
