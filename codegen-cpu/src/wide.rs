@@ -22,6 +22,8 @@
 //! - Loads and stores stay in the body's order. Under the mask, no element is touched that the loop does not reach.
 //! - The code holds no addresses: it can stand anywhere, and its text depends on the loop alone.
 
+#[cfg(test)]
+mod disassembly;
 mod emit;
 mod evex;
 mod record;

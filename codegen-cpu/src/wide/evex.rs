@@ -30,6 +30,8 @@ pub struct Inst {
 macro_rules! instructions {
     ($($const:ident = $name:literal $map:literal $prefix:literal $opcode:literal;)*) => {
         $(pub const $const: Inst = Inst { name: $name, map: $map, prefix: $prefix, opcode: $opcode };)*
+        #[cfg(test)]
+        pub const ALL: &[Inst] = &[$($const),*];
     };
 }
 instructions! {
