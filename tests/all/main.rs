@@ -42,6 +42,7 @@ mod refusals;
 #[cfg(unix)]
 mod reliability;
 mod run;
+mod runner;
 mod serve;
 mod site;
 mod snapshots;

@@ -1,6 +1,7 @@
 //! Tests of the configuration.
 
 use super::*;
+use std::path::Path;
 
 /// The design's table of presets, column `params`.
 #[test]
