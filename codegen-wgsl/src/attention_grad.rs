@@ -42,15 +42,7 @@ pub fn emit(cx: &mut Cx, k: &AttentionGrad, tile: u32, stay: bool) -> Result<(),
         v: s.head(cx, &k.v, shape.k_len),
         dout: s.head(cx, &k.dout, shape.q_len),
     };
-    let mut flagged: Vec<(&Access, bool)> =
-        [(&k.q, &heads.q), (&k.k, &heads.k), (&k.v, &heads.v)].map(|(a, h)| (a, Square::aligned(h))).to_vec();
-    // The first dispatch reads rows of both, four elements at once or one by one.
-    let rows = Square::aligned(&heads.dout) && [&k.out, &k.dout].iter().all(|a| aligned_store(cx, a, shape.head_dim));
-    flagged.extend([(&k.dout, rows), (&k.out, rows), (&k.lse, false)]);
-    for a in [&k.dq, &k.dk, &k.dv].into_iter().flatten() {
-        flagged.push((a, aligned_store(cx, a, shape.head_dim)));
-    }
-    cx.vectorise(&flagged);
+    flags(cx, k, [&heads.q, &heads.k, &heads.v], &heads.dout, Square::aligned);
     let rows = s.heads() * shape.q_len;
     let delta = cx.scratch(rows);
     deltas(cx, k, &s, rows, delta)?;
@@ -82,8 +74,21 @@ pub fn emit(cx: &mut Cx, k: &AttentionGrad, tile: u32, stay: bool) -> Result<(),
     Ok(())
 }
 
+/// Declares what is bound as arrays of vectors. `aligned` says whether all loads of a head's tiles are of whole vectors.
+pub fn flags(cx: &mut Cx, k: &AttentionGrad, heads: [&Head; 3], dout: &Head, aligned: fn(&Head) -> bool) {
+    let mut flagged: Vec<(&Access, bool)> =
+        [&k.q, &k.k, &k.v].into_iter().zip(heads).map(|(access, head)| (access, aligned(head))).collect();
+    // The first dispatch reads rows of both, four elements at once or one by one.
+    let rows = aligned(dout) && [&k.out, &k.dout].iter().all(|a| aligned_store(cx, a, k.shape.head_dim));
+    flagged.extend([(&k.dout, rows), (&k.out, rows), (&k.lse, false)]);
+    for a in [&k.dq, &k.dk, &k.dv].into_iter().flatten() {
+        flagged.push((a, aligned_store(cx, a, k.shape.head_dim)));
+    }
+    cx.vectorise(&flagged);
+}
+
 /// The first dispatch: one invocation a query.
-fn deltas(cx: &mut Cx, k: &AttentionGrad, s: &Square, rows: usize, delta: usize) -> Result<(), Error> {
+pub fn deltas(cx: &mut Cx, k: &AttentionGrad, s: &Square, rows: usize, delta: usize) -> Result<(), Error> {
     const GROUP: u32 = 64;
     let shape = k.shape;
     cx.entry("deltas", rows.div_ceil(GROUP as usize), GROUP)?;

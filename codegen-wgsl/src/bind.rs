@@ -64,6 +64,8 @@ pub struct Piece {
     pub name: String,
     pub kind: KernelKind,
     pub bindings: Bindings,
+    /// Whether its target lets products round their operands to f16.
+    pub f16_operands: bool,
     /// Comment lines for people.
     pub header: String,
 }
@@ -106,7 +108,7 @@ fn piece(
     let by_unit = matches!(kind, KernelKind::Update(_) | KernelKind::Fold(_));
     let bindings = bind(program, &kernel.name, ranges, caps, by_unit)?;
     let header = header(program, kernel, &name, &kind, ranges, &bindings);
-    Ok(Piece { name, kind, bindings, header })
+    Ok(Piece { name, kind, bindings, f16_operands: program.target.f16_operands, header })
 }
 
 /// Binding slots left for scratch and tables while arguments still have bindings of their own.

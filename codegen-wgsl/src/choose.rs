@@ -4,6 +4,7 @@
 //! any other of the list.
 
 use crate::attention::Square;
+use crate::attention_matrices::Walk;
 use crate::bind::Piece;
 use crate::caps::Caps;
 use crate::contract::Tiling;
@@ -12,7 +13,7 @@ use crate::reduce::Plan;
 use crate::tile::tile_bytes;
 use crate::variant::{ScatterOrder, Variant};
 use crate::{fold, pointwise, update};
-use tinygpt_ir::program::{Contract, KernelKind, ReduceKernel, Scatter};
+use tinygpt_ir::program::{AttentionShape, Contract, KernelKind, ReduceKernel, Scatter};
 use tinygpt_ir::types::numel;
 
 /// Invocations that keep a large GPU busy.
@@ -48,14 +49,21 @@ pub fn variants(piece: &Piece, caps: &Caps) -> Vec<Variant> {
         KernelKind::Reduce(k) => reduce(k, caps, group, room),
         KernelKind::Contract(k) => contract(k, caps, room),
         KernelKind::Attention(k) => {
-            tiles(k.shape.q_len.max(k.shape.k_len), caps).into_iter().map(|tile| Variant::Attention { tile }).collect()
+            let mut list = walks(piece, &k.shape, false, caps);
+            let plain = tiles(k.shape.q_len.max(k.shape.k_len), caps);
+            let most = if list.is_empty() { plain.len() } else { 1 };
+            list.extend(plain.into_iter().take(most).map(|tile| Variant::Attention { tile }));
+            list
         }
         KernelKind::AttentionGrad(k) => {
             let tiles = tiles(k.shape.q_len.max(k.shape.k_len), caps).into_iter();
             let stay = |tile| Square::may_stay(&k.shape, tile, caps.workgroup_bytes);
             let both = tiles.flat_map(|tile| [true, false].map(|stay| (tile, stay)));
-            let all = both.filter(|(tile, stays)| !stays || stay(*tile));
-            all.map(|(tile, stay)| Variant::AttentionGrad { tile, stay }).collect()
+            let mut plain = both.filter(|(tile, stays)| !stays || stay(*tile)).collect::<Vec<_>>();
+            let mut list = walks(piece, &k.shape, true, caps);
+            plain.truncate(if list.is_empty() { plain.len() } else { 1 });
+            list.extend(plain.into_iter().map(|(tile, stay)| Variant::AttentionGrad { tile, stay }));
+            list
         }
         KernelKind::Scatter(k) => scatter(k, group),
     }
@@ -415,6 +423,19 @@ fn depth_of(k: &Contract) -> usize {
 
 fn results_of(k: &Contract) -> usize {
     k.parts.iter().map(|p| numel(&p.space())).sum()
+}
+
+/// The ways of attention on cooperative matrices: larger ones first where they keep a large GPU busy.
+fn walks(piece: &Piece, shape: &AttentionShape, grad: bool, caps: &Caps) -> Vec<Variant> {
+    let tiles = shape.batch * shape.heads * shape.q_len.div_ceil(64);
+    let order = if tiles >= BUSY_GROUPS / 2 {
+        [(64, 32), (64, 64), (128, 32), (32, 32)]
+    } else {
+        [(32, 32), (16, 32), (64, 32), (32, 64)]
+    };
+    let fits = |(rows, cols): &(u32, u32)| Walk { rows: *rows, cols: *cols }.allows(shape, grad, caps);
+    let all = order.into_iter().filter(|walk| piece.f16_operands && fits(walk));
+    all.map(|(rows, cols)| Variant::AttentionMatrices { rows, cols }).collect()
 }
 
 fn tiles(longest: usize, caps: &Caps) -> Vec<u32> {

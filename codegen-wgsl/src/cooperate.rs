@@ -26,9 +26,9 @@ use tinygpt_ir::program::{Contract, ContractPart};
 use tinygpt_ir::types::numel;
 
 /// Rows and columns of a matrix.
-const SIDE: u32 = 16;
+pub const SIDE: u32 = 16;
 /// f16 between the rows of a tile, so that neighbouring rows begin in different banks of workgroup memory.
-const PAD: usize = 8;
+pub const PAD: usize = 8;
 /// f32 between the rows of the sums.
 const SUM_PAD: usize = 4;
 
@@ -66,8 +66,13 @@ impl Blocks {
 }
 
 /// Room for a tile in either order.
-fn tile_elements(rows: usize, depth: usize) -> usize {
+pub fn tile_elements(rows: usize, depth: usize) -> usize {
     (rows * (depth + PAD)).max(depth * (rows + PAD))
+}
+
+/// Declares an array of so many f16 in workgroup memory.
+pub fn declare(cx: &mut Cx, array: &str, elements: usize) {
+    cx.workgroup(array, &format!("array<vec4<f16>, {}>", elements / 4), 2 * elements as u32);
 }
 
 /// Whether the kernel may run on cooperative matrices.
@@ -122,8 +127,11 @@ fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Blocks, subgroup: u32) {
         }
     }
     for (number, ((a, b), term)) in p.operands.iter().zip(&p.part.terms).enumerate() {
-        let lhs = Staged { name: "lhs", role: 'A', x: a, rows: tm, depth: tk, group };
-        let rhs = Staged { name: "rhs", role: 'B', x: b, rows: tn, depth: tk, group };
+        let staged = |name, x, rows| Staged { name, array: name, base: 0, batch: "batch", x, rows, depth: tk, group };
+        let (lhs, rhs) = (staged("lhs", a, tm), staged("rhs", b, tn));
+        for tile in [&lhs, &rhs] {
+            declare(cx, tile.array, tile_elements(tile.rows, tk));
+        }
         let depth = numel(&term.k);
         let steps = depth.div_ceil(tk).div_ceil(t.split as usize);
         // Whether the last step may reach beyond the operands' depth.
@@ -152,12 +160,13 @@ fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Blocks, subgroup: u32) {
         }
         for k in (0..t.k).step_by(SIDE as usize) {
             cx.code.open("");
-            (0..matrices_m).for_each(|a| lhs.load(cx, "own_m", a, k));
-            (0..matrices_n).for_each(|b| rhs.load(cx, "own_n", b, k));
+            let corner = |first, number| Corner { first, row: number * SIDE, depth: k };
+            (0..matrices_m).for_each(|a| lhs.load(cx, &format!("lhs_{a}_matrix"), 'A', corner("own_m", a), false));
+            (0..matrices_n).for_each(|b| rhs.load(cx, &format!("rhs_{b}_matrix"), 'B', corner("own_n", b), false));
             for a in 0..matrices_m {
                 for b in 0..matrices_n {
                     cx.code
-                        .line(format!("sum_{a}_{b} = coopMultiplyAdd(lhs_matrix_{a}, rhs_matrix_{b}, sum_{a}_{b});"));
+                        .line(format!("sum_{a}_{b} = coopMultiplyAdd(lhs_{a}_matrix, rhs_{b}_matrix, sum_{a}_{b});"));
                 }
             }
             cx.code.close();
@@ -217,15 +226,27 @@ fn deliver(cx: &mut Cx, i: usize, p: &Part, t: Blocks, subgroup: u32) {
 }
 
 /// An operand's tile in workgroup memory: vectors of four f16 along the axis that neighbours in memory are along, lines of them along the other.
-struct Staged<'a> {
-    /// Name of the array, and prefix of all names.
-    name: &'static str,
-    role: char,
-    x: &'a Operand,
-    rows: usize,
-    depth: usize,
+pub struct Staged<'a> {
+    /// Prefix of all names.
+    pub name: &'static str,
+    /// The array that it is in, with what its user declares, and its first vector there.
+    pub array: &'static str,
+    pub base: usize,
+    /// Name of the number of the batch element.
+    pub batch: &'static str,
+    pub x: &'a Operand,
+    pub rows: usize,
+    pub depth: usize,
     /// Invocations of the workgroup.
-    group: usize,
+    pub group: usize,
+}
+
+/// Where a matrix begins in a tile: the `row`th row from the one named `first` on, and an element of depth.
+#[derive(Clone, Copy)]
+pub struct Corner<'a> {
+    pub first: &'a str,
+    pub row: u32,
+    pub depth: u32,
 }
 
 impl Staged<'_> {
@@ -260,11 +281,9 @@ impl Staged<'_> {
         (round + 1) * self.group > self.vectors()
     }
 
-    /// Declares the array, and binds what does not change along depth. `first_row` is a name.
-    fn prepare(&self, cx: &mut Cx, first_row: &str) {
-        let vectors = tile_elements(self.rows, self.depth) / 4;
-        cx.workgroup(self.name, &format!("array<vec4<f16>, {vectors}>"), 8 * vectors as u32);
-        self.x.begin(cx, self.name, "batch");
+    /// Binds what does not change along depth. `first_row` is a name.
+    pub fn prepare(&self, cx: &mut Cx, first_row: &str) {
+        self.x.begin(cx, self.name, self.batch);
         let across = self.extents().0 / 4;
         for round in 0..self.rounds() {
             let p = format!("{}_{round}", self.name);
@@ -289,7 +308,7 @@ impl Staged<'_> {
     }
 
     /// Reads the tile at depth `first_depth` (a name) into registers. The guards say whether it may reach beyond the operand.
-    fn fetch(&self, cx: &mut Cx, first_depth: &str, row_guard: bool, depth_guard: bool) {
+    pub fn fetch(&self, cx: &mut Cx, first_depth: &str, row_guard: bool, depth_guard: bool) {
         let x = self.x;
         let (rows, depth) = (x.count_rows(), x.count_depth());
         for round in 0..self.rounds() {
@@ -342,29 +361,36 @@ impl Staged<'_> {
     }
 
     /// Writes what was read to workgroup memory, rounded.
-    fn commit(&self, cx: &mut Cx) {
+    pub fn commit(&self, cx: &mut Cx) {
         for round in 0..self.rounds() {
             let p = format!("{}_{round}", self.name);
-            let line = format!("{}[{p}_line * {}u + {p}_place / 4u] = vec4<f16>({p});", self.name, self.stride());
+            let to = affine(
+                self.base as i64,
+                &[(self.stride() as i64, format!("{p}_line")), (1, format!("{p}_place / 4u"))],
+            );
+            let line = format!("{}[{to}] = vec4<f16>({p});", self.array);
             cx.code.line(if self.partial(round) { format!("if ({p}_works) {{ {line} }}") } else { line });
         }
     }
 
-    /// Binds `NAME_matrix_number`, the matrix that is the `number`th from row `first` on and begins at depth `k`.
-    fn load(&self, cx: &mut Cx, first: &str, number: u32, k: u32) {
-        let (name, stride) = (self.name, self.stride());
+    /// Binds `to`, the matrix of a role at `corner`. The left matrix has rows of the tile as its rows, the right one as its columns; `across` makes
+    /// them the other way round.
+    pub fn load(&self, cx: &mut Cx, to: &str, role: char, corner: Corner, across: bool) {
+        let (stride, Corner { first, row, depth }) = (self.stride(), corner);
         let at = if self.along_depth() {
-            affine(i64::from(number * SIDE) * stride as i64 + i64::from(k / 4), &[(stride as i64, first.to_string())])
+            affine(
+                (self.base + row as usize * stride) as i64 + i64::from(depth / 4),
+                &[(stride as i64, first.to_string())],
+            )
         } else {
-            affine(i64::from(k) * stride as i64 + i64::from(number * SIDE / 4), &[(1, format!("{first} / 4u"))])
+            affine((self.base + depth as usize * stride) as i64 + i64::from(row / 4), &[(1, format!("{first} / 4u"))])
         };
-        cx.code.line(format!("let {name}_from_{number} = {at};"));
-        cx.code.line(format!("let {name}_stride_{number} = {stride}u;"));
-        // Rows of the left matrix run along depth, those of the right one along n.
-        let by_rows = self.along_depth() == (self.role == 'A');
-        let load = if by_rows { "coopLoadT" } else { "coopLoad" };
-        let (role, from, by) = (self.role, format!("{name}_from_{number}"), format!("{name}_stride_{number}"));
-        cx.code.line(format!("let {name}_matrix_{number} = {load}<coop_mat16x16<f16,{role}>>(&{name}[{from}], {by});"));
+        cx.code.line(format!("let {to}_from = {at};"));
+        cx.code.line(format!("let {to}_stride = {stride}u;"));
+        let rows_along_depth = (role == 'A') != across;
+        let load = if self.along_depth() == rows_along_depth { "coopLoadT" } else { "coopLoad" };
+        let array = self.array;
+        cx.code.line(format!("let {to} = {load}<coop_mat16x16<f16,{role}>>(&{array}[{to}_from], {to}_stride);"));
     }
 }
 

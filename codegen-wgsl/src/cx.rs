@@ -23,6 +23,8 @@ enum Element {
 pub struct Cx<'a> {
     pub caps: &'a Caps,
     pub name: &'a str,
+    /// See [`Piece::f16_operands`].
+    pub f16_operands: bool,
     pub bindings: Bindings,
     elements: Vec<Element>,
     /// Bindings that are arrays of vec4.
@@ -68,6 +70,7 @@ impl<'a> Cx<'a> {
         Ok(Cx {
             caps,
             name: &piece.name,
+            f16_operands: piece.f16_operands,
             vectors: vec![false; elements.len()],
             bindings,
             elements,

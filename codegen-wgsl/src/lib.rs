@@ -20,6 +20,7 @@
 
 mod attention;
 mod attention_grad;
+mod attention_matrices;
 pub mod bind;
 mod bundle;
 mod caps;

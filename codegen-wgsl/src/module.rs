@@ -1,5 +1,6 @@
 //! Modules: the emitted text, its dispatches and what they need.
 
+use crate::attention_matrices::{self, Walk};
 use crate::bind::{Binding, Piece};
 use crate::caps::Caps;
 use crate::cx::Cx;
@@ -103,6 +104,12 @@ pub fn emit(piece: &Piece, caps: &Caps, variant: &Variant) -> Result<Module, Err
         (KernelKind::Attention(k), Variant::Attention { tile }) => attention::emit(&mut cx, k, tile)?,
         (KernelKind::AttentionGrad(k), Variant::AttentionGrad { tile, stay }) => {
             attention_grad::emit(&mut cx, k, tile, stay)?
+        }
+        (KernelKind::Attention(k), Variant::AttentionMatrices { rows, cols }) => {
+            attention_matrices::forward(&mut cx, k, Walk { rows, cols })?
+        }
+        (KernelKind::AttentionGrad(k), Variant::AttentionMatrices { rows, cols }) => {
+            attention_matrices::backward(&mut cx, k, Walk { rows, cols })?
         }
         (KernelKind::Scatter(k), Variant::Scatter { order, group }) => scatter::emit(&mut cx, k, order, group)?,
         (kind, variant) => {

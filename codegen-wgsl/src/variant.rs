@@ -73,6 +73,11 @@ pub enum Variant {
         tile: u32,
         stay: bool,
     },
+    /// Either of them on cooperative matrices: `rows` positions a workgroup, which meet `cols` at a time.
+    AttentionMatrices {
+        rows: u32,
+        cols: u32,
+    },
     Scatter {
         order: ScatterOrder,
         group: u32,
@@ -89,7 +94,10 @@ impl Variant {
             | Variant::Scatter { group, .. } => Some(group),
             Variant::Reduce { rows, lanes, .. } => Some(rows * lanes),
             Variant::Contract { m, n, each_m, each_n, teams, .. } => Some(m / each_m * (n / each_n) * teams),
-            Variant::Cooperate { .. } | Variant::Attention { .. } | Variant::AttentionGrad { .. } => None,
+            Variant::Cooperate { .. }
+            | Variant::Attention { .. }
+            | Variant::AttentionGrad { .. }
+            | Variant::AttentionMatrices { .. } => None,
         }
     }
 }
@@ -115,6 +123,7 @@ impl fmt::Display for Variant {
             }
             Variant::Attention { tile } => write!(f, "attention tile={tile}"),
             Variant::AttentionGrad { tile, stay } => write!(f, "attention_grad tile={tile} stay={}", u32::from(*stay)),
+            Variant::AttentionMatrices { rows, cols } => write!(f, "attention_matrices rows={rows} cols={cols}"),
             Variant::Scatter { order, group } => {
                 let positions = u32::from(*order == ScatterOrder::Positions);
                 write!(f, "scatter positions={positions} group={group}")
@@ -179,6 +188,7 @@ impl FromStr for Variant {
             },
             "attention" => Variant::Attention { tile: field("tile")? },
             "attention_grad" => Variant::AttentionGrad { tile: field("tile")?, stay: field("stay")? != 0 },
+            "attention_matrices" => Variant::AttentionMatrices { rows: field("rows")?, cols: field("cols")? },
             "scatter" => Variant::Scatter {
                 order: if field("positions")? != 0 { ScatterOrder::Positions } else { ScatterOrder::Rows },
                 group: field("group")?,
@@ -239,6 +249,7 @@ mod tests {
             Variant::Cooperate { m: 64, n: 128, k: 32, by_m: 2, by_n: 4, split: 3 },
             Variant::Attention { tile: 32 },
             Variant::AttentionGrad { tile: 16, stay: true },
+            Variant::AttentionMatrices { rows: 64, cols: 32 },
             Variant::Scatter { order: ScatterOrder::Positions, group: 64 },
         ];
         for v in all {

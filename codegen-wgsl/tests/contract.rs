@@ -460,3 +460,78 @@ fn attention_backward() {
         }
     }
 }
+
+/// A number that f16 holds.
+fn half(x: f64) -> f64 {
+    let step = 2f64.powi(x.abs().log2().floor() as i32 - 10);
+    (x / step).round() * step
+}
+
+/// Both ways on cooperative matrices, operands such that only weights and slopes are rounded: 2^-11 each, of sums of some of size 1.
+#[test]
+fn attention_on_cooperative_matrices() {
+    let mut rng = Rng(37);
+    let shape = |heads, q_len, k_len, head_dim, causal| AttentionShape {
+        batch: 2,
+        heads,
+        q_len,
+        k_len,
+        head_dim,
+        causal,
+        scale: 1.0 / (head_dim as f64).sqrt(),
+    };
+    let cases = [
+        (shape(2, 40, 40, 16, true), 1, (32, 16)),
+        (shape(1, 20, 35, 20, false), 0, (16, 16)),
+        (shape(1, 37, 37, 12, true), 2, (16, 32)),
+    ];
+    for (shape, which, (rows, cols)) in cases {
+        let (qs, ks) = (shape.q_space(), shape.k_space());
+        let (qn, kn) = (qs.iter().product::<usize>(), ks.iter().product::<usize>());
+        let count: usize = shape.lse_space().iter().product();
+        let q_at = |arg: u32| Access::direct(ArgId(arg), 0, layout(&qs, which));
+        let k_at = |arg: u32| Access::direct(ArgId(arg), 0, layout(&ks, which));
+        let lse_at = |arg: u32| Access::direct(ArgId(arg), 0, row_major(&shape.lse_space()));
+        let [q, k, v, dout] = [qn, kn, kn, qn].map(|n| rng.floats(n).into_iter().map(half).collect::<Vec<_>>());
+        let forward = KernelKind::Attention(Attention {
+            shape,
+            q: q_at(0),
+            k: k_at(1),
+            v: Some(k_at(2)),
+            out: Some(q_at(3)),
+            lse: Some(lse_at(4)),
+        });
+        let operands = [&q, &k, &v].map(|x| read(DType::F32, x.clone()));
+        let args: Vec<Given> = operands.into_iter().chain([write(DType::F32, qn), write(DType::F32, count)]).collect();
+        let walk = [Variant::AttentionMatrices { rows, cols }];
+        let name = format!("attention {shape:?} layout {which}");
+        check_these(&name, &forward, &args, Tolerance { relative: 1e-3, absolute: 1e-3 }, &walk);
+
+        let mut done: Vec<Vec<f64>> = args.iter().map(|a| a.data.clone()).collect();
+        let whole = program(&forward, &args, Layout::Own);
+        tinygpt_ir::program::interp::run_kernel(whole.kernels.values().next().unwrap(), &mut done).unwrap();
+        let backward = KernelKind::AttentionGrad(AttentionGrad {
+            shape,
+            q: q_at(0),
+            k: k_at(1),
+            v: k_at(2),
+            out: q_at(3),
+            lse: lse_at(4),
+            dout: q_at(5),
+            dq: Some(q_at(6)),
+            dk: Some(k_at(7)),
+            dv: Some(k_at(8)),
+        });
+        let all = [&q, &k, &v, &done[3], &done[4], &dout];
+        let given = all.map(|x| read(DType::F32, x.iter().map(|x| f64::from(*x as f32)).collect()));
+        let results = [qn, kn, kn].map(|n| write(DType::F32, n));
+        let args: Vec<Given> = given.into_iter().chain(results).collect();
+        check_these(
+            &format!("gradients of {name}"),
+            &backward,
+            &args,
+            Tolerance { relative: 2e-3, absolute: 4e-3 },
+            &walk,
+        );
+    }
+}

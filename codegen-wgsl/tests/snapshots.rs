@@ -71,10 +71,11 @@ fn a_bundle() {
     );
 }
 
-/// Every contraction of a step in mixed precision, in every variant, is approved and has SPIR-V; of two variants the text.
+/// Every contraction and attention of a step in mixed precision, in every variant, is approved and has SPIR-V; of some the text.
 #[test]
 fn cooperative_matrices() {
-    let program = gpt_after(&[Pass::Precision]);
+    let mut program = gpt_after(&[Pass::Precision]);
+    program.target.f16_operands = true;
     let caps = Caps {
         subgroups: Some((32, 32)),
         f16: true,
@@ -86,7 +87,11 @@ fn cooperative_matrices() {
         ..Caps::webgpu()
     };
     let (mut seen, mut text) = (HashSet::new(), String::new());
-    for kernel in program.kernels.values().filter(|k| matches!(k.kind, KernelKind::Contract(_))) {
+    for kernel in program.kernels.values() {
+        let contracts = matches!(kernel.kind, KernelKind::Contract(_));
+        if !contracts && !matches!(kernel.kind, KernelKind::Attention(_) | KernelKind::AttentionGrad(_)) {
+            continue;
+        }
         let piece = &pieces(&program, kernel, &caps).unwrap()[0];
         for variant in variants(piece, &caps) {
             let module = emit(piece, &caps, &variant).unwrap();
@@ -96,9 +101,9 @@ fn cooperative_matrices() {
             let source = module.source(Dialect::Naga);
             let (naga, info) = validate(&source, &caps).unwrap_or_else(|e| panic!("{e}\n{source}"));
             tinygpt_codegen_wgsl::validate::spirv(&naga, &info).unwrap();
-            let cooperates = matches!(variant, Variant::Cooperate { .. });
+            let cooperates = matches!(variant, Variant::Cooperate { .. } | Variant::AttentionMatrices { .. });
             assert_eq!((module.cooperative, source.contains("enable f16;")), (cooperates, cooperates));
-            assert!(cooperates || source.contains("round_to_f16"), "{source}");
+            assert!(cooperates || !contracts || source.contains("round_to_f16"), "{source}");
         }
         if text.is_empty() {
             for split in [1, 2] {
@@ -132,6 +137,21 @@ fn what_cooperative_matrices_need() {
     let odd = Variant::Cooperate { m: 32, n: 32, k: 16, by_m: 1, by_n: 4, split: 1 };
     let message = refused(&mixed, &caps, odd);
     assert!(message.ends_with("found 32x32 by 1x4 subgroups in steps of 16"), "{message}");
+    // Attention: a program that permits rounding, an adapter, and room.
+    let of_attention = |program: &Program, caps: &Caps, rows: u32| {
+        let kernel = program.kernels.values().find(|k| matches!(k.kind, KernelKind::AttentionGrad(_))).unwrap();
+        let piece = &pieces(program, kernel, caps).unwrap()[0];
+        let listed = variants(piece, caps).iter().any(|v| matches!(v, Variant::AttentionMatrices { .. }));
+        let made = emit(piece, caps, &Variant::AttentionMatrices { rows, cols: 32 });
+        (listed, made.err().map(|e| e.to_string()).unwrap_or_default())
+    };
+    let permitting = Program { target: TargetModel { f16_operands: true, ..mixed.target.clone() }, ..mixed.clone() };
+    let (listed, message) = of_attention(&mixed, &caps, 32);
+    assert!(!listed && message.ends_with("and the program is for f32: choose another variant"), "{message}");
+    let (listed, message) = of_attention(&permitting, &Caps { cooperative: Some(64), ..caps.clone() }, 32);
+    assert!(!listed && message.contains("in subgroups of 32"), "{message}");
+    let (listed, message) = of_attention(&permitting, &caps, 4096);
+    assert!(listed && message.contains("bytes of workgroup memory: choose another variant"), "{message}");
 }
 
 #[test]

@@ -5,8 +5,9 @@
 //! reader. Hardware that multiplies f16 and adds in f32 then has operands that it takes exactly.
 //!
 //! Invariants
-//! - Products and sums are those of f32, as are weights, the optimizer, norms, softmax, losses and attention: only operands of contractions are
-//!   rounded.
+//! - Products and sums are those of f32, as are weights, the optimizer, norms, softmax and losses: only operands of contractions are
+//!   rounded. The pass leaves attention as it is; a backend may round the operands of its products
+//!   ([`TargetModel::f16_operands`](tinygpt_ir::program::TargetModel::f16_operands)).
 //! - Decided by dtypes alone. Running the pass again changes nothing.
 //! - An operand beyond 65504 becomes infinite and one below 2^-25 zero: gradients are to be scaled into that range, see
 //!   [`optimizer`](crate::optimizer).

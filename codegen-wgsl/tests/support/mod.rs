@@ -337,7 +337,8 @@ fn run_variants(
 pub fn check_these(name: &str, kind: &KernelKind, args: &[Given], tolerance: Tolerance, list: &[Variant]) {
     let Some(gpu) = gpu() else { return };
     let mut want: Vec<Vec<f64>> = args.iter().map(|a| a.data.clone()).collect();
-    let program = program(kind, args, Layout::Own);
+    let mut program = program(kind, args, Layout::Own);
+    program.target.f16_operands = true;
     let kernel = program.kernels.values().next().unwrap();
     tinygpt_ir::program::interp::run_kernel(kernel, &mut want).unwrap();
     let own = gpu.caps.cooperative;

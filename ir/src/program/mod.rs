@@ -72,7 +72,7 @@ pub struct TargetModel {
     pub placement: PlacementPolicy,
     /// Bytes of memory traffic that cost as much as one kernel launch.
     pub launch_cost_bytes: usize,
-    /// Whether contractions round their operands to f16.
+    /// Whether contractions round their operands to f16, and products within attention may do so.
     #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "std::ops::Not::not"))]
     pub f16_operands: bool,
 }

@@ -1,0 +1,619 @@
+//! Attention and its gradients on cooperative matrices, operands of all products rounded to f16: queries, keys, values, the result's gradient, and
+//! the weights and slopes between (Dao et al. 2022).
+//!
+//! A workgroup keeps `rows` positions of one head, sixteen a subgroup, and walks over tiles of `cols` positions that it meets. A subgroup multiplies
+//! its rows with those met; the scores go through workgroup memory, since which invocation holds which is the driver's secret, and come back as
+//! weights in f16, which multiply what is met. Two invocations share a row of scores.
+//!
+//! | workgroups | keep | meet | leave |
+//! |---|---|---|---|
+//! | forward | q | k, then k and v | out, log-sum-exp |
+//! | of keys | k and v | q and dout | dk, dv |
+//! | of queries | q and dout | k and v | dq |
+//!
+//! The forward pass walks twice, first for the largest score and the sum of exponentials of each row: sums of matrices cannot be scaled row by row
+//! where they are. Gradients are those of module `attention_grad`, whose first dispatch this one shares.
+//!
+//! Invariants
+//! - Scores, exponentials and sums are f32; what multiplies is rounded once.
+//! - Tiles that causality hides from a whole workgroup are not visited; bounds depend on the workgroup's number only.
+//! - Rows and dimensions beyond the last read as zero. Keys beyond the last are masked; queries beyond it have weights and slopes 0.
+//! - What [`cooperate`](crate::cooperate) says of subgroups and of the forms of code holds here too.
+
+use crate::attention::{Head, MASKED, Square, aligned_store};
+use crate::attention_grad::{deltas, flags};
+use crate::caps::Caps;
+use crate::cooperate::{Corner, PAD, SIDE, Staged, declare, tile_elements};
+use crate::cx::Cx;
+use crate::error::{Error, refuse};
+use crate::text::{affine, float};
+use tinygpt_ir::program::{Access, Attention, AttentionGrad, AttentionShape};
+use tinygpt_ir::types::DType;
+
+/// Invocations of a subgroup: two a row.
+const SUBGROUP: u32 = 32;
+/// f32 between the rows of scores, so that neighbouring rows begin in different banks of workgroup memory.
+const SCORE_PAD: usize = 8;
+/// Largest head whose sums stay in registers.
+const LARGEST_HEAD: usize = 128;
+
+/// The numbers of a variant.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Walk {
+    pub rows: u32,
+    pub cols: u32,
+}
+
+impl Walk {
+    pub fn invocations(&self) -> u32 {
+        self.rows / SIDE * SUBGROUP
+    }
+
+    /// Vectors of f16 between the starts of rows of weights.
+    fn weight_stride(&self) -> usize {
+        (self.cols as usize + PAD) / 4
+    }
+
+    /// Vectors of f32 between the starts of rows of scores.
+    fn score_stride(&self) -> usize {
+        (self.cols as usize + SCORE_PAD) / 4
+    }
+
+    /// Elements of a tile of f16 that is met, and of one that is kept.
+    fn tiles(&self, shape: &AttentionShape) -> (usize, usize) {
+        let depth = depth(shape);
+        (tile_elements(self.cols as usize, depth), tile_elements(self.rows as usize, depth))
+    }
+
+    /// f16 of the array that holds the two tiles that are met and `weights` tiles of weights, or before them the tiles that are kept.
+    fn halves(&self, shape: &AttentionShape, weights: usize) -> usize {
+        let (met, kept) = self.tiles(shape);
+        (2 * met + weights * 4 * self.rows as usize * self.weight_stride()).max(weights * kept)
+    }
+
+    /// Bytes of workgroup memory, of the gradients or of the forward pass.
+    pub fn workgroup_bytes(&self, shape: &AttentionShape, grad: bool) -> u32 {
+        let scores = if grad { 2 } else { 1 };
+        let each = 16 * self.rows as usize * self.score_stride();
+        (2 * self.halves(shape, scores) + scores * each + if grad { 8 * self.cols as usize } else { 0 }) as u32
+    }
+
+    /// Whether an adapter runs kernels of this shape so.
+    pub fn allows(&self, shape: &AttentionShape, grad: bool, caps: &Caps) -> bool {
+        let of = |n: u32| n > 0 && n.is_multiple_of(SIDE);
+        of(self.rows)
+            && of(self.cols)
+            && caps.cooperative == Some(SUBGROUP)
+            && shape.head_dim <= LARGEST_HEAD
+            && self.invocations() <= caps.flat_workgroup()
+            && self.workgroup_bytes(shape, grad) <= caps.workgroup_bytes
+    }
+}
+
+/// Dimensions of a head, up to whole matrices.
+fn depth(shape: &AttentionShape) -> usize {
+    shape.head_dim.next_multiple_of(SIDE as usize)
+}
+
+/// What the code of a workgroup is made from.
+struct Walker<'a> {
+    walk: Walk,
+    shape: AttentionShape,
+    square: &'a Square,
+    /// Of what is kept, and of what is met.
+    kept: usize,
+    met: usize,
+}
+
+/// Something kept or met: its head and how many positions it has.
+type Side<'a> = (&'a Head, usize);
+
+impl<'a> Walker<'a> {
+    fn new(cx: &Cx, walk: Walk, square: &'a Square, grad: bool, kept: usize, met: usize) -> Result<Walker<'a>, Error> {
+        let shape = square.shape;
+        if !walk.allows(&shape, grad, cx.caps) {
+            return refuse(format!(
+                "kernel {}: attention of {} rows by {} on cooperative matrices needs an adapter that has them in subgroups of {SUBGROUP}, heads of at \
+                 most {LARGEST_HEAD} dimensions and {} bytes of workgroup memory: choose another variant",
+                cx.name,
+                walk.rows,
+                walk.cols,
+                walk.workgroup_bytes(&shape, grad)
+            ));
+        }
+        Ok(Walker { walk, shape, square, kept, met })
+    }
+
+    fn depth(&self) -> usize {
+        depth(&self.shape)
+    }
+
+    /// Matrices along the dimensions of a head.
+    fn along(&self) -> u32 {
+        self.depth() as u32 / SIDE
+    }
+
+    fn kept_tiles(&self) -> usize {
+        self.kept.div_ceil(self.walk.rows as usize)
+    }
+
+    fn met_tiles(&self) -> usize {
+        self.met.div_ceil(self.walk.cols as usize)
+    }
+
+    /// A tile in the array of f16: one that is met in its place, or one that is kept before there are others.
+    fn staged<'b>(&self, name: &'static str, x: &'b Head, rows: u32, base: usize) -> Staged<'b> {
+        let group = self.walk.invocations() as usize;
+        let (x, depth, rows) = (&x.positions, self.depth(), rows as usize);
+        Staged { name, array: "tiles", base, batch: "head", x, rows, depth, group }
+    }
+
+    /// Binds who an invocation is.
+    fn places(&self, cx: &mut Cx) {
+        cx.code.line(format!("let own_m = local / {SUBGROUP}u * {SIDE}u;"));
+        cx.code.line(format!("let own_row = own_m + local % {SUBGROUP}u / 2u;"));
+        cx.code.line("let side = local % 2u;");
+    }
+
+    /// Binds `NAME_i`, the matrices of what the subgroup keeps. The array of f16 is free before and after.
+    fn keep(&self, cx: &mut Cx, names: [&'static str; 2], sides: &[Side]) {
+        let kept = self.walk.tiles(&self.shape).1 / 4;
+        let tiles: Vec<Staged> = sides
+            .iter()
+            .zip(names)
+            .zip(0..)
+            .map(|(((head, _), name), i)| self.staged(name, head, self.walk.rows, i * kept))
+            .collect();
+        for tile in &tiles {
+            tile.prepare(cx, "first_own");
+            tile.fetch(
+                cx,
+                "0u",
+                !self.kept.is_multiple_of(self.walk.rows as usize),
+                self.depth() != self.shape.head_dim,
+            );
+        }
+        cx.code.line("workgroupBarrier();");
+        tiles.iter().for_each(|tile| tile.commit(cx));
+        cx.code.line("workgroupBarrier();");
+        for (tile, name) in tiles.iter().zip(names) {
+            for k in 0..self.along() {
+                let corner = Corner { first: "own_m", row: 0, depth: k * SIDE };
+                tile.load(cx, &format!("{name}_{k}_kept"), 'A', corner, false);
+            }
+        }
+    }
+
+    /// Brings the tiles that are met at `first_met` into workgroup memory; those of before are free then.
+    fn meet<'b>(&self, cx: &mut Cx, names: [&'static str; 2], sides: &[Side<'b>]) -> Vec<Staged<'b>> {
+        let met = self.walk.tiles(&self.shape).0 / 4;
+        let tiles: Vec<Staged> = sides
+            .iter()
+            .zip(names)
+            .zip(0..)
+            .map(|(((head, _), name), i)| self.staged(name, head, self.walk.cols, i * met))
+            .collect();
+        for tile in &tiles {
+            tile.prepare(cx, "first_met");
+            tile.fetch(
+                cx,
+                "0u",
+                !self.met.is_multiple_of(self.walk.cols as usize),
+                self.depth() != self.shape.head_dim,
+            );
+        }
+        cx.code.line("workgroupBarrier();");
+        tiles.iter().for_each(|tile| tile.commit(cx));
+        cx.code.line("workgroupBarrier();");
+        tiles
+    }
+
+    /// Writes the products of the subgroup's rows of `kept` with the rows of `met` to the scores numbered `number`.
+    fn scores(&self, cx: &mut Cx, kept: &str, met: &Staged, number: usize) {
+        cx.code.open("");
+        for b in 0..self.walk.cols / SIDE {
+            cx.code.line(format!("var sum_{b} = coop_mat16x16<f32,C>();"));
+        }
+        for k in 0..self.along() {
+            for b in 0..self.walk.cols / SIDE {
+                let corner = Corner { first: "0u", row: b * SIDE, depth: k * SIDE };
+                met.load(cx, &format!("met_{k}_{b}"), 'B', corner, false);
+                cx.code.line(format!("sum_{b} = coopMultiplyAdd({kept}_{k}_kept, met_{k}_{b}, sum_{b});"));
+            }
+        }
+        for b in 0..self.walk.cols / SIDE {
+            self.store(cx, &format!("sum_{b}"), number, b);
+        }
+        cx.code.close();
+    }
+
+    /// Stores a matrix of sums in the columns from 16 `column` on of the subgroup's rows of the scores numbered `number`.
+    fn store(&self, cx: &mut Cx, sum: &str, number: usize, column: u32) {
+        let stride = self.walk.score_stride();
+        let first = number * self.walk.rows as usize * stride + (column * SIDE / 4) as usize;
+        cx.code.line(format!("let {sum}_to = {};", affine(first as i64, &[(stride as i64, "own_m".into())])));
+        cx.code.line(format!("let {sum}_stride = {stride}u;"));
+        cx.code.line(format!("coopStoreT({sum}, &sums[{sum}_to], {sum}_stride);"));
+    }
+
+    /// The code of `each` for every vector of four scores of the invocation, with its number in the row bound as `vector` and its place among the
+    /// scores as `at`.
+    fn each(&self, cx: &mut Cx, each: &dyn Fn(&mut Cx)) {
+        for i in 0..self.walk.cols / 8 {
+            cx.code.open("");
+            cx.code.line(format!("let vector = {}u + side;", 2 * i));
+            cx.code.line(format!("let at = own_row * {}u + vector;", self.walk.score_stride()));
+            each(cx);
+            cx.code.close();
+        }
+    }
+
+    /// Writes `value` where the weights numbered `number` of the vector at hand are.
+    fn weigh(&self, cx: &mut Cx, number: usize, value: &str) {
+        let first = self.weights(number);
+        let stride = self.walk.weight_stride();
+        let to = affine(first as i64, &[(stride as i64, "own_row".into()), (1, "vector".into())]);
+        cx.code.line(format!("tiles[{to}] = vec4<f16>({value});"));
+    }
+
+    /// First vector of the weights numbered `number`.
+    fn weights(&self, number: usize) -> usize {
+        2 * self.walk.tiles(&self.shape).0 / 4 + number * self.walk.rows as usize * self.walk.weight_stride()
+    }
+
+    /// Declares `NAME_i`, the sums of the subgroup's rows.
+    fn declare_sums(&self, cx: &mut Cx, name: &str) {
+        for d in 0..self.along() {
+            cx.code.line(format!("var {name}_{d} = coop_mat16x16<f32,C>();"));
+        }
+    }
+
+    /// Adds the weights numbered `number` times the rows of `met` to the sums `into`.
+    fn weighted(&self, cx: &mut Cx, into: &str, number: usize, met: &Staged) {
+        cx.code.open("");
+        let stride = self.walk.weight_stride();
+        for k in 0..self.walk.cols / SIDE {
+            let first = self.weights(number) + (k * SIDE / 4) as usize;
+            cx.code
+                .line(format!("let weights_{k}_from = {};", affine(first as i64, &[(stride as i64, "own_m".into())])));
+            cx.code.line(format!("let weights_{k}_stride = {stride}u;"));
+            cx.code.line(format!(
+                "let weights_{k} = coopLoadT<coop_mat16x16<f16,A>>(&tiles[weights_{k}_from], weights_{k}_stride);"
+            ));
+            for d in 0..self.along() {
+                let corner = Corner { first: "0u", row: k * SIDE, depth: d * SIDE };
+                met.load(cx, &format!("met_{k}_{d}"), 'B', corner, true);
+                cx.code.line(format!("{into}_{d} = coopMultiplyAdd(weights_{k}, met_{k}_{d}, {into}_{d});"));
+            }
+        }
+        cx.code.close();
+    }
+
+    /// Stores the sums `from`, times `factor`, as the rows that the workgroup keeps.
+    fn leave(&self, cx: &mut Cx, from: &str, access: &Access, factor: Option<&str>) {
+        let per = self.walk.cols / SIDE;
+        for first in (0..self.along()).step_by(per as usize) {
+            let here = per.min(self.along() - first);
+            cx.code.line("workgroupBarrier();");
+            (0..here).for_each(|b| self.store(cx, &format!("{from}_{}", first + b), 0, b));
+            cx.code.line("workgroupBarrier();");
+            cx.code.open(format!("if (first_own + own_row < {}u)", self.kept));
+            let at = self.square.row_address(cx, access, "first_own + own_row");
+            cx.code.line(format!("let row_at = {at};"));
+            for i in 0..here * SIDE / 8 {
+                cx.code.open("");
+                cx.code.line(format!("let vector = {}u + side;", 2 * i));
+                cx.code.line(format!("let d = {}u + vector * 4u;", first * SIDE));
+                let value = format!("sums[own_row * {}u + vector]", self.walk.score_stride());
+                let factor = factor.map_or(String::new(), |f| format!(" * {f}"));
+                cx.code.line(format!("let value = {value}{factor};"));
+                let (head_dim, step) = (self.shape.head_dim, access.at.coeffs[3]);
+                if cx.is_vector(access.arg) {
+                    cx.code.open(if head_dim == self.depth() {
+                        String::new()
+                    } else {
+                        format!("if (d < {head_dim}u)")
+                    });
+                    cx.store4(access.arg, "row_at + d", "value");
+                    cx.code.close();
+                } else {
+                    for (l, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+                        cx.code.open(format!("if (d + {l}u < {head_dim}u)"));
+                        cx.store(access.arg, &format!("row_at + (d + {l}u) * {step}u"), &format!("value.{lane}"));
+                        cx.code.close();
+                    }
+                }
+                cx.code.close();
+            }
+            cx.code.close();
+        }
+    }
+
+    /// Binds `score`, the vector of scores at hand of a row of queries, scaled, and masked where a key is hidden or does not exist.
+    fn masked(&self, cx: &mut Cx) {
+        cx.code.line("let keys = vec4<u32>(first_met + vector * 4u) + vec4<u32>(0u, 1u, 2u, 3u);");
+        let mut hidden = Vec::new();
+        if self.shape.causal {
+            hidden.push("(keys > vec4<u32>(first_own + own_row))".to_string());
+        }
+        if !self.met.is_multiple_of(self.walk.cols as usize) {
+            hidden.push(format!("(keys >= vec4<u32>({}u))", self.met));
+        }
+        self.score(cx, &hidden);
+    }
+
+    fn score(&self, cx: &mut Cx, hidden: &[String]) {
+        let score = format!("sums[at] * {}", float(self.shape.scale as f32));
+        cx.code.line(match hidden {
+            [] => format!("let score = {score};"),
+            _ => format!("let score = select({score}, vec4<f32>({}), {});", float(MASKED), hidden.join(" | ")),
+        });
+    }
+
+    /// Binds `head` and `first_own` of the workgroup numbered `group`, those with most to meet first.
+    fn own(&self, cx: &mut Cx, group: &str, last_first: bool) {
+        let tiles = self.kept_tiles();
+        cx.code.line(format!("let head = {group} / {tiles}u;"));
+        let tile = format!("{group} % {tiles}u");
+        let tile = if last_first { format!("({}u - {tile})", tiles - 1) } else { format!("({tile})") };
+        cx.code.line(format!("let first_own = {tile} * {}u;", self.walk.rows));
+    }
+
+    /// Opens the loop over the tiles that are met: by queries those up to their last key, by keys those from their first query on.
+    fn open(&self, cx: &mut Cx, queries: bool, name: &str) {
+        let (all, rows, cols) = (self.met_tiles(), self.walk.rows, self.walk.cols);
+        let (from, to) = match (self.shape.causal, queries) {
+            (false, _) => ("0u".to_string(), format!("{all}u")),
+            (true, true) => ("0u".into(), format!("min((first_own + {}u) / {cols}u + 1u, {all}u)", rows - 1)),
+            (true, false) => (format!("first_own / {cols}u"), format!("{all}u")),
+        };
+        cx.code.line(format!("let {name}_end = {to};"));
+        cx.code.open(format!("for (var {name} = {from}; {name} < {name}_end; {name}++)"));
+        cx.code.line(format!("let first_met = {name} * {cols}u;"));
+    }
+}
+
+/// Declares workgroup memory.
+fn memory(cx: &mut Cx, walk: Walk, shape: &AttentionShape, grad: bool) {
+    let scores = if grad { 2 } else { 1 };
+    declare(cx, "tiles", walk.halves(shape, scores).next_multiple_of(4));
+    let vectors = scores * walk.rows as usize * walk.score_stride();
+    cx.workgroup("sums", &format!("array<vec4<f32>, {vectors}>"), 16 * vectors as u32);
+}
+
+fn permitted(cx: &Cx) -> Result<(), Error> {
+    if cx.f16_operands {
+        return Ok(());
+    }
+    refuse(format!(
+        "kernel {}: attention on cooperative matrices rounds to f16, and the program is for f32: choose another variant",
+        cx.name
+    ))
+}
+
+pub fn forward(cx: &mut Cx, k: &Attention, walk: Walk) -> Result<(), Error> {
+    permitted(cx)?;
+    let shape = k.shape;
+    let square = Square::new(cx, shape, 32)?;
+    let (q, keys) = (square.head(cx, &k.q, shape.q_len), square.head(cx, &k.k, shape.k_len));
+    let values = k.v.as_ref().map(|v| square.head(cx, v, shape.k_len));
+    let mut flagged = vec![(&k.q, q.positions.is_aligned()), (&k.k, keys.positions.is_aligned())];
+    flagged.extend(k.v.iter().zip(&values).map(|(v, head)| (v, head.positions.is_aligned())));
+    flagged.extend(k.out.iter().map(|out| (out, aligned_store(cx, out, shape.head_dim))));
+    flagged.extend(k.lse.iter().map(|a| (a, false)));
+    cx.vectorise(&flagged);
+    let w = Walker::new(cx, walk, &square, false, shape.q_len, shape.k_len)?;
+    let (exp, exp4, log) = (cx.helper("exp", false), cx.helper("exp", true), cx.helper("log", false));
+    memory(cx, walk, &shape, false);
+
+    cx.entry("main", square.heads() * w.kept_tiles(), walk.invocations())?;
+    w.own(cx, "group", true);
+    w.places(cx);
+    w.keep(cx, ["query", "query"], &[(&q, shape.q_len)]);
+    cx.code.line("// Of the invocation's half of its row: the largest score so far, and the sum of exponentials.");
+    cx.code.line(format!("var largest = {};", float(MASKED)));
+    cx.code.line("var total = 0.0f;");
+    w.open(cx, true, "first_walk");
+    let met = w.meet(cx, ["key", "key"], &[(&keys, shape.k_len)]);
+    w.scores(cx, "query", &met[0], 0);
+    cx.code.line("workgroupBarrier();");
+    let count = walk.cols / 8;
+    cx.code.line(format!("var top = vec4<f32>({});", float(MASKED)));
+    for i in 0..count {
+        cx.code.line(format!("var score_{i} = vec4<f32>();"));
+        cx.code.open("");
+        cx.code.line(format!("let vector = {}u + side;", 2 * i));
+        cx.code.line(format!("let at = own_row * {}u + vector;", walk.score_stride()));
+        w.masked(cx);
+        cx.code.line(format!("score_{i} = score;"));
+        cx.code.line("top = max(top, score);");
+        cx.code.close();
+    }
+    cx.code.line("let new_largest = max(largest, max(max(top.x, top.y), max(top.z, top.w)));");
+    cx.code.line("var more = vec4<f32>();");
+    for i in 0..count {
+        cx.code.line(format!("more += {exp4}(score_{i} - vec4<f32>(new_largest));"));
+    }
+    cx.code.line(format!("total = total * {exp}(largest - new_largest) + ((more.x + more.y) + (more.z + more.w));"));
+    cx.code.line("largest = new_largest;");
+    cx.code.close();
+    cx.code.line("workgroupBarrier();");
+    let stride = walk.score_stride();
+    cx.code.line(format!("sums[own_row * {stride}u + side] = vec4<f32>(largest, total, 0.0f, 0.0f);"));
+    cx.code.line("workgroupBarrier();");
+    cx.code.line(format!("let halves = vec4<f32>(sums[own_row * {stride}u].xy, sums[own_row * {stride}u + 1u].xy);"));
+    cx.code.line("let row_largest = max(halves.x, halves.z);");
+    cx.code.line(format!(
+        "let row_total = halves.y * {exp}(halves.x - row_largest) + halves.w * {exp}(halves.z - row_largest);"
+    ));
+    if let Some(access) = &k.lse {
+        cx.code.open(format!("if (side == 0u && first_own + own_row < {}u)", shape.q_len));
+        let at = square.row_address(cx, access, "first_own + own_row");
+        cx.store(access.arg, &at, &format!("row_largest + {log}(row_total)"));
+        cx.code.close();
+    }
+    if let (Some(out), Some(values)) = (&k.out, &values) {
+        w.declare_sums(cx, "out");
+        w.open(cx, true, "second_walk");
+        let met = w.meet(cx, ["key", "value"], &[(&keys, shape.k_len), (values, shape.k_len)]);
+        w.scores(cx, "query", &met[0], 0);
+        cx.code.line("workgroupBarrier();");
+        w.each(cx, &|cx| {
+            w.masked(cx);
+            w.weigh(cx, 0, &format!("{exp4}(score - vec4<f32>(row_largest))"));
+        });
+        cx.code.line("workgroupBarrier();");
+        w.weighted(cx, "out", 0, &met[1]);
+        cx.code.close();
+        cx.code.line("let share = 1.0f / row_total;");
+        w.leave(cx, "out", out, Some("share"));
+    }
+    cx.code.close();
+    Ok(())
+}
+
+pub fn backward(cx: &mut Cx, k: &AttentionGrad, walk: Walk) -> Result<(), Error> {
+    permitted(cx)?;
+    let shape = k.shape;
+    let square = Square::new(cx, shape, 32)?;
+    let heads = [(&k.q, shape.q_len), (&k.k, shape.k_len), (&k.v, shape.k_len), (&k.dout, shape.q_len)];
+    let [q, keys, values, dout] = heads.map(|(access, positions)| square.head(cx, access, positions));
+    flags(cx, k, [&q, &keys, &values], &dout, |head| head.positions.is_aligned());
+    let rows = square.heads() * shape.q_len;
+    let delta = cx.scratch(rows);
+    deltas(cx, k, &square, rows, delta)?;
+
+    let of_keys = Walker::new(cx, walk, &square, true, shape.k_len, shape.q_len)?;
+    let of_queries = Walker::new(cx, walk, &square, true, shape.q_len, shape.k_len)?;
+    let exp4 = cx.helper("exp", true);
+    memory(cx, walk, &shape, true);
+    cx.workgroup("met_values", &format!("array<f32, {}>", 2 * walk.cols), 8 * walk.cols);
+    let key_groups = if k.dk.is_some() || k.dv.is_some() { square.heads() * of_keys.kept_tiles() } else { 0 };
+    let query_groups = if k.dq.is_some() { square.heads() * of_queries.kept_tiles() } else { 0 };
+    cx.entry("main", key_groups + query_groups, walk.invocations())?;
+    cx.code.open(format!("if (group < {key_groups}u)"));
+    if key_groups > 0 {
+        keys_walk(cx, k, &of_keys, [&q, &keys, &values, &dout], delta, &exp4);
+    }
+    cx.code.otherwise(None);
+    if let Some(dq) = &k.dq {
+        queries_walk(cx, k, &of_queries, [&q, &keys, &values, &dout], delta, (&exp4, key_groups, dq));
+    }
+    cx.code.close();
+    cx.code.close();
+    Ok(())
+}
+
+/// dk and dv of a workgroup's keys.
+fn keys_walk(
+    cx: &mut Cx,
+    k: &AttentionGrad,
+    w: &Walker,
+    [q, keys, values, dout]: [&Head; 4],
+    delta: usize,
+    exp4: &str,
+) {
+    let (shape, cols) = (k.shape, w.walk.cols);
+    w.own(cx, "group", false);
+    w.places(cx);
+    w.keep(cx, ["key", "value"], &[(keys, shape.k_len), (values, shape.k_len)]);
+    let results = [("dv", 0, 1, &k.dv), ("dk", 1, 0, &k.dk)];
+    results.iter().filter(|r| r.3.is_some()).for_each(|(name, ..)| w.declare_sums(cx, name));
+    w.open(cx, false, "walk");
+    let met = w.meet(cx, ["query", "slope"], &[(q, shape.q_len), (dout, shape.q_len)]);
+    cx.code.open(format!("for (var i = local; i < {cols}u; i += {}u)", w.walk.invocations()));
+    cx.code.line("let query = first_met + i;");
+    cx.code.line("// Beyond the last query, whose scores are 0, the weight is 0 too.");
+    cx.code.line("var lse = 1e30f;");
+    cx.code.line("var delta = 0.0f;");
+    cx.code.open(format!("if (query < {}u)", shape.q_len));
+    query_values(cx, k, w, "query", delta);
+    cx.code.close();
+    cx.code.line("met_values[i] = lse;");
+    cx.code.line(format!("met_values[i + {cols}u] = delta;"));
+    cx.code.close();
+    w.scores(cx, "key", &met[0], 0);
+    w.scores(cx, "value", &met[1], 1);
+    cx.code.line("workgroupBarrier();");
+    w.each(cx, &|cx| {
+        let hidden = if shape.causal {
+            cx.code.line("let queries = vec4<u32>(first_met + vector * 4u) + vec4<u32>(0u, 1u, 2u, 3u);");
+            vec!["(queries < vec4<u32>(first_own + own_row))".to_string()]
+        } else {
+            Vec::new()
+        };
+        w.score(cx, &hidden);
+        for (name, first) in [("lse", 0), ("delta", cols)] {
+            let each: Vec<String> = (0..4).map(|l| format!("met_values[vector * 4u + {}u]", first + l)).collect();
+            cx.code.line(format!("let {name} = vec4<f32>({});", each.join(", ")));
+        }
+        slopes(cx, w, exp4, ["lse", "delta"], true);
+    });
+    cx.code.line("workgroupBarrier();");
+    for (name, weights, side, access) in results {
+        if access.is_some() {
+            w.weighted(cx, name, weights, &met[side]);
+        }
+    }
+    cx.code.close();
+    for (name, .., access) in results {
+        if let Some(access) = access {
+            w.leave(cx, name, access, None);
+        }
+    }
+}
+
+/// dq of a workgroup's queries.
+fn queries_walk(
+    cx: &mut Cx,
+    k: &AttentionGrad,
+    w: &Walker,
+    [q, keys, values, dout]: [&Head; 4],
+    delta: usize,
+    (exp4, before, dq): (&str, usize, &Access),
+) {
+    let shape = k.shape;
+    w.own(cx, &format!("(group - {before}u)"), true);
+    w.places(cx);
+    w.keep(cx, ["query", "slope"], &[(q, shape.q_len), (dout, shape.q_len)]);
+    cx.code.line("var lse = 0.0f;");
+    cx.code.line("var delta = 0.0f;");
+    cx.code.open(format!("if (first_own + own_row < {}u)", shape.q_len));
+    query_values(cx, k, w, "first_own + own_row", delta);
+    cx.code.close();
+    w.declare_sums(cx, "dq");
+    w.open(cx, true, "walk");
+    let met = w.meet(cx, ["key", "value"], &[(keys, shape.k_len), (values, shape.k_len)]);
+    w.scores(cx, "query", &met[0], 0);
+    w.scores(cx, "slope", &met[1], 1);
+    cx.code.line("workgroupBarrier();");
+    w.each(cx, &|cx| {
+        w.masked(cx);
+        slopes(cx, w, exp4, ["vec4<f32>(lse)", "vec4<f32>(delta)"], false);
+    });
+    cx.code.line("workgroupBarrier();");
+    w.weighted(cx, "dq", 1, &met[0]);
+    cx.code.close();
+    w.leave(cx, "dq", dq, None);
+}
+
+/// Assigns `lse` and `delta` of the query at a position.
+fn query_values(cx: &mut Cx, k: &AttentionGrad, w: &Walker, position: &str, delta: usize) {
+    let at = w.square.row_address(cx, &k.lse, position);
+    let lse = cx.load(k.lse.arg, &at);
+    cx.code.line(format!("lse = {lse};"));
+    let value = Cx::load_scratch(&format!("head * {}u + {position} + {delta}u", k.shape.q_len), DType::F32);
+    cx.code.line(format!("delta = {value};"));
+}
+
+/// Writes the weights of the vector at hand, if they are wanted, and the slopes.
+fn slopes(cx: &mut Cx, w: &Walker, exp4: &str, [lse, delta]: [&str; 2], weights: bool) {
+    cx.code.line(format!("let weight = {exp4}(score - {lse});"));
+    let second = w.walk.rows as usize * w.walk.score_stride();
+    let scale = float(w.shape.scale as f32);
+    cx.code.line(format!("let slope = weight * (sums[at + {second}u] - {delta}) * {scale};"));
+    if weights {
+        w.weigh(cx, 0, "weight");
+    }
+    w.weigh(cx, 1, "slope");
+}
