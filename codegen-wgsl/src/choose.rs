@@ -252,17 +252,18 @@ impl Way {
         }
     }
 
-    /// How long so many products take on a large GPU, shared out evenly among so many workgroups, whose slices leave so many sums in scratch. Of use to
-    /// compare ways of one kind.
-    fn cost(self, speed: f64, products: usize, groups: usize, sums: usize) -> f64 {
+    /// How long so many products take on a large GPU, by so many workgroups, of which the longest makes `longest` products, and whose slices leave so
+    /// many sums in scratch. Of use to compare ways of one kind.
+    fn cost(self, speed: f64, products: usize, longest: usize, groups: usize, sums: usize) -> f64 {
         match self {
             // In cycles of the processor that has most to do, whose units start a product of a subgroup each when all goes well.
             Way::Plain(t) => {
-                let subgroups = groups.div_ceil(PROCESSORS) * (t.invocations() as usize).div_ceil(LANES);
-                let rounds = subgroups.div_ceil(UNITS);
-                let each = products as f64 / (groups * t.invocations() as usize) as f64;
+                let invocations = t.invocations() as usize;
+                let rounds = |groups: usize| (groups * invocations.div_ceil(LANES)).div_ceil(UNITS) as f64;
+                let all = rounds(groups.div_ceil(PROCESSORS)) * products as f64 / (groups * invocations) as f64;
+                let one = rounds(1) * longest as f64 / invocations as f64;
                 let second = if sums > 0 { 5e3 + 5.5e-3 * sums as f64 } else { 0.0 };
-                rounds as f64 * each / (0.6 * speed) + second
+                all.max(one) / (0.6 * speed) + second
             }
             // In products, as if all of the GPU were busy.
             Way::Matrices(b, _) => {
@@ -326,7 +327,9 @@ fn best(kernel: &Contract, ways: Vec<(Way, f64)>, room: bool) -> Vec<Way> {
         }
         for split in splits {
             let sums = if split > 1 { results * split as usize } else { 0 };
-            let cost = way.cost(speed, tiles * m * n * depth, tiles * split as usize, sums);
+            let products = tiles * m * n * depth;
+            let groups = tiles * split as usize;
+            let cost = way.cost(speed, products, products / groups.max(1), groups, sums);
             scored.push((cost, way.with_split(split)));
         }
     }
@@ -396,12 +399,14 @@ pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
             let first = if most == 0 { deepest } else { steps.div_ceil(most).max(way.fewest_steps()).min(deepest) };
             let longest = (first..deepest).find(|longest| groups_of(&split_by(*longest)) <= most);
             let ways = split_by(longest.unwrap_or(deepest));
-            let products = steps * way.extents().iter().product::<usize>();
+            let of_step = way.extents().iter().product::<usize>();
+            let longest = work.iter().zip(&ways).map(|((_, steps), way)| steps.div_ceil(way.split() as usize)).max();
             let sums =
                 |(k, way): (&&Contract, &Way)| if way.split() > 1 { results_of(k) * way.split() as usize } else { 0 };
             let sums: usize = contracts.iter().zip(&ways).map(sums).sum();
             if !scored.iter().any(|(_, known)| *known == ways) {
-                scored.push((way.cost(speed, products, groups_of(&ways), sums), ways));
+                let longest = longest.unwrap_or(0) * of_step;
+                scored.push((way.cost(speed, steps * of_step, longest, groups_of(&ways), sums), ways));
             }
         }
     }

@@ -31,7 +31,7 @@ const VERSION: u32 = 3;
 const BUDGET: Duration = Duration::from_secs(5);
 
 /// Time for which the device is kept busy before the first measurement: idle ones run at a fraction of their clock.
-const WARM_UP: Duration = Duration::from_millis(150);
+const WARM_UP: Duration = Duration::from_millis(300);
 
 /// Time of the device for one measurement of a variant.
 const TRIAL: Duration = Duration::from_millis(2);
