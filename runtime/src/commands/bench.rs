@@ -56,6 +56,9 @@ pub struct Measurement {
     /// Losses of the `--losses` first steps.
     pub losses: Vec<f64>,
     pub ms_per_step: Spread,
+    /// Milliseconds that this process takes to record a step and submit it, while the ones before run: the median; null where steps
+    /// do not overlap.
+    pub submit_ms: Option<f64>,
     pub tokens_per_s: f64,
     pub gflops: f64,
     /// Of fused multiply-adds on registers, on as many threads; null where it is not measured: on GPUs, and of the engine that runs
@@ -137,12 +140,14 @@ fn measure(config: &RunConfig, args: &BenchArgs) -> Result<Measurement> {
     }
     let (last, depth) = (warmed + args.steps, train.depth() as u64);
     let together = if depth == 1 { 1 } else { OVERLAPPED_STEPS };
-    let (mut times_ms, mut submitted) = (Vec::new(), warmed);
+    let (mut times_ms, mut submit_ms, mut submitted) = (Vec::new(), Vec::new(), warmed);
     let (mut start, mut taken) = (Instant::now(), 0);
     for number in warmed + 1..=last {
         while submitted < last && submitted < number - 1 + depth {
             submitted += 1;
+            let start = Instant::now();
             train.submit(&batch, LR, submitted)?;
+            submit_ms.push(1e3 * start.elapsed().as_secs_f64());
         }
         finite(train.take()?, config, number)?;
         taken += 1;
@@ -172,6 +177,7 @@ fn measure(config: &RunConfig, args: &BenchArgs) -> Result<Measurement> {
         first_step_s,
         losses,
         ms_per_step,
+        submit_ms: (depth > 1).then(|| spread(submit_ms).median),
         tokens_per_s: tokens as f64 / seconds,
         gflops,
         peak_gflops,
@@ -260,8 +266,11 @@ impl Measurement {
         let Spread { median, min, p90 } = self.ms_per_step;
         let share = self.share_of_peak.zip(self.peak_gflops);
         let share = share.map_or(String::new(), |(share, peak)| format!(", {:.1}% of {peak:.0}", 100.0 * share));
+        let submit = self
+            .submit_ms
+            .map_or(String::new(), |ms| format!(", each recorded and submitted in {ms:.2} ms beside the one before"));
         format!(
-            "{}: median {median:.2} ms/step (min {min:.2}, p90 {p90:.2}), {:.0} tokens/s, {:.1} GFLOP/s{share}; {} params, {}, compiled in {:.2} s, first step ended {}, peak RSS {}, planned {:.1} MiB, {:.2} times the lower bound",
+            "{}: median {median:.2} ms/step (min {min:.2}, p90 {p90:.2}){submit}, {:.0} tokens/s, {:.1} GFLOP/s{share}; {} params, {}, compiled in {:.2} s, first step ended {}, peak RSS {}, planned {:.1} MiB, {:.2} times the lower bound",
             self.preset,
             self.tokens_per_s,
             self.gflops,
