@@ -14,7 +14,7 @@ use tinygpt::runtime::commands::check::Filetest;
 use tinygpt::runtime::compile::PASSES;
 use tinygpt::runtime::config::{ModelConfig, RunConfig, RunOverride};
 use tinygpt::runtime::formats::{self, Format, LossPoint, Saved};
-use tinygpt::runtime::gpu::tune::parse_plan;
+use tinygpt::runtime::gpu::tune::{VERSION, parse_plan};
 use tinygpt::runtime::model::{forward, initial_weights};
 use tinygpt::runtime::tensor_file::{self, TensorFile, Tensors};
 
@@ -233,12 +233,13 @@ pub fn filetest() -> Target {
 
 /// A plan of kernel variants.
 pub fn plan() -> Target {
-    let seed = "tinygpt plan 2\nadapter X (1.2)\nkernel 0000000000000007 pointwise width=4 group=256\n";
+    let seed =
+        format!("tinygpt plan {VERSION}\nadapter X (1.2)\nkernel 0000000000000007 pointwise width=4 group=256\n");
     let check = |input: &[u8]| match parse_plan(&utf8(input), "plan") {
         Err(error) => Outcome::Refused(error.to_string()),
         Ok((adapter, variants)) => {
             let kernels = variants.iter().map(|(hash, variant)| format!("kernel {hash:016x} {variant}\n"));
-            let printed = format!("tinygpt plan 2\nadapter {adapter}\n{}", kernels.collect::<String>());
+            let printed = format!("tinygpt plan {VERSION}\nadapter {adapter}\n{}", kernels.collect::<String>());
             assert_eq!(parse_plan(&printed, "printed").expect("what was printed is read"), (adapter, variants));
             Outcome::Read
         }

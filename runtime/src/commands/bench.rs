@@ -57,7 +57,7 @@ pub struct Measurement {
     pub losses: Vec<f64>,
     pub ms_per_step: Spread,
     /// Milliseconds that this process takes to record a step and submit it, while the ones before run: the median; null where steps
-    /// do not overlap.
+    /// do not overlap, and on software adapters, which run a step as it is submitted.
     pub submit_ms: Option<f64>,
     pub tokens_per_s: f64,
     pub gflops: f64,
@@ -177,7 +177,7 @@ fn measure(config: &RunConfig, args: &BenchArgs) -> Result<Measurement> {
         first_step_s,
         losses,
         ms_per_step,
-        submit_ms: (depth > 1).then(|| spread(submit_ms).median),
+        submit_ms: (depth > 1 && gpu.is_some_and(|gpu| !gpu.software)).then(|| spread(submit_ms).median),
         tokens_per_s: tokens as f64 / seconds,
         gflops,
         peak_gflops,

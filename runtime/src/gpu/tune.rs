@@ -25,7 +25,7 @@ use crate::error::one_line;
 use crate::{Error, Result};
 
 /// Of the plan and the cache: raised when variants or hashes change their meaning.
-const VERSION: u32 = 3;
+pub const VERSION: u32 = 3;
 
 /// Time to measure kernels of one program that nothing is known of.
 const BUDGET: Duration = Duration::from_secs(5);
