@@ -199,6 +199,7 @@ fn bench_prints_one_object_a_preset() {
         "first_step_s",
         "losses",
         "ms_per_step",
+        "submit_ms",
         "tokens_per_s",
         "gflops",
         "peak_gflops",
@@ -216,6 +217,7 @@ fn bench_prints_one_object_a_preset() {
         assert_eq!((object["preset"].as_str(), object["params"].as_u64()), (Some(preset), Some(params)));
         assert_eq!((&object["software"], &object["threads"]), (&Value::Bool(false), &Value::from(1)));
         assert_eq!(object["losses"], Value::Array(vec![]));
+        assert_eq!(object["submit_ms"], Value::Null, "steps of the CPU do not overlap");
         assert!(object["first_step_s"].as_f64().is_none_or(|s| s >= object["compile_s"].as_f64().unwrap() - 0.02));
         let number = |value: &Value| value.as_f64().unwrap();
         let ms = &object["ms_per_step"];
