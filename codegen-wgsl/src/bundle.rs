@@ -39,16 +39,24 @@ const APART: usize = 2;
 pub fn bundles(program: &Program, caps: &Caps) -> Result<Vec<Bundle>, Error> {
     let mut all: Vec<Bundle> = Vec::new();
     for stage in 0..program.stages.len() {
-        let mut its: Vec<(KernelId, Piece)> = Vec::new();
-        for id in program.stage_kernels(stage) {
-            its.extend(pieces(program, &program.kernels[id], caps)?.into_iter().map(|piece| (id, piece)));
-        }
-        let (mut together, alone): (Vec<_>, Vec<_>) = its.into_iter().partition(|(_, p)| choose::may_join(&p.kind));
-        // Workgroups start in order: long ones first, so that short ones fill the gaps at the end.
-        together.sort_by_key(|(_, p)| !matches!(p.kind, KernelKind::Contract(_)));
-        all.extend(alone.into_iter().map(|piece| Bundle::alone(piece, caps)));
-        all.extend(join(together, caps));
+        all.extend(stage_bundles(program, stage, caps)?);
     }
+    Ok(all)
+}
+
+/// Those of one stage: stages may be bundled at the same time.
+///
+/// Errors: as of [`pieces`].
+pub fn stage_bundles(program: &Program, stage: usize, caps: &Caps) -> Result<Vec<Bundle>, Error> {
+    let mut its: Vec<(KernelId, Piece)> = Vec::new();
+    for id in program.stage_kernels(stage) {
+        its.extend(pieces(program, &program.kernels[id], caps)?.into_iter().map(|piece| (id, piece)));
+    }
+    let (mut together, alone): (Vec<_>, Vec<_>) = its.into_iter().partition(|(_, p)| choose::may_join(&p.kind));
+    // Workgroups start in order: long ones first, so that short ones fill the gaps at the end.
+    together.sort_by_key(|(_, p)| !matches!(p.kind, KernelKind::Contract(_)));
+    let mut all: Vec<Bundle> = alone.into_iter().map(|piece| Bundle::alone(piece, caps)).collect();
+    all.extend(join(together, caps));
     Ok(all)
 }
 

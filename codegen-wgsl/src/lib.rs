@@ -45,7 +45,7 @@ pub mod validate;
 mod variant;
 
 pub use bind::{Binding, Bindings, Piece, Unit, pieces};
-pub use bundle::{Bundle, bundles};
+pub use bundle::{Bundle, bundles, stage_bundles};
 pub use caps::Caps;
 pub use choose::variants;
 pub use error::Error;

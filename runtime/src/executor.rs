@@ -87,15 +87,20 @@ impl Slots {
         })
     }
 
-    /// Checks a write of `value` to `name`; returns the slot's number.
-    pub fn check_write(&self, name: &str, value: &HostTensor) -> Result<usize> {
+    /// The number of the input or state `name`.
+    pub fn find_writable(&self, name: &str) -> Result<usize> {
         let at = self.find(name)?;
-        let slot = &self.slots[at];
-        if slot.role == Role::Output {
+        if self.slots[at].role == Role::Output {
             return Err(Error::input(format!(
                 "{name} is an output of the program, and only inputs and states can be written"
             )));
         }
+        Ok(at)
+    }
+
+    /// Checks a write of `value` to `name`; returns the slot's number.
+    pub fn check_write(&self, name: &str, value: &HostTensor) -> Result<usize> {
+        let at = self.find_writable(name)?;
         self.check_type(at, value)?;
         Ok(at)
     }
@@ -175,6 +180,15 @@ pub trait Executor {
 
     /// Copies `value` into an input or state.
     fn write(&mut self, name: &str, value: &HostTensor) -> Result<()>;
+
+    /// Makes these inputs and states zeros.
+    fn clear(&mut self, names: &[String]) -> Result<()> {
+        names.iter().try_for_each(|name| {
+            let slot = &self.slots()[self.slots().find(name)?];
+            let zeros = HostTensor::zeros(slot.dtype, &slot.shape)?;
+            self.write(name, &zeros)
+        })
+    }
 
     /// Copies an input, state or output into `value`, which has its type and shape.
     fn read_into(&mut self, name: &str, value: &mut HostTensor) -> Result<()>;

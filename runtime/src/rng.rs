@@ -98,13 +98,25 @@ impl Cursor {
 /// `len` draws of N(0, std) for the tensor `name`, rounded to f32 once.
 pub fn init_normal(seed: u64, name: &str, std: f64, len: usize) -> Vec<f32> {
     let stream = Stream::new(seed, &format!("init/{name}"));
-    let mut values = Vec::with_capacity(len + 1);
-    for index in 0..len.div_ceil(2) as u64 {
-        values.extend(stream.normal_pair(index).map(|x| (x * std) as f32));
+    let mut values = vec![0.0; len];
+    let fill = |(part, values): (usize, &mut [f32])| {
+        for (at, pair) in values.chunks_mut(2).enumerate() {
+            let drawn = stream.normal_pair((part * PART / 2 + at) as u64);
+            pair.iter_mut().zip(drawn).for_each(|(value, x)| *value = (x * std) as f32);
+        }
+    };
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        use rayon::prelude::*;
+        values.par_chunks_mut(PART).enumerate().for_each(fill);
     }
-    values.truncate(len);
+    #[cfg(target_arch = "wasm32")]
+    values.chunks_mut(PART).enumerate().for_each(fill);
     values
 }
+
+/// Values that are drawn by one task; even, since draws come in pairs.
+const PART: usize = 1 << 14;
 
 /// FNV-1a, 64 bits (Fowler, Noll, Vo): a fixed hash of names and texts, not a defence against anyone.
 pub fn fnv1a(bytes: &[u8]) -> u64 {
@@ -165,6 +177,13 @@ mod tests {
     fn streams_and_prefixes() {
         let long = init_normal(1, "a", 0.5, 9);
         assert_eq!(init_normal(1, "a", 0.5, 4), long[..4]);
+        // Parts are drawn apart.
+        let parts = init_normal(1, "a", 0.5, 2 * PART + 1);
+        assert_eq!(parts[..9], long);
+        let drawn = |index: usize| Stream::new(1, "init/a").normal_pair(index as u64).map(|x| (x * 0.5) as f32);
+        assert_eq!(parts[PART - 2..PART], drawn(PART / 2 - 1));
+        assert_eq!(parts[PART..PART + 2], drawn(PART / 2));
+        assert_eq!(parts[2 * PART], drawn(PART)[0]);
         assert_ne!(init_normal(1, "b", 0.5, 9), long);
         assert_ne!(init_normal(2, "a", 0.5, 9), long);
         assert!(init_normal(1, "a", 0.5, 0).is_empty());

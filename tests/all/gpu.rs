@@ -78,7 +78,7 @@ fn a_gpu_overfits_one_batch() {
     training::overfit(&ExecOptions::on_gpu(gpu));
 }
 
-/// Issue 3: over 50 steps of `tiny` each loss is within 1% of the CPU's.
+/// Over 50 steps of `tiny` each loss is within 1% of the CPU's.
 #[test]
 fn losses_on_cpu_and_gpu_agree() {
     let Some(gpu) = gpu() else { return };
@@ -319,9 +319,16 @@ fn variants_are_timed_once_and_replayed() {
     };
     let first = run("train --config small.toml --backend gpu --stop-at 1 --out run");
     assert!(first.contains("gpu: timed variants of ") && first.contains(", kept in "), "{first}");
-    let file = std::fs::read_dir(cache.join("tinygpt")).unwrap().next().unwrap().unwrap();
-    assert!(file.file_name().to_string_lossy().starts_with("tune-"));
-    let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap();
+    let files: Vec<_> = std::fs::read_dir(cache.join("tinygpt")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let file = |start: &str| files.iter().find(|f| f.file_name().unwrap().to_string_lossy().starts_with(start));
+    let kept = std::fs::read(file("tune-").unwrap()).unwrap();
+    let kept: serde_json::Value = serde_json::from_slice(&kept).unwrap();
+    // Compiled kernels, where the adapter gives them away: a damaged file counts as none.
+    if let Some(pipelines) = file("pipelines-") {
+        let mut bytes = std::fs::read(pipelines).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(pipelines, bytes).unwrap();
+    }
     let plan = || std::fs::read_to_string(cli.path("run/plan")).unwrap();
     for (hash, variant) in kept["kernels"].as_object().unwrap() {
         assert!(plan().contains(&format!("kernel {hash} {}\n", variant.as_str().unwrap())), "{hash}");

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tinygpt_ir::program::KernelId;
 
-use super::build::Launch;
+use super::binder::Launch;
 use super::device::Gpu;
 use crate::executor::{Region, Timeline};
 use crate::{Error, Result};

@@ -1,6 +1,6 @@
 //! Cooperative matrices: whether an adapter has those that kernels use, and whether they multiply as they should.
 //!
-//! Invariant: kernels use cooperative matrices only on a device where products in every layout have just agreed with plain f32 arithmetic, and have
+//! Invariant: kernels use cooperative matrices only on a device where products in every layout have just agreed with the processor's arithmetic, and have
 //! come out the same, bit for bit, [`RUNS`] times.
 
 use std::sync::Arc;
@@ -35,14 +35,14 @@ impl Cooperation {
     pub fn notice(self) -> &'static str {
         match self {
             Self::Used => {
-                "mixed precision: products of f16 on cooperative matrices, after a check against f32 arithmetic"
+                "mixed precision: products of f16 on cooperative matrices, after a check against the processor's arithmetic"
             }
             Self::Absent => {
                 "mixed precision: operands rounded to f16 are multiplied in f32, no faster than without, since the adapter has no cooperative matrices of f16"
             }
             Self::Wrong => {
                 "mixed precision: operands rounded to f16 are multiplied in f32, no faster than without, since the adapter's cooperative matrices failed \
-                 a check against f32 arithmetic"
+                 a check against the processor's arithmetic"
             }
         }
     }
@@ -65,31 +65,29 @@ pub(super) fn subgroup(adapter: &wgpu::Adapter) -> Option<u32> {
 /// Rows, columns and depth of the products: with tails in all of them, and so deep that the depth is split.
 const SHAPES: [[usize; 3]; 2] = [[100, 116, 84], [64, 64, 2080]];
 
-/// Whether `cooperating` multiplies as `plain` does, which is the same device without cooperative matrices.
-pub(super) fn agree(plain: Arc<Gpu>, cooperating: Arc<Gpu>) -> Result<bool> {
-    for [m, n, k] in SHAPES {
-        let expected = products(&plain, [m, n, k], 1)?;
-        let found = products(&cooperating, [m, n, k], RUNS)?;
-        // The order of additions alone differs: sums of f16 precision would miss this.
-        let tolerance = 1e-5 * k as f32;
-        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= tolerance);
-        if !found.iter().all(|run| *run == found[0]) || !close(&found[0], &expected[0]) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+/// The contraction of a layout, and whether its left and its right operand are transposed: rows along the depth.
+const LAYOUTS: [(&str, bool, bool); 4] =
+    [("ak,bk->ab", false, false), ("ak,kb->ab", false, true), ("ka,kb->ab", true, true), ("ka,bk->ab", true, false)];
+
+/// Whether `gpu`, whose cooperative matrices are not trusted yet, multiplies in every layout as the processor does.
+pub(super) fn agree(gpu: &Arc<Gpu>) -> Result<bool> {
+    let cases = SHAPES.iter().flat_map(|shape| LAYOUTS.iter().map(move |layout| (*shape, *layout)));
+    // At the same time, since most of it is compilation.
+    let agreed: Vec<bool> = std::thread::scope(|scope| {
+        let threads: Vec<_> = cases.map(|(shape, layout)| scope.spawn(move || agrees(gpu, shape, layout))).collect();
+        let panicked = |_| Err(Error::failed("a thread that checked cooperative matrices has panicked"));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect::<Result<_>>()
+    })?;
+    Ok(agreed.into_iter().all(|one| one))
 }
 
-/// The results, one after the other, of products with either operand either way around; of each run.
-fn products(gpu: &Arc<Gpu>, [m, n, k]: [usize; 3], runs: usize) -> Result<Vec<Vec<f32>>> {
+/// The same of one product.
+fn agrees(gpu: &Arc<Gpu>, [m, n, k]: [usize; 3], (spec, x_turned, y_turned): (&str, bool, bool)) -> Result<bool> {
     let b = Builder::new("cooperation");
-    let input = |name: &str, shape: [usize; 2]| b.input(name, TensorType::f32(shape));
-    let (x, y) = (input("x", [m, k]), input("y", [n, k]));
-    let (xt, yt) = (input("xt", [k, m]), input("yt", [k, n]));
-    b.output("nt", x.contract("ak,bk->ab", y));
-    b.output("nn", x.contract("ak,kb->ab", yt));
-    b.output("tn", xt.contract("ka,kb->ab", yt));
-    b.output("tt", xt.contract("ka,bk->ab", y));
+    let shape = |long: usize, turned: bool| if turned { [k, long] } else { [long, k] };
+    let (x_shape, y_shape) = (shape(m, x_turned), shape(n, y_turned));
+    let (x, y) = (b.input("x", TensorType::f32(x_shape)), b.input("y", TensorType::f32(y_shape)));
+    b.output("product", x.contract(spec, y));
     let failed = |e: String| {
         Error::failed(format!("the check of cooperative matrices cannot be compiled, a fault of tinygpt: {e}"))
     };
@@ -97,21 +95,37 @@ fn products(gpu: &Arc<Gpu>, [m, n, k]: [usize; 3], runs: usize) -> Result<Vec<Ve
     let graph = Pipeline::new([Pass::Precision]).run(graph).map_err(|e| failed(one_line(e)))?.graph;
     let program = lower(&graph, &gpu.target(), true, false).map_err(failed)?.program;
     let mut executor = GpuExecutor::new(Arc::clone(gpu), Arc::new(program))?;
-    for (seed, (name, shape)) in [("x", [m, k]), ("y", [n, k]), ("xt", [k, m]), ("yt", [k, n])].into_iter().enumerate()
-    {
-        let value = |i: usize| ((i * 7919 + seed * 101) % 2003) as f32 / 1001.0 - 1.0;
-        executor.write(name, &HostTensor::f32(&shape, (0..shape[0] * shape[1]).map(value).collect())?)?;
-    }
-    let mut all = Vec::new();
-    let mut result = HostTensor::f32(&[m, n], vec![0.0; m * n])?;
-    for _ in 0..runs {
+    // Numbers that f16 holds exactly, however a device rounds.
+    let values = |seed: usize, count: usize| -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919 + seed * 101) % 2003) as f32 / 1024.0 - 1.0).collect()
+    };
+    let (x, y) = (values(0, m * k), values(1, n * k));
+    executor.write("x", &HostTensor::f32(&x_shape, x.clone())?)?;
+    executor.write("y", &HostTensor::f32(&y_shape, y.clone())?)?;
+    // Rows along the depth.
+    let rows = |values: Vec<f32>, long: usize, turned: bool| -> Vec<f64> {
+        let at = |row: usize, along: usize| if turned { values[along * long + row] } else { values[row * k + along] };
+        (0..long * k).map(|i| f64::from(at(i / k, i % k))).collect()
+    };
+    let (x, y) = (rows(x, m, x_turned), rows(y, n, y_turned));
+    let dot = |(x, y): (&[f64], &[f64])| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    let expected: Vec<f64> = x.chunks_exact(k).flat_map(|x| y.chunks_exact(k).map(move |y| dot((x, y)))).collect();
+    let mut first = HostTensor::f32(&[m, n], vec![0.0; m * n])?;
+    let mut found = first.clone();
+    // The order of additions alone differs: sums of f16 precision would miss this.
+    let tolerance = 1e-5 * k as f64;
+    for run in 0..RUNS {
         executor.step()?;
-        let mut run = Vec::new();
-        for name in ["nt", "nn", "tn", "tt"] {
-            executor.read_into(name, &mut result)?;
-            run.extend_from_slice(result.as_f32()?);
+        executor.read_into("product", &mut found)?;
+        if run == 0 {
+            first.clone_from(&found);
+            let close = |(found, expected): (&f32, &f64)| (f64::from(*found) - expected).abs() <= tolerance;
+            if !found.as_f32()?.iter().zip(&expected).all(close) {
+                return Ok(false);
+            }
+        } else if found != first {
+            return Ok(false);
         }
-        all.push(run);
     }
-    Ok(all)
+    Ok(true)
 }

@@ -7,12 +7,14 @@
 //!   Errors of calls made inside [`Gpu::scoped`] come back from there; all others are kept and come back from [`Gpu::check`].
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tinygpt_codegen_wgsl::Caps;
 use tinygpt_ir::program::TargetModel;
 
 use super::cooperate::{self, Cooperation};
-use super::tune::Tuner;
+use super::kept::Kept;
+use super::tune::{self, Tuner};
 use crate::config::Precision;
 use crate::error::one_line;
 use crate::{Error, Result};
@@ -34,7 +36,7 @@ pub struct GpuOptions {
     pub adapter: Option<String>,
     /// Compile bounds checks into the kernels.
     pub checked: bool,
-    /// Time kernel variants that neither a plan nor the cache knows.
+    /// Time kernel variants that neither a plan nor the cache knows; without, nothing is kept on disk or read from there.
     pub tune: bool,
     /// Of contractions.
     pub precision: Precision,
@@ -67,6 +69,8 @@ pub struct Gpu {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) tuner: Tuner,
+    /// Where the system names a place for it and the adapter can.
+    pub(super) kept: Option<Arc<Kept>>,
     report: AdapterReport,
     options: GpuOptions,
     /// Largest buffer in bytes.
@@ -183,7 +187,9 @@ impl Gpu {
     /// # Errors
     /// There is none, or its driver refuses.
     pub fn open(options: &GpuOptions) -> Result<Arc<Gpu>> {
+        let start = Instant::now();
         let (instance, adapters) = found();
+        let enumerated = start.elapsed();
         let reports: Vec<AdapterReport> = adapters.iter().map(report).collect();
         let at = choose(&reports, options.adapter.as_deref())?;
         let (adapter, report) = (&adapters[at], reports[at].clone());
@@ -191,7 +197,8 @@ impl Gpu {
         let limits = adapter.limits();
         let mixed = options.precision == Precision::Mixed;
         let matrices = if mixed { cooperate::subgroup(adapter) } else { None };
-        let mut required_features = adapter.features() & wanted;
+        let keeping = if options.tune { wgpu::Features::PIPELINE_CACHE } else { wgpu::Features::empty() };
+        let mut required_features = adapter.features() & (wanted | keeping);
         let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
         if matrices.is_some() {
             required_features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
@@ -225,6 +232,10 @@ impl Gpu {
         let fault = Arc::new(Mutex::new(None));
         keep_faults(&device, &fault, &report.name);
         let max_buffer_bytes = limits.max_buffer_size;
+        let kept = tune::cache_file(&report, "pipelines", "bin")
+            .filter(|_| required_features.contains(wgpu::Features::PIPELINE_CACHE));
+        let kept = kept.map(|file| Arc::new(Kept::open(&device, file, tune::identity(&report))));
+        tracing::debug!(?enumerated, took = ?start.elapsed(), "opened the device");
         let make = |matrices: Option<u32>, tune: bool, cooperation: Option<Cooperation>| {
             let mut report = report.clone();
             report.caps.cooperative = matrices;
@@ -233,6 +244,7 @@ impl Gpu {
                 device: device.clone(),
                 queue: queue.clone(),
                 tuner: Tuner::new(&report, tune),
+                kept: kept.clone(),
                 report,
                 options: options.clone(),
                 max_buffer_bytes,
@@ -243,9 +255,7 @@ impl Gpu {
         let cooperation = match matrices {
             _ if !mixed => None,
             None => Some(Cooperation::Absent),
-            Some(_) if cooperate::agree(make(None, false, None), make(matrices, false, None))? => {
-                Some(Cooperation::Used)
-            }
+            Some(_) if cooperate::agree(&make(matrices, false, None))? => Some(Cooperation::Used),
             Some(_) => Some(Cooperation::Wrong),
         };
         Ok(make(matrices.filter(|_| cooperation == Some(Cooperation::Used)), options.tune, cooperation))

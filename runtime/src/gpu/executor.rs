@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use tinygpt_ir::program::{BufferId, KernelId, Place, Program};
 
-use super::build::{self, Launch, Units};
+use super::binder::{self, Launch, Units};
+use super::build;
 use super::clock;
 use super::device::Gpu;
 use super::ring::{DEPTH, Ring, SMALL_BYTES};
@@ -142,15 +143,15 @@ fn units(gpu: &Gpu, program: &Program) -> Result<Units> {
             )));
         }
         if buffer.place == Place::Own {
-            let unit = (Unit::Own(id), build::buffer(gpu, &buffer.label, buffer.bytes() as u64)?);
+            let unit = (Unit::Own(id), binder::buffer(gpu, &buffer.label, buffer.bytes() as u64)?);
             units.extend([unit]);
         }
     }
     for (at, bytes) in program.memory.slots.iter().enumerate() {
-        units.insert(Unit::Slot(at as u32), build::buffer(gpu, &format!("slot {at}"), *bytes as u64)?);
+        units.insert(Unit::Slot(at as u32), binder::buffer(gpu, &format!("slot {at}"), *bytes as u64)?);
     }
     for (at, bytes) in program.memory.packs.iter().enumerate() {
-        units.insert(Unit::Pack(at as u32), build::buffer(gpu, &format!("pack {at}"), *bytes as u64)?);
+        units.insert(Unit::Pack(at as u32), binder::buffer(gpu, &format!("pack {at}"), *bytes as u64)?);
     }
     Ok(units)
 }
@@ -209,6 +210,18 @@ impl Executor for GpuExecutor {
             value.bytes()
         };
         self.gpu.queue.write_buffer(buffer, *offset, data);
+        self.gpu.check()
+    }
+
+    fn clear(&mut self, names: &[String]) -> Result<()> {
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        for name in names {
+            let Home { buffer, offset, bytes, .. } = &self.homes[self.slots.find_writable(name)?];
+            if *bytes > 0 {
+                encoder.clear_buffer(buffer, *offset, Some(*bytes as u64));
+            }
+        }
+        self.submit_commands(encoder);
         self.gpu.check()
     }
 

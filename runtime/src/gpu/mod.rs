@@ -2,21 +2,28 @@
 //!
 //! - [`device`]: adapters, the open device, its errors
 //! - [`executor`]: buffers, launches, steps in flight
-//! - [`build`]: from a program to launches: variants, pipelines, bind groups
+//! - [`build`]: from a program to launches, by way of [`pipelines`] and bind groups ([`binder`])
+//! - [`kept`]: compiled pipelines on disk
+//! - [`contest`]: which variant of a kernel is the fastest, by the [`stopwatch`]
 //! - [`cooperate`]: whether an adapter's cooperative matrices multiply as they should
 //! - [`ring`]: small results that come back without stalling the device
-//! - [`tune`]: which variant of a kernel runs, and how that is measured, kept and replayed
+//! - [`tune`]: which variant of a kernel runs, and how that is kept and replayed
 //!
 //! Invariants
 //! - All buffers, pipelines and bind groups are made when a program is prepared; a step makes none and submits once.
 //! - A step is one command encoder with one compute pass: the kernels in the program's order, each seeing what those before it wrote.
 
+mod binder;
 mod build;
 mod clock;
+mod contest;
 pub mod cooperate;
 pub mod device;
 pub mod executor;
+mod kept;
+mod pipelines;
 mod ring;
+mod stopwatch;
 pub mod tune;
 
 pub use cooperate::Cooperation;

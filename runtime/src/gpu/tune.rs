@@ -8,36 +8,25 @@
 //!   equal code, hence equal bits.
 //! - Only measured variants enter the cache. A cache of another adapter, driver or version counts as empty; one that cannot be read
 //!   or written costs measurements and is said ([`Tuner::take_notes`]), and nothing else.
-//! - Measurements of one program take at most [`BUDGET`] and what was begun by then; what is left has its default.
+//! - All of a program's kernels are settled before its first step. Which of them are measured, and how long that may take, is said in
+//!   [`super::contest`].
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tinygpt_codegen_wgsl::Choice;
 
-use super::build::Launch;
-use super::device::{AdapterReport, Gpu};
+use super::device::AdapterReport;
+use super::kept;
 use crate::error::one_line;
 use crate::{Error, Result};
 
 /// Of the plan and the cache: raised when variants or hashes change their meaning.
 pub const VERSION: u32 = 3;
-
-/// Time to measure kernels of one program that nothing is known of.
-const BUDGET: Duration = Duration::from_secs(5);
-
-/// Time for which the device is kept busy before the first measurement: idle ones run at a fraction of their clock.
-const WARM_UP: Duration = Duration::from_millis(300);
-
-/// Time of the device for one measurement of a variant.
-const TRIAL: Duration = Duration::from_millis(2);
-
-/// Measurements of a variant; the fastest counts, since anything else that runs can only slow one down.
-const TRIALS: usize = 3;
 
 /// What runs, by the hash of a bundle's default.
 pub type Variants = BTreeMap<u64, Choice>;
@@ -68,34 +57,10 @@ struct CacheFile {
     kernels: BTreeMap<String, String>,
 }
 
-/// Time left for measurements.
-pub(super) struct Budget {
-    start: Instant,
-    /// Whether the device has been busy long enough to run at its full clock.
-    warm: bool,
-}
-
-impl Budget {
-    pub fn new() -> Budget {
-        Budget { start: Instant::now(), warm: false }
-    }
-
-    /// When compiling variants has to end, so that there is time to measure them.
-    pub fn end_of_compilation(&self) -> Instant {
-        self.start + BUDGET * 2 / 3
-    }
-
-    pub fn spent(&self) -> bool {
-        self.start.elapsed() >= BUDGET
-    }
-}
-
 impl Tuner {
     /// For an adapter; without `measures` kernels that no plan names have their defaults.
     pub fn new(report: &AdapterReport, measures: bool) -> Tuner {
-        let adapter = format!("{} ({})", report.name, report.driver);
-        let cache_file = cache_dir().map(|dir| dir.join(format!("tune-{}.json", file_name(&report.name))));
-        Tuner::with_cache(adapter, measures, cache_file)
+        Tuner::with_cache(identity(report), measures, cache_file(report, "tune", "json"))
     }
 
     fn with_cache(adapter: String, measures: bool, cache_file: Option<PathBuf>) -> Tuner {
@@ -161,6 +126,11 @@ impl Tuner {
         state.notes.push(note);
     }
 
+    /// Says something to the user.
+    pub(super) fn note(&self, note: String) {
+        self.state().notes.push(note);
+    }
+
     /// What the user may want to know since the last call, one line each.
     pub fn take_notes(&self) -> Vec<String> {
         std::mem::take(&mut self.state().notes)
@@ -208,6 +178,16 @@ pub fn parse_plan(text: &str, origin: &str) -> Result<(String, Variants)> {
     Ok((adapter.to_owned(), plan.collect::<Result<_>>()?))
 }
 
+/// What caches are of: an adapter and its driver.
+pub(super) fn identity(report: &AdapterReport) -> String {
+    format!("{} ({})", report.name, report.driver)
+}
+
+/// An adapter's file among the caches; None where the system names no place for them.
+pub(super) fn cache_file(report: &AdapterReport, what: &str, extension: &str) -> Option<PathBuf> {
+    Some(cache_dir()?.join(format!("{what}-{}.{extension}", file_name(&report.name))))
+}
+
 /// Where caches belong (XDG Base Directory Specification; on Windows the local application data).
 fn cache_dir() -> Option<PathBuf> {
     let var = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -240,130 +220,11 @@ fn read_cache(file: &Path, adapter: &str) -> Result<Variants> {
     found.kernels.iter().map(kernel).collect()
 }
 
-/// Replaces a cache file whole: a reader sees the old or the new one.
 fn write_cache(file: &Path, adapter: &str, kernels: &Variants) -> Result<()> {
     let kernels = kernels.iter().map(|(hash, variant)| (format!("{hash:016x}"), variant.to_string())).collect();
     let contents = CacheFile { version: VERSION, adapter: adapter.to_owned(), kernels };
     let text = serde_json::to_string_pretty(&contents).map_err(|e| Error::writing(file, one_line(e)))?;
-    let aside = file.with_extension(format!("{}.new", std::process::id()));
-    let dir = file.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir)
-        .and_then(|()| std::fs::write(&aside, text + "\n"))
-        .and_then(|()| std::fs::rename(&aside, file))
-        .map_err(|e| Error::writing(file, e))
-}
-
-/// The fastest of the variants on this device; None where the budget ran out before each was timed.
-///
-/// Variants take turns, so that a clock that rises or falls favours none.
-pub(super) fn fastest(gpu: &Gpu, entrants: &[(Choice, Vec<Launch>)], budget: &mut Budget) -> Result<Option<Choice>> {
-    let clock = Clock::new(gpu);
-    if !budget.warm {
-        let start = Instant::now();
-        while start.elapsed() < WARM_UP && !budget.spent() {
-            clock.time(gpu, &entrants[0].1, 20)?;
-        }
-        budget.warm = true;
-    }
-    let mut times = Vec::with_capacity(entrants.len());
-    for (_, launches) in entrants {
-        if budget.spent() {
-            return Ok(None);
-        }
-        // The first run fills caches.
-        clock.time(gpu, launches, 1)?;
-        times.push(clock.time(gpu, launches, 1)?);
-    }
-    for _ in 0..TRIALS {
-        for ((_, launches), time) in entrants.iter().zip(0..) {
-            // A variant far behind is not worth more.
-            let best = times.iter().min().copied().unwrap_or_default();
-            if budget.spent() || times[time] > best * 4 {
-                continue;
-            }
-            let runs = (TRIAL.as_secs_f64() / times[time].as_secs_f64().max(1e-7)).clamp(1.0, 200.0) as u32;
-            times[time] = times[time].min(clock.time(gpu, launches, runs)? / runs);
-        }
-    }
-    let best = entrants.iter().zip(&times).min_by_key(|(_, time)| **time);
-    Ok(best.map(|((choice, _), _)| choice.clone()))
-}
-
-/// Measures by the device's timestamps where it has them, and by the host's clock otherwise.
-struct Clock {
-    /// Queries, where they are resolved to, and where they are read.
-    queries: Option<(wgpu::QuerySet, wgpu::Buffer, wgpu::Buffer)>,
-    ns_per_tick: f64,
-}
-
-/// Bytes of two timestamps.
-const STAMPS: u64 = 16;
-
-impl Clock {
-    fn new(gpu: &Gpu) -> Clock {
-        let queries = gpu.device.features().contains(wgpu::Features::TIMESTAMP_QUERY).then(|| {
-            use wgpu::BufferUsages as Usage;
-            let buffer = |usage| {
-                gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("timestamps"),
-                    size: STAMPS,
-                    usage,
-                    mapped_at_creation: false,
-                })
-            };
-            let set = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: Some("timestamps"),
-                ty: wgpu::QueryType::Timestamp,
-                count: 2,
-            });
-            (set, buffer(Usage::QUERY_RESOLVE | Usage::COPY_SRC), buffer(Usage::MAP_READ | Usage::COPY_DST))
-        });
-        Clock { queries, ns_per_tick: f64::from(gpu.queue.get_timestamp_period()) }
-    }
-
-    /// Time of `runs` runs of the launches.
-    fn time(&self, gpu: &Gpu, launches: &[Launch], runs: u32) -> Result<Duration> {
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        {
-            let stamps = self.queries.as_ref().map(|(set, ..)| wgpu::ComputePassTimestampWrites {
-                query_set: set,
-                beginning_of_pass_write_index: Some(0),
-                end_of_pass_write_index: Some(1),
-            });
-            let mut pass =
-                encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: stamps });
-            for launch in (0..runs).flat_map(|_| launches) {
-                pass.set_pipeline(&launch.pipeline);
-                pass.set_bind_group(0, &launch.group, &[]);
-                let [x, y, z] = launch.workgroups;
-                pass.dispatch_workgroups(x, y, z);
-            }
-        }
-        if let Some((set, resolved, read)) = &self.queries {
-            encoder.resolve_query_set(set, 0..2, resolved, 0);
-            encoder.copy_buffer_to_buffer(resolved, 0, read, 0, STAMPS);
-        }
-        let start = Instant::now();
-        let submission = gpu.queue.submit([encoder.finish()]);
-        let Some((.., read)) = &self.queries else {
-            gpu.wait(Some(submission))?;
-            return Ok(start.elapsed());
-        };
-        read.map_async(wgpu::MapMode::Read, .., |_| ());
-        gpu.wait(Some(submission))?;
-        let wall = start.elapsed();
-        let refused = |_| Error::failed(format!("the GPU {} did not hand over its timestamps", gpu.report().name));
-        let view = read.get_mapped_range(..).map_err(refused)?;
-        let stamps: Vec<u64> =
-            view.chunks_exact(8).map(|b| b.iter().rev().fold(0, |x, b| x << 8 | u64::from(*b))).collect();
-        drop(view);
-        read.unmap();
-        // A driver whose stamps stand still or run backwards has none.
-        Ok(match stamps[1].checked_sub(stamps[0]) {
-            Some(ticks) if ticks > 0 => Duration::from_secs_f64(ticks as f64 * self.ns_per_tick * 1e-9),
-            _ => wall,
-        })
-    }
+    kept::replace(file, (text + "\n").as_bytes())
 }
 
 #[cfg(test)]

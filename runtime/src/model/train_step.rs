@@ -140,7 +140,10 @@ impl TrainStep {
     /// Starts from the weights of `seed`, moments zero.
     pub fn start(&mut self, seed: u64) -> Result<()> {
         let weights = initial_weights(&self.compiled.forward, seed)?;
-        self.load(&weights, None, "the starting weights")
+        tracing::debug!("made starting weights");
+        self.load(&weights, None, "the starting weights")?;
+        tracing::debug!("loaded starting weights");
+        Ok(())
     }
 
     /// Goes on from `weights` and moments, or with moments zero. The error names `origin`.
@@ -151,12 +154,9 @@ impl TrainStep {
             sums.current = false;
         }
         let Some(moments) = moments else {
-            for prefix in MOMENTS {
-                for (name, shape) in weight_shapes(&self.compiled.forward) {
-                    self.exec.write(&format!("{prefix}{name}"), &HostTensor::zeros(DType::F32, &shape)?)?;
-                }
-            }
-            return Ok(());
+            let weights = weight_shapes(&self.compiled.forward);
+            let named = |prefix: &'static str| weights.iter().map(move |(name, _)| format!("{prefix}{name}"));
+            return self.exec.clear(&MOMENTS.into_iter().flat_map(named).collect::<Vec<_>>());
         };
         MOMENTS.iter().zip(moments).try_for_each(|(prefix, tensors)| {
             check_architecture(tensors, &weight_shapes(&self.compiled.forward), origin)?;
