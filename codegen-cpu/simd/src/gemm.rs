@@ -6,7 +6,8 @@
 //!   Elsewhere they are **packed**: A as panels of at most `rows` rows, B as panels of a few vectors of columns.
 //! - Packing is done **ahead**, once, into a shared buffer, by [`GemmPlan::pack`] tasks (panels with all of k, every term one
 //!   after another), or **by each compute task** into its scratch, one block of k at a time: the larger side of a product with
-//!   few rows or few columns, whose parts no other task reads, A in small batched products, and an A too large for a buffer.
+//!   few rows or few columns, whose parts no other task reads, A in small batched products, and an A too large for a buffer. Where its
+//!   panels are contiguous, the first microkernel call to need one reads it in place and packs it in passing.
 //! - A **compute task** owns a block of the output: some batches, or some rows and columns of one batch. For one
 //!   block of k at a time it runs the microkernel on each pair of panels, accumulators in registers.
 //! - After the last block of k, each strip of finished rows goes to the **epilogue** while it is in cache.

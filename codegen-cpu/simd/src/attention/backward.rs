@@ -9,7 +9,7 @@
 use super::ahead::Ahead;
 use super::block::{Rows, Scores, pack_columns, panels, product, scale_row, scores, unseeing, visible};
 use super::{AttentionShape, Backward, KEY_BLOCK, QUERY_BLOCK, Strides, Task};
-use crate::gemm::kernel::Kernels;
+use crate::gemm::kernel::{Form, Kernels};
 use crate::vector::{Avx2, Avx512};
 use std::ops::Range;
 use tinygpt_vloop::math;
@@ -79,17 +79,17 @@ unsafe fn backward<S: Kernels>(shape: &AttentionShape, task: &Task, operands: &B
                         if dv.is_wanted() {
                             let a = p.at(panel.start, from);
                             let (b, c) = ((dout, depth.clone()), (dv, panel.clone()));
-                            product::<S>(S::BY_ROWS, a, b, c, dim, adds, &mut ahead);
+                            product::<S>(Form::ByRows, a, b, c, dim, adds, &mut ahead);
                         }
                         if dk.is_wanted() {
                             let a = ds.at(panel.start, from);
-                            product::<S>(S::BY_ROWS, a, (q, depth), (dk, panel), dim, adds, &mut ahead);
+                            product::<S>(Form::ByRows, a, (q, depth), (dk, panel), dim, adds, &mut ahead);
                         }
                     }
                     for panel in panels::<S>(if dq.is_wanted() { queries.clone() } else { 0..0 }) {
                         let depth = key..if shape.causal { keys.end.min(panel.end) } else { keys.end };
                         let a = ds.at(key, panel.start);
-                        product::<S>(S::BY_COLUMNS, a, (k, depth), (dq, panel), dim, key > 0, &mut ahead);
+                        product::<S>(Form::ByColumns, a, (k, depth), (dq, panel), dim, key > 0, &mut ahead);
                     }
                     key = keys.end;
                 }

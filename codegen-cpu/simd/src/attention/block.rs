@@ -3,7 +3,7 @@
 use super::ahead::Ahead;
 use super::{QUERY_BLOCK, Strides};
 use crate::Axis;
-use crate::gemm::kernel::{Call, Kernels, Table};
+use crate::gemm::kernel::{Call, Form, Kernels};
 use crate::gemm::pack::{Operand, pack_panel};
 use std::ops::Range;
 
@@ -112,7 +112,7 @@ pub(super) unsafe fn scores<S: Kernels>(
             ahead.fetch::<S>();
             // SAFETY: passed on; whole vectors of scores are written, inside the block's row.
             unsafe {
-                S::kernel(S::BY_ROWS, panel.len(), S::COLS)(&Call {
+                S::kernel(Form::ByRows, panel.len(), S::COLS)(&Call {
                     k: dim,
                     a: a.row(panel.start),
                     lda: a.stride,
@@ -123,6 +123,7 @@ pub(super) unsafe fn scores<S: Kernels>(
                     cols: S::COLS,
                     accumulate: false,
                     addends: &[],
+                    packed: std::ptr::null_mut(),
                 });
             }
         }
@@ -136,14 +137,14 @@ pub(super) fn visible<S: Kernels>(keys: &Range<usize>, query: usize, causal: boo
     if causal { keys.end.min(query + S::COLS).max(keys.start) } else { keys.end }
 }
 
-/// C(rows, :) (+)= A(rows, depth) B(depth, :), where A is a part of the scores: `a` its first element, read by
-/// `table`'s way with a stride of QUERY_BLOCK.
+/// C(rows, :) (+)= A(rows, depth) B(depth, :), where A is a part of the scores: `a` its first element, found as
+/// `form` says with a stride of QUERY_BLOCK.
 ///
 /// # Safety
 /// The processor has `S`; operands are readable, `c` writable; rows are at most a kernel's.
 #[inline(always)]
 pub(super) unsafe fn product<S: Kernels>(
-    table: Table,
+    form: Form,
     a: *const f32,
     (b, depth): (Rows, Range<usize>),
     (c, rows): (Rows, Range<usize>),
@@ -157,7 +158,7 @@ pub(super) unsafe fn product<S: Kernels>(
         let cols = (dim - first).min(S::COLS);
         // SAFETY: passed on.
         unsafe {
-            S::kernel(table, rows.len(), cols)(&Call {
+            S::kernel(form, rows.len(), cols)(&Call {
                 k: depth.len(),
                 a,
                 lda: QUERY_BLOCK as isize,
@@ -168,6 +169,7 @@ pub(super) unsafe fn product<S: Kernels>(
                 cols,
                 accumulate,
                 addends: &[],
+                packed: std::ptr::null_mut(),
             });
         }
         first += cols;

@@ -3,7 +3,7 @@
 use super::ahead::Ahead;
 use super::block::{Rows, Scores, pack_columns, panels, product, scale_row, scores, unseeing, visible};
 use super::{AttentionShape, Forward, KEY_BLOCK, QUERY_BLOCK, Strides, Task};
-use crate::gemm::kernel::Kernels;
+use crate::gemm::kernel::{Form, Kernels};
 use crate::vector::{Avx2, Avx512};
 use std::ops::Range;
 use tinygpt_vloop::math;
@@ -71,7 +71,7 @@ unsafe fn forward<S: Kernels>(shape: &AttentionShape, task: &Task, operands: &Fo
                         }
                         let depth = key..if shape.causal { keys.end.min(panel.end) } else { keys.end };
                         let a = block.at(key, panel.start);
-                        product::<S>(S::BY_COLUMNS, a, (v, depth), (out, panel), dim, key > 0, &mut ahead);
+                        product::<S>(Form::ByColumns, a, (v, depth), (out, panel), dim, key > 0, &mut ahead);
                     }
                     key = keys.end;
                 }

@@ -52,7 +52,7 @@ pub(super) struct Blocking {
 pub(super) enum Source {
     /// In place: A by rows, B by rows.
     Direct,
-    /// In the scratch of the task, which packs its rows for one block of k.
+    /// In the scratch of the task, which packs its part for one block of k. Never both operands.
     Task,
     /// In the shared buffer that pack tasks fill.
     Ahead(Copies),

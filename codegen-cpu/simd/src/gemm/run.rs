@@ -3,7 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 use super::blocking::{GROUP, MAX_PANELS, PackTask, Source, part, segments};
 #[cfg(target_arch = "x86_64")]
-use super::kernel::{Call, Kernels};
+use super::kernel::{Call, Form, Kernels};
 #[cfg(target_arch = "x86_64")]
 use super::pack::{Operand, Part, pack_panels};
 use super::{Epilogue, GemmPlan, MAX_ADDENDS, Side};
@@ -86,6 +86,45 @@ unsafe fn pack_range<S: Kernels>(
     }
 }
 
+/// An operand in one block of k where it lies: its element (0, 0), and the elements from k to k. Its panels' elements of one k
+/// are contiguous.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct InPassing {
+    start: *const f32,
+    ld: isize,
+}
+
+/// The operand of a side that each task packs, if microkernels can pack it in passing: the first that needs a panel reads it where it
+/// lies. So they can in a block of one term whose elements are evenly spaced along k and contiguous along the other axis.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn in_passing(
+    plan: &GemmPlan,
+    side: Side,
+    range: &Range<usize>,
+    offsets: &[isize],
+    operand: &[*const f32],
+) -> Option<InPassing> {
+    let source = match side {
+        Side::A => &plan.blocking.a,
+        Side::B => &plan.blocking.b,
+    };
+    if *source != Source::Task {
+        return None;
+    }
+    let mut segments = segments(&plan.problem, range.clone());
+    let (Some((t, from, _)), None) = (segments.next(), segments.next()) else { return None };
+    let term = &plan.problem.terms[t];
+    let (k, w) = match side {
+        Side::A => (&term.a_k, &term.a_m),
+        Side::B => (&term.b_k, &term.b_n),
+    };
+    let ld = k.stride()?;
+    (w.stride() == Some(1))
+        .then(|| InPassing { start: operand[t].wrapping_offset(offsets[t] + from as isize * ld), ld })
+}
+
 /// # Safety
 /// As for [`GemmPlan::run`], and the processor has `S`.
 #[cfg(target_arch = "x86_64")]
@@ -125,13 +164,17 @@ unsafe fn run<S: Kernels>(
         for (block, range) in blocking.depths.iter().enumerate() {
             let depth = range.len();
             let first_row = part(problem.m, panels, task.panels.start).start;
+            let passing_a = in_passing(plan, Side::A, range, &offsets.a, a);
+            let passing_b = in_passing(plan, Side::B, range, &offsets.b, b);
             // Panel `p` of the packed A in this block of k lies at `a_start + (p - a_first) * a_len + range start * rows`.
             let (a_start, a_first, a_len, a_k) = match &blocking.a {
                 Source::Direct => (std::ptr::null(), 0, 0, 0),
                 Source::Task => {
-                    let panels = task.panels.clone();
-                    // SAFETY: the operands are readable by the caller's contract, scratch holds the panels.
-                    unsafe { pack_range::<S>(plan, Side::A, panels, &offsets.a, a, range.clone(), scratch) };
+                    if passing_a.is_none() {
+                        let panels = task.panels.clone();
+                        // SAFETY: the operands are readable by the caller's contract, scratch holds the panels.
+                        unsafe { pack_range::<S>(plan, Side::A, panels, &offsets.a, a, range.clone(), scratch) };
+                    }
                     (scratch.cast_const(), task.panels.start, blocking.panel_len(depth), 0)
                 }
                 Source::Ahead(copies) => {
@@ -139,7 +182,7 @@ unsafe fn run<S: Kernels>(
                     (start, 0, blocking.panel_len(k), range.start)
                 }
             };
-            if blocking.b == Source::Task {
+            if blocking.b == Source::Task && passing_b.is_none() {
                 let panels = columns.start / blocking.cols..columns.end.div_ceil(blocking.cols);
                 // SAFETY: as for A.
                 unsafe { pack_range::<S>(plan, Side::B, panels, &offsets.b, b, range.clone(), packed_b) };
@@ -181,17 +224,29 @@ unsafe fn run<S: Kernels>(
                     };
                     for panel in group..group_end {
                         let rows = part(problem.m, panels, panel);
-                        let (table, a, lda) = match in_place {
+                        let (mut form, mut a, mut lda) = match in_place {
                             Some((t, from, _)) if blocking.a == Source::Direct => {
                                 let ld = problem.terms[t].a_m.stride().unwrap_or(0);
                                 let at = offsets.a[t] + rows.start as isize * ld + from as isize;
-                                (S::BY_ROWS, a[t].wrapping_offset(at), ld)
+                                (Form::ByRows, a[t].wrapping_offset(at), ld)
                             }
                             _ => {
                                 let at = (panel - a_first) * a_len + a_k * rows.len();
-                                (S::BY_COLUMNS, a_start.wrapping_add(at), rows.len() as isize)
+                                (Form::ByColumns, a_start.wrapping_add(at), rows.len() as isize)
                             }
                         };
+                        let (mut b, mut ldb, mut packed) = (b, ldb, std::ptr::null_mut());
+                        match (passing_a, passing_b) {
+                            (Some(from), _) if first == columns.start => {
+                                (form, packed) = (Form::PackA, a.cast_mut());
+                                (a, lda) = (from.start.wrapping_add(rows.start), from.ld);
+                            }
+                            (_, Some(from)) if panel == task.panels.start => {
+                                (form, packed) = (Form::PackB, b.cast_mut());
+                                (b, ldb) = (from.start.wrapping_add(first), from.ld);
+                            }
+                            _ => {}
+                        }
                         // Added to the first block's sums: later, C holds sums where an addend may have been.
                         let mut near = [(std::ptr::null(), 0); MAX_ADDENDS];
                         let added = if block == 0 { addends } else { &[] };
@@ -201,7 +256,7 @@ unsafe fn run<S: Kernels>(
                         }
                         // SAFETY: A and B hold the panels; C is the task's own block, and addends are readable there.
                         unsafe {
-                            S::kernel(table, rows.len(), cols)(&Call {
+                            S::kernel(form, rows.len(), cols)(&Call {
                                 k: depth,
                                 a,
                                 lda,
@@ -212,6 +267,7 @@ unsafe fn run<S: Kernels>(
                                 cols,
                                 accumulate: block > 0,
                                 addends: &near[..added.len()],
+                                packed,
                             });
                         }
                     }
