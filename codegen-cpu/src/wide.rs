@@ -11,9 +11,9 @@
 //! - `bytes` is 64 times the number of whole vectors of sixteen trips
 //! - `mask` has a bit for each trip that is left over, fewer than sixteen
 //!
-//! There are two steps. [`record`] turns the body into [`Node`]s, vector operations on values that are set once; functions such as
-//! exp are expanded there, by [`tinygpt_vloop::math`]. [`emit`] gives values registers and writes the instructions twice: for whole
-//! vectors, and under the mask.
+//! There are three steps. [`record`] turns the body into [`Node`]s, vector operations on values that are set once; functions such as
+//! exp are expanded there, by [`tinygpt_vloop::math`]. [`pair`] makes a body for two vectors at once where that gains. [`emit`] gives
+//! values registers and writes the instructions: for pairs of whole vectors, for whole vectors, and under the mask.
 //!
 //! Invariants
 //! - Every operation of the body is done as its scalar would be, lane by lane, so results have the bits of the same loop run
@@ -26,6 +26,7 @@
 mod disassembly;
 mod emit;
 mod evex;
+mod pair;
 mod record;
 
 use tinygpt_vloop::{Base, Func, Reg, Stmt};
@@ -103,7 +104,7 @@ struct Node {
 }
 
 /// A body as vector operations.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Recorded {
     nodes: Vec<Node>,
     /// Where each value comes from.

@@ -6,7 +6,7 @@
 //! | rax | bytes done: what moving addresses add |
 //! | rsi | bytes of all whole vectors |
 //! | rdx | the mask of the trips left over |
-//! | r11 | a pointer that has no register, while one instruction uses it |
+//! | r11 | a pointer that has no register, while one instruction uses it; the end of the next two vectors |
 //! | [`POINTERS`] | the first pointers |
 //! | k1 | a comparison, for the instruction after it |
 //! | k7 | the mask |
@@ -16,6 +16,7 @@
 //! the stack frame (a constant or scalar needs no place there: it is loaded again).
 
 use super::evex::*;
+use super::pair::pair;
 use super::{Kind, Node, Place, Recorded, Source, Val};
 use std::collections::HashMap;
 
@@ -33,18 +34,19 @@ const TEST: u8 = 1;
 const LEFT_OVER: u8 = 7;
 
 pub(super) fn emit(recorded: &Recorded) -> (Vec<u8>, String) {
-    let last_use = last_uses(recorded);
-    let pinned = pinned(recorded, &last_use);
-    // The frame's size is known when the body is emitted, so that is done twice.
-    let frame = write(recorded, &last_use, &pinned, 0).frame;
-    let w = write(recorded, &last_use, &pinned, frame);
+    let single = Body::new(recorded);
+    let two = pair(recorded);
+    let two = two.as_ref().map(Body::new);
+    let pinned = two.as_ref().unwrap_or(&single).pinned();
+    // The frame's size is known when the bodies are emitted, so that is done twice.
+    let frame = write(&single, two.as_ref(), &pinned, 0).frame;
+    let w = write(&single, two.as_ref(), &pinned, frame);
     w.asm.finish(&recorded.pool)
 }
 
-fn write<'a>(recorded: &'a Recorded, last_use: &'a [usize], pinned: &'a HashMap<Val, Zmm>, frame: i32) -> Writer<'a> {
+fn write<'a>(single: &'a Body, two: Option<&'a Body>, pinned: &'a HashMap<Val, Zmm>, frame: i32) -> Writer<'a> {
     let mut w = Writer {
-        recorded,
-        last_use,
+        body: single,
         pinned,
         asm: Assembler::default(),
         masked: false,
@@ -53,7 +55,7 @@ fn write<'a>(recorded: &'a Recorded, last_use: &'a [usize], pinned: &'a HashMap<
         saved: HashMap::new(),
         frame: 0,
     };
-    let held = recorded.pointers.len().min(POINTERS.len());
+    let held = single.recorded.pointers.len().min(POINTERS.len());
     let saved = &POINTERS[FIRST_SAVED.min(held)..held];
     saved.iter().for_each(|r| w.asm.push(*r));
     w.asm.move_stack(-frame);
@@ -65,12 +67,23 @@ fn write<'a>(recorded: &'a Recorded, last_use: &'a [usize], pinned: &'a HashMap<
     for (r, v) in pins {
         w.broadcast(r, v);
     }
-    let [again, rest, done] = [(); 3].map(|()| w.asm.label());
     w.asm.raw(&[0x31, 0xc0], "xor eax, eax");
-    w.asm.raw(&[0x48, 0x85, 0xf6], "test rsi, rsi");
-    w.asm.jump_if(0x84, "jz", rest);
+    if let Some(two) = two {
+        let [again, rest] = [(); 2].map(|()| w.asm.label());
+        w.two_left();
+        w.asm.jump_if(0x87, "ja", rest);
+        w.asm.place(again);
+        w.write(two);
+        w.asm.raw(&[0x48, 0x83, 0xe8, 0x80], "sub rax, -128");
+        w.two_left();
+        w.asm.jump_if(0x86, "jbe", again);
+        w.asm.place(rest);
+    }
+    let [again, rest, done] = [(); 3].map(|()| w.asm.label());
+    w.asm.raw(&[0x48, 0x39, 0xf0], "cmp rax, rsi");
+    w.asm.jump_if(0x83, "jae", rest);
     w.asm.place(again);
-    w.body();
+    w.write(single);
     w.asm.raw(&[0x48, 0x83, 0xc0, VECTOR as u8], "add rax, 64");
     w.asm.raw(&[0x48, 0x39, 0xf0], "cmp rax, rsi");
     w.asm.jump_if(0x82, "jb", again);
@@ -79,7 +92,7 @@ fn write<'a>(recorded: &'a Recorded, last_use: &'a [usize], pinned: &'a HashMap<
     w.asm.jump_if(0x84, "jz", done);
     w.asm.raw(&[0xc5, 0xf8, 0x92, 0xfa], "kmovw k7, edx");
     w.masked = true;
-    w.body();
+    w.write(single);
     w.asm.place(done);
     w.asm.move_stack(frame);
     saved.iter().rev().for_each(|r| w.asm.pop(*r));
@@ -88,40 +101,49 @@ fn write<'a>(recorded: &'a Recorded, last_use: &'a [usize], pinned: &'a HashMap<
     w
 }
 
-/// The last node that reads each value; 0 if none does.
-fn last_uses(recorded: &Recorded) -> Vec<usize> {
-    let mut last = vec![0; recorded.values.len()];
-    for (i, node) in recorded.nodes.iter().enumerate() {
-        node.operands.iter().for_each(|v| last[v.0] = i);
-    }
-    last
+/// What one round of a loop does: one vector of trips or two.
+struct Body<'a> {
+    recorded: &'a Recorded,
+    /// The last node that reads each value; 0 if none does.
+    last_use: Vec<usize>,
 }
 
-/// Registers of the constants and scalars that are used most: as many as the body leaves.
-fn pinned(recorded: &Recorded, last_use: &[usize]) -> HashMap<Val, Zmm> {
-    let is_fixed = |v: &Val| recorded.values[v.0] != Source::Node;
-    let mut uses = vec![0usize; recorded.values.len()];
-    let (mut live, mut most) = (0usize, 0usize);
-    for (i, node) in recorded.nodes.iter().enumerate() {
-        let mut operands = node.operands.clone();
-        operands.sort_unstable();
-        operands.dedup();
-        operands.iter().for_each(|v| uses[v.0] += 1);
-        live += node.result.is_some() as usize;
-        most = most.max(live);
-        live -= operands.iter().filter(|v| !is_fixed(v) && last_use[v.0] == i).count();
+impl<'a> Body<'a> {
+    fn new(recorded: &'a Recorded) -> Body<'a> {
+        let mut last_use = vec![0; recorded.values.len()];
+        for (i, node) in recorded.nodes.iter().enumerate() {
+            node.operands.iter().for_each(|v| last_use[v.0] = i);
+        }
+        Body { recorded, last_use }
     }
-    // One register more, for a constant that has none.
-    let free = (most + 1).clamp(LEAST_FREE, VECTOR_REGISTERS);
-    let mut fixed: Vec<Val> = (0..recorded.values.len()).map(Val).filter(is_fixed).collect();
-    fixed.sort_by_key(|v| std::cmp::Reverse(uses[v.0])); // stable: of equals, the first
-    fixed.truncate(VECTOR_REGISTERS - free);
-    fixed.into_iter().zip((0..VECTOR_REGISTERS as Zmm).rev()).collect()
+
+    /// Registers of the constants and scalars that are used most: as many as the body leaves.
+    fn pinned(&self) -> HashMap<Val, Zmm> {
+        let Body { recorded, last_use } = self;
+        let is_fixed = |v: &Val| recorded.values[v.0] != Source::Node;
+        let mut uses = vec![0usize; recorded.values.len()];
+        let (mut live, mut most) = (0usize, 0usize);
+        for (i, node) in recorded.nodes.iter().enumerate() {
+            let mut operands = node.operands.clone();
+            operands.sort_unstable();
+            operands.dedup();
+            operands.iter().for_each(|v| uses[v.0] += 1);
+            live += node.result.is_some() as usize;
+            most = most.max(live);
+            live -= operands.iter().filter(|v| !is_fixed(v) && last_use[v.0] == i).count();
+        }
+        // One register more, for a constant that has none.
+        let free = (most + 1).clamp(LEAST_FREE, VECTOR_REGISTERS);
+        let mut fixed: Vec<Val> = (0..recorded.values.len()).map(Val).filter(is_fixed).collect();
+        fixed.sort_by_key(|v| std::cmp::Reverse(uses[v.0])); // stable: of equals, the first
+        fixed.truncate(VECTOR_REGISTERS - free);
+        fixed.into_iter().zip((0..VECTOR_REGISTERS as Zmm).rev()).collect()
+    }
 }
 
 struct Writer<'a> {
-    recorded: &'a Recorded,
-    last_use: &'a [usize],
+    /// What is being written.
+    body: &'a Body<'a>,
     pinned: &'a HashMap<Val, Zmm>,
     asm: Assembler,
     masked: bool,
@@ -134,15 +156,22 @@ struct Writer<'a> {
     frame: i32,
 }
 
-impl Writer<'_> {
-    fn body(&mut self) {
+impl<'a> Writer<'a> {
+    /// Compares the end of the next two vectors with that of all: not above if two are left.
+    fn two_left(&mut self) {
+        self.asm.raw(&[0x4c, 0x8d, 0x98, 0x80, 0, 0, 0], "lea r11, [rax + 128]");
+        self.asm.raw(&[0x49, 0x39, 0xf3], "cmp r11, rsi");
+    }
+
+    fn write(&mut self, body: &'a Body<'a>) {
+        self.body = body;
         self.register.clear();
         self.saved.clear();
         self.owner = [None; VECTOR_REGISTERS];
         for (v, r) in self.pinned {
             self.owner[*r as usize] = Some(*v);
         }
-        for (i, node) in self.recorded.nodes.iter().enumerate() {
+        for (i, node) in body.recorded.nodes.iter().enumerate() {
             self.node(i, node);
         }
     }
@@ -151,7 +180,7 @@ impl Writer<'_> {
         let operands: Vec<Zmm> = node.operands.iter().map(|v| self.read(i, *v, &node.operands)).collect();
         // Operands that die here leave their registers to the result.
         for v in &node.operands {
-            if self.last_use[v.0] == i
+            if self.body.last_use[v.0] == i
                 && let Some(r) = self.register.remove(v)
             {
                 self.owner[r as usize] = None;
@@ -175,7 +204,7 @@ impl Writer<'_> {
         };
         self.operation(node.kind, dst, &operands);
         // A value that nothing reads keeps no register.
-        if self.last_use[result.0] > i {
+        if self.body.last_use[result.0] > i {
             self.owner[dst as usize] = Some(result);
             self.register.insert(result, dst);
         }
@@ -263,7 +292,7 @@ impl Writer<'_> {
         let (r, v) = candidates
             .max_by_key(|(_, v)| self.next_use(i, *v))
             .expect("no node has as many operands as there are registers");
-        if self.recorded.values[v.0] == Source::Node && !self.saved.contains_key(&v) {
+        if self.body.recorded.values[v.0] == Source::Node && !self.saved.contains_key(&v) {
             let disp = VECTOR * self.saved.len() as i32;
             self.frame = self.frame.max(disp + VECTOR);
             self.saved.insert(v, disp);
@@ -276,16 +305,16 @@ impl Writer<'_> {
 
     /// The first node after `i` that reads the value.
     fn next_use(&self, i: usize, v: Val) -> usize {
-        let later = self.recorded.nodes[i + 1..].iter().position(|n| n.operands.contains(&v));
+        let later = self.body.recorded.nodes[i + 1..].iter().position(|n| n.operands.contains(&v));
         later.map_or(usize::MAX, |n| i + 1 + n)
     }
 
     /// Loads a constant or scalar into all lanes.
     fn broadcast(&mut self, r: Zmm, v: Val) {
-        let mem = match self.recorded.values[v.0] {
+        let mem = match self.body.recorded.values[v.0] {
             Source::Pool(constant) => Mem::Pool(constant),
             Source::Scalar(n) => {
-                Mem::At { base: RDI, moving: false, disp: 8 * (self.recorded.pointers.len() + n) as i32 }
+                Mem::At { base: RDI, moving: false, disp: 8 * (self.body.recorded.pointers.len() + n) as i32 }
             }
             Source::Node => unreachable!("a value of the body is in a register or in the frame"),
         };
