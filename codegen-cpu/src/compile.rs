@@ -118,7 +118,8 @@ enum GemmEpilogue {
         arg: usize,
         offset: isize,
         output: Output,
-        addends: Vec<template::Added>,
+        addends: Vec<template::ElementwiseAt>,
+        factor: Option<template::ElementwiseAt>,
     },
     Call {
         code: CodeId,

@@ -68,7 +68,7 @@ fn rate(isa: Isa, [m, n, k]: [usize; 3], a: [isize; 2], b: [isize; 2]) -> (f64, 
             }
             let packed = [packed_a.ptr().cast_const(), packed_b.ptr().cast_const()];
             for task in 0..plan.tasks() {
-                let epilogue = Epilogue::Store { c, output: &output, addends: &[] };
+                let epilogue = Epilogue::Store { c, output: &output, addends: &[], factor: None };
                 plan.run(task, &a, &b, packed, scratch.ptr(), &epilogue);
             }
         }

@@ -114,9 +114,9 @@ pub struct Tile {
 /// Most addends of a stored output.
 pub const MAX_ADDENDS: usize = 2;
 
-/// What is added to each sum: a bias has rows of stride 0, a residual those of its own.
+/// What meets the sums element by element: a bias has rows of stride 0, a residual or a slope those of its own.
 #[derive(Clone, Copy, Debug)]
-pub struct Addend<'a> {
+pub struct Elementwise<'a> {
     pub data: *const f32,
     /// Stride between rows, in elements; columns have stride 1.
     pub ld: isize,
@@ -127,9 +127,10 @@ pub struct Addend<'a> {
 /// What happens to finished sums.
 #[derive(Clone, Copy)]
 pub enum Epilogue<'a> {
-    /// They are stored, with addends to them: at most [`MAX_ADDENDS`], and none unless the output's rows are evenly spaced and its
-    /// columns contiguous. An addend may lie where the output does, element for element.
-    Store { c: *mut f32, output: &'a Output, addends: &'a [Addend<'a>] },
+    /// They are stored, with addends to them (at most [`MAX_ADDENDS`]) and then times a factor: none of these unless the output's rows
+    /// are evenly spaced and its columns contiguous, and no factor unless there is one block of k. Each may lie where the output
+    /// does, element for element.
+    Store { c: *mut f32, output: &'a Output, addends: &'a [Elementwise<'a>], factor: Option<Elementwise<'a>> },
     /// They are handed over, each exactly once, in tiles as wide as the task's block of columns.
     Call(&'a (dyn Fn(Tile) + Sync)),
 }
@@ -246,6 +247,11 @@ impl GemmPlan {
         self.blocking.scratch_len()
     }
 
+    /// Blocks of k, after each of which the sums are in memory.
+    pub fn blocks_of_k(&self) -> usize {
+        self.blocking.depths.len()
+    }
+
     /// Multiplications and additions of the whole problem.
     pub fn flops(&self) -> usize {
         let p = &self.problem;
@@ -277,7 +283,7 @@ impl GemmPlan {
     /// is read there only.
     ///
     /// # Panics
-    /// If `task >= self.tasks()` or `a` or `b` has not one pointer a term.
+    /// If `task >= self.tasks()`, `a` or `b` has not one pointer a term, or sums of several blocks of k are to meet a factor.
     ///
     /// # Safety
     /// `a[t]` and `b[t]` are readable at every offset that the problem gives to A_t and B_t; `packed` hold what
@@ -295,6 +301,8 @@ impl GemmPlan {
     ) {
         assert_eq!(a.len(), self.problem.terms.len(), "one pointer a term");
         assert_eq!(b.len(), self.problem.terms.len(), "one pointer a term");
+        let factor = matches!(epilogue, Epilogue::Store { factor: Some(_), .. });
+        assert!(!factor || self.blocks_of_k() == 1, "a factor meets the sums of one block of k");
         // SAFETY: passed on; `new` checked that the processor has `isa`.
         unsafe {
             match self.isa {

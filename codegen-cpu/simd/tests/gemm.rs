@@ -1,7 +1,7 @@
 //! The contraction template against sums in f64, on every instruction set of this machine.
 
 use std::sync::Mutex;
-use tinygpt_simd::gemm::{Addend, BatchOffsets, Epilogue, GemmPlan, Output, Problem, Side, Term, Tile};
+use tinygpt_simd::gemm::{BatchOffsets, Elementwise, Epilogue, GemmPlan, Output, Problem, Side, Term, Tile};
 use tinygpt_simd::{Axis, Isa};
 
 /// A small generator (SplitMix64), so that failures repeat.
@@ -119,8 +119,8 @@ impl Case {
         }
     }
 
-    /// Adds a bias, and a residual that lies where the output does, and checks every element.
-    fn check_addends(&self, plan: &GemmPlan, random: &mut Random, tolerance: f64) {
+    /// Adds a bias, and a residual that lies where the output does, multiplies by a factor where one may be, and checks every element.
+    fn check_elementwise(&self, plan: &GemmPlan, random: &mut Random, tolerance: f64) {
         let Problem { m, n, .. } = self.problem;
         let batches = self.problem.batches.len();
         let ld = n + random.below(3);
@@ -132,16 +132,23 @@ impl Case {
         let every_batch = vec![0; batches];
         let data = c.as_mut_ptr();
         let addends = [
-            Addend { data: bias.as_ptr(), ld: 0, batches: &every_batch },
-            Addend { data, ld: ld as isize, batches: &starts },
+            Elementwise { data: bias.as_ptr(), ld: 0, batches: &every_batch },
+            Elementwise { data, ld: ld as isize, batches: &starts },
         ];
-        self.run(plan, random, &Epilogue::Store { c: data, output: &output, addends: &addends });
+        let factors = random.floats(batches * m * ld);
+        let factor = (plan.blocks_of_k() == 1 && random.below(2) == 0).then_some(Elementwise {
+            data: factors.as_ptr(),
+            ld: ld as isize,
+            batches: &starts,
+        });
+        let times = |at: usize| if factor.is_some() { factors[at] as f64 } else { 1.0 };
+        self.run(plan, random, &Epilogue::Store { c: data, output: &output, addends: &addends, factor });
         for batch in 0..batches {
             for i in 0..m {
                 let row = (batch * m + i) * ld;
                 assert_eq!(c[row + n..row + ld], before[row + n..row + ld], "written outside the output");
                 for (j, &bias) in bias.iter().enumerate() {
-                    let exact = self.exact(batch, i, j) + bias as f64 + before[row + j] as f64;
+                    let exact = (self.exact(batch, i, j) + bias as f64 + before[row + j] as f64) * times(row + j);
                     assert!(
                         (c[row + j] as f64 - exact).abs() <= tolerance,
                         "{batch},{i},{j}: {} not {exact}",
@@ -162,9 +169,13 @@ impl Case {
         let output = Output { rows, cols, batches: (0..batches).map(|i| (i * len) as isize).collect() };
         let sentinel = 12345.0;
         let mut c = vec![sentinel; len * batches];
-        self.run(&plan, random, &Epilogue::Store { c: c.as_mut_ptr(), output: &output, addends: &[] });
+        self.run(&plan, random, &Epilogue::Store { c: c.as_mut_ptr(), output: &output, addends: &[], factor: None });
         let mut again = vec![sentinel; len * batches];
-        self.run(&plan, random, &Epilogue::Store { c: again.as_mut_ptr(), output: &output, addends: &[] });
+        self.run(
+            &plan,
+            random,
+            &Epilogue::Store { c: again.as_mut_ptr(), output: &output, addends: &[], factor: None },
+        );
         assert!(c.iter().zip(&again).all(|(x, y)| x.to_bits() == y.to_bits()), "order of tasks shows");
 
         let tolerance = 1e-6 * (k as f64).sqrt().max(1.0) * 2.0;
@@ -183,7 +194,7 @@ impl Case {
         let untouched = outputs.iter().zip(&c).all(|(&is_output, &x)| is_output || x == sentinel);
         assert!(untouched, "{isa:?} {m},{n},{k}: written outside the output");
 
-        self.check_addends(&plan, random, tolerance + 1e-6);
+        self.check_elementwise(&plan, random, tolerance + 1e-6);
 
         // The same sums through a callback, each exactly once, equal to the last bit.
         let seen = Mutex::new(vec![None; batches * m * n]);

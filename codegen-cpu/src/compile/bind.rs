@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use tinygpt_ir::program::KernelId;
 use tinygpt_simd::attention::{Backward, Forward};
-use tinygpt_simd::gemm::{Addend, Epilogue, MAX_ADDENDS, Side, Tile, add_partials};
+use tinygpt_simd::gemm::{Elementwise, Epilogue, MAX_ADDENDS, Side, Tile, add_partials};
 
 /// Alignment in bytes of the scratch that a worker brings.
 pub const SCRATCH_ALIGN: usize = memory::ALIGN;
@@ -76,6 +76,7 @@ enum Finish {
     Store {
         c: *mut f32,
         addends: Box<[*const f32]>,
+        factor: *const f32,
     },
     /// The first buffer, the tile, is filled in for each call.
     Call {
@@ -146,12 +147,14 @@ impl PreparedProgram {
                 b: place.all(&gemm.product.b),
                 packed: gemm.packed.map(|shared| place.packed(shared).cast_const()),
                 finish: match &gemm.epilogue {
-                    GemmEpilogue::Store { arg, offset, addends, .. } => Finish::Store {
+                    GemmEpilogue::Store { arg, offset, addends, factor, .. } => Finish::Store {
                         c: place.at((*arg, *offset)),
                         addends: addends.iter().map(|added| place.at(added.at).cast_const()).collect(),
+                        factor: factor.as_ref().map_or(std::ptr::null(), |factor| place.at(factor.at).cast_const()),
                     },
                     GemmEpilogue::Partial { shared, .. } => {
-                        Finish::Store { c: place.of(BufRef::Shared(*shared)).cast(), addends: Box::new([]) }
+                        let c = place.of(BufRef::Shared(*shared)).cast();
+                        Finish::Store { c, addends: Box::new([]), factor: std::ptr::null() }
                     }
                     GemmEpilogue::Call { bufs, .. } if bufs.len() > MAX_EPILOGUE_BUFS => {
                         return Err(CodegenError::Template(format!(
@@ -291,18 +294,26 @@ impl BoundCall {
                 BoundCall::Product { gemm, task, a, b, packed, finish } => {
                     let (plan, own) = (&gemm.plan, scratch.cast::<f32>());
                     match (finish, &gemm.epilogue) {
-                        (Finish::Store { c, addends }, GemmEpilogue::Store { output, addends: places, .. }) => {
-                            let addend = |i: usize| Addend {
+                        (
+                            Finish::Store { c, addends, factor },
+                            GemmEpilogue::Store { output, addends: places, factor: factor_place, .. },
+                        ) => {
+                            let addend = |i: usize| Elementwise {
                                 data: addends.get(i).copied().unwrap_or(std::ptr::null()),
                                 ld: places.get(i).map_or(0, |place| place.ld),
                                 batches: places.get(i).map_or(&[], |place| &place.batches),
                             };
-                            let all: [Addend; MAX_ADDENDS] = std::array::from_fn(addend);
-                            let epilogue = Epilogue::Store { c: *c, output, addends: &all[..addends.len()] };
+                            let all: [Elementwise; MAX_ADDENDS] = std::array::from_fn(addend);
+                            let factor = factor_place.as_ref().map(|place| Elementwise {
+                                data: *factor,
+                                ld: place.ld,
+                                batches: &place.batches,
+                            });
+                            let epilogue = Epilogue::Store { c: *c, output, addends: &all[..addends.len()], factor };
                             plan.run(*task, a, b, *packed, own, &epilogue);
                         }
                         (Finish::Store { c, .. }, GemmEpilogue::Partial { output, .. }) => {
-                            let epilogue = Epilogue::Store { c: *c, output, addends: &[] };
+                            let epilogue = Epilogue::Store { c: *c, output, addends: &[], factor: None };
                             plan.run(*task, a, b, *packed, own, &epilogue);
                         }
                         (Finish::Call { f, bufs, scratch: after }, _) => {

@@ -31,14 +31,15 @@ pub(super) fn build(
     let (mut packs, mut products) = (Vec::new(), Vec::new());
     let mut gemms: Vec<Arc<Gemm>> = Vec::new();
     let mut sums: Vec<Sums> = Vec::new();
-    let (mut generated, mut added, mut copies) = (0, 0, 0);
+    let (mut generated, mut added, mut factors, mut copies) = (0, 0, 0, 0);
     for part in parts {
         let own = (4 * part.plan.scratch_len()).next_multiple_of(SCRATCH_ALIGN);
         unit.scratch = unit.scratch.max(own);
         let epilogue = match part.epilogue {
-            PartEpilogue::Store { arg, offset, output, addends } => {
+            PartEpilogue::Store { arg, offset, output, addends, factor } => {
                 added += addends.len();
-                GemmEpilogue::Store { arg, offset, output, addends }
+                factors += usize::from(factor.is_some());
+                GemmEpilogue::Store { arg, offset, output, addends, factor }
             }
             PartEpilogue::Call(Epilogue { func, bufs }) => {
                 generated += 1;
@@ -93,7 +94,7 @@ pub(super) fn build(
         products.extend((0..tasks).map(|task| Task::one(product(task), cost, place(gemm.plan.position(task)))));
         gemms.push(gemm);
     }
-    unit.template = Some(describe(isa, &gemms, &sums, copies, [generated, added]));
+    unit.template = Some(describe(isa, &gemms, &sums, copies, [generated, added, factors]));
     let adds = sums.into_iter().flat_map(add_tasks).collect();
     unit.phases = [packs, products, adds].into_iter().filter(|tasks: &Vec<Task>| !tasks.is_empty()).collect();
     Ok(())
@@ -119,10 +120,26 @@ fn add_tasks(sums: Sums) -> Vec<Task> {
 }
 
 /// The template in words, for dumps.
-fn describe(isa: Isa, gemms: &[Arc<Gemm>], sums: &[Sums], copies: usize, [generated, added]: [usize; 2]) -> String {
+fn describe(
+    isa: Isa,
+    gemms: &[Arc<Gemm>],
+    sums: &[Sums],
+    copies: usize,
+    [generated, added, factors]: [usize; 3],
+) -> String {
     let with = match generated {
-        0 if added > 0 => format!("sums stored with {added} addends"),
-        0 => "sums stored as they are".to_string(),
+        0 => {
+            let addends = if added > 0 { format!(" with {added} addends") } else { String::new() };
+            let factors = match factors {
+                0 => "",
+                1 => " times a factor",
+                _ => " times factors",
+            };
+            match (addends.as_str(), factors) {
+                ("", "") => "sums stored as they are".to_string(),
+                (addends, factors) => format!("sums stored{addends}{factors}"),
+            }
+        }
         1 => "one generated epilogue".to_string(),
         n => format!("{n} generated epilogues"),
     };

@@ -29,7 +29,8 @@ pub enum PartEpilogue {
         arg: usize,
         offset: isize,
         output: Output,
-        addends: Vec<Added>,
+        addends: Vec<ElementwiseAt>,
+        factor: Option<ElementwiseAt>,
     },
     Call(Epilogue),
     /// A later range of the k of the part before it: the sums go to shared scratch, and from there to that part's output.
@@ -39,9 +40,10 @@ pub enum PartEpilogue {
     },
 }
 
-/// An operand that is added to the sums: where its first element is, and the stride of its rows and offsets of its batches.
+/// An operand that meets the sums element by element: where its first element is, and the stride of its rows and offsets of its
+/// batches.
 #[derive(Debug)]
-pub struct Added {
+pub struct ElementwiseAt {
     pub at: At,
     pub ld: isize,
     pub batches: Box<[isize]>,
@@ -138,23 +140,31 @@ fn contract(k: &Contract, args: &[DType], isa: Isa, options: LowerOptions) -> Re
             Axis::Strided { stride, .. } if places.cols == Axis::strided(p.cols(), 1) => Some(*stride),
             _ => None,
         };
-        let added = |access: &&Access| {
+        let elementwise = |access: &Access| {
             let places = places(access);
-            Some(Added { at: at(access), ld: even(&places)?, batches: places.batches })
+            Some(ElementwiseAt { at: at(access), ld: even(&places)?, batches: places.batches })
         };
-        let stored = p.plain_store().and_then(|(store, loads)| {
-            let output = places(&store.access);
-            let addends: Vec<Added> = loads.iter().map(added).collect::<Option<_>>()?;
-            let fits = addends.is_empty() || (addends.len() <= MAX_ADDENDS && even(&output).is_some());
-            let (arg, offset) = at(&store.access);
-            fits.then_some(PartEpilogue::Store { arg, offset, output, addends })
+        let stored = p.plain_store().and_then(|plain| {
+            let output = places(&plain.store.access);
+            let addends: Vec<ElementwiseAt> = plain.addends.iter().map(|a| elementwise(a)).collect::<Option<_>>()?;
+            let factor = match plain.factor {
+                // It would meet the sums of the first block of k only.
+                Some(_) if GemmPlan::new(isa, problem.clone()).ok()?.blocks_of_k() > 1 => return None,
+                Some(factor) => Some(elementwise(factor)?),
+                None => None,
+            };
+            let bare = addends.is_empty() && factor.is_none();
+            let fits = bare || (addends.len() <= MAX_ADDENDS && even(&output).is_some());
+            let (arg, offset) = at(&plain.store.access);
+            fits.then_some(PartEpilogue::Store { arg, offset, output, addends, factor })
         });
         let epilogue = match stored {
             Some(stored) => stored,
             None => PartEpilogue::Call(lower::epilogue(&p, args, options).map_err(|e| e.to_string())?),
         };
         let stores_rows = match &epilogue {
-            PartEpilogue::Store { output, .. } => even(output).is_some(),
+            // A factor meets whole sums only.
+            PartEpilogue::Store { output, factor: None, .. } => even(output).is_some(),
             _ => false,
         };
         let ranges = if stores_rows { ranges_of_k(&problem) } else { 1 };

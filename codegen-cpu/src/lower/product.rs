@@ -86,8 +86,8 @@ impl Product {
         [self.batch.as_slice(), &self.m, &self.n].concat()
     }
 
-    /// The epilogue's store and what it adds to the sums, if it does nothing but store the sums with f32 elements added.
-    pub fn plain_store(&self) -> Option<(&Store, Vec<&Access>)> {
+    /// The epilogue, if it does nothing but store the sums with f32 elements added and then times one.
+    pub fn plain_store(&self) -> Option<PlainStore<'_>> {
         fn addends<'a>(body: &'a Body, id: ScalarId, sums: &mut usize, loads: &mut Vec<&'a Access>) -> Option<()> {
             let scalar = &body.scalars[id];
             match &scalar.op {
@@ -102,10 +102,29 @@ impl Product {
             Some(())
         }
         let [store] = self.stores.as_slice() else { return None };
+        let load = |id: ScalarId| match &self.body.scalars[id].op {
+            ScalarOp::Load(access) if self.body.scalars[id].dtype == DType::F32 => Some(access),
+            _ => None,
+        };
+        let (value, factor) = match self.body.scalars[store.value].op {
+            ScalarOp::Binary(Binary::Mul, x, y) => match (load(x), load(y)) {
+                (None, Some(factor)) => (x, Some(factor)),
+                (Some(factor), None) => (y, Some(factor)),
+                _ => return None,
+            },
+            _ => (store.value, None),
+        };
         let (mut sums, mut loads) = (0, Vec::new());
-        addends(&self.body, store.value, &mut sums, &mut loads)?;
-        (sums == 1).then_some((store, loads))
+        addends(&self.body, value, &mut sums, &mut loads)?;
+        (sums == 1).then_some(PlainStore { store, addends: loads, factor })
     }
+}
+
+/// Sums, with addends and then times a factor, that are stored.
+pub struct PlainStore<'a> {
+    pub store: &'a Store,
+    pub addends: Vec<&'a Access>,
+    pub factor: Option<&'a Access>,
 }
 
 /// Whether the output is contiguous along an axis of m and along none of n.

@@ -123,6 +123,7 @@ pub(super) unsafe fn scores<S: Kernels>(
                     cols: S::COLS,
                     accumulate: false,
                     addends: &[],
+                    factor: None,
                     packed: std::ptr::null_mut(),
                 });
             }
@@ -169,6 +170,7 @@ pub(super) unsafe fn product<S: Kernels>(
                 cols,
                 accumulate,
                 addends: &[],
+                factor: None,
                 packed: std::ptr::null_mut(),
             });
         }

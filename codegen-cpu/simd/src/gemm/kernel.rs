@@ -28,6 +28,8 @@ pub(crate) struct Call<'a> {
     pub accumulate: bool,
     /// What else is added, in this order: element (i, j) of each at `data[i * ld + j]`. One may be C itself.
     pub addends: &'a [(*const f32, isize)],
+    /// What the sums are then multiplied by, if anything: element (i, j) at `data[i * ld + j]`.
+    pub factor: Option<(*const f32, isize)>,
     /// Where a kernel that packs writes A[i, p] at `packed[p * rows + i]`, or B[p, j] at `packed[p * vectors * LANES + j]` with zeros behind
     /// the columns. Behind a packed A a vector is overwritten.
     pub packed: *mut f32,
@@ -109,15 +111,31 @@ unsafe fn multiply<S: Simd, const MR: usize, const NV: usize, const PARTIAL: boo
                 }
             }
         }
+        if call.accumulate {
+            for (i, row) in acc.iter_mut().enumerate() {
+                for (v, sum) in row.iter_mut().enumerate() {
+                    let from = call.c.offset(i as isize * call.ldc).add(v * S::LANES);
+                    let x = if PARTIAL && v == NV - 1 { S::load_tail(from, tail) } else { S::load(from) };
+                    *sum = s.add(x, *sum);
+                }
+            }
+        }
+        if let Some((data, ld)) = call.factor {
+            for (i, row) in acc.iter_mut().enumerate() {
+                for (v, sum) in row.iter_mut().enumerate() {
+                    let from = data.offset(i as isize * ld).add(v * S::LANES);
+                    let x = if PARTIAL && v == NV - 1 { S::load_tail(from, tail) } else { S::load(from) };
+                    *sum = s.mul(x, *sum);
+                }
+            }
+        }
         for (i, row) in acc.iter().enumerate() {
             let c = call.c.offset(i as isize * call.ldc);
             for (v, &sum) in row.iter().enumerate() {
                 let to = c.add(v * S::LANES);
                 if PARTIAL && v == NV - 1 {
-                    let sum = if call.accumulate { s.add(S::load_tail(to, tail), sum) } else { sum };
                     S::store_tail(to, sum, tail);
                 } else {
-                    let sum = if call.accumulate { s.add(S::load(to), sum) } else { sum };
                     S::store(to, sum);
                 }
             }

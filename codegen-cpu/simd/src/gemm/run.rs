@@ -6,9 +6,9 @@ use super::blocking::{GROUP, MAX_PANELS, PackTask, Source, part, segments};
 use super::kernel::{Call, Form, Kernels};
 #[cfg(target_arch = "x86_64")]
 use super::pack::{Operand, Part, pack_panels};
-use super::{Epilogue, GemmPlan, MAX_ADDENDS, Side};
 #[cfg(target_arch = "x86_64")]
-use super::{Output, Tile};
+use super::{Elementwise, Output, Tile};
+use super::{Epilogue, GemmPlan, MAX_ADDENDS, Side};
 #[cfg(target_arch = "x86_64")]
 use std::ops::Range;
 
@@ -149,7 +149,10 @@ unsafe fn run<S: Kernels>(
     let tile_ld = blocking.tile_ld(task);
     let columns = task.columns.clone();
     let k = problem.k();
-    let addends = if let Epilogue::Store { addends, .. } = epilogue { *addends } else { &[] };
+    let (addends, factor) = match epilogue {
+        Epilogue::Store { addends, factor, .. } => (*addends, *factor),
+        Epilogue::Call(_) => (&[][..], None),
+    };
     for batch in task.batches.clone() {
         let offsets = &problem.batches[batch];
         // Where the sums go: straight to the output if its rows are evenly spaced and contiguous.
@@ -248,12 +251,16 @@ unsafe fn run<S: Kernels>(
                             _ => {}
                         }
                         // Added to the first block's sums: later, C holds sums where an addend may have been.
+                        let here = |x: &Elementwise| {
+                            let at = x.batches[batch] + rows.start as isize * x.ld + first as isize;
+                            (x.data.wrapping_offset(at), x.ld)
+                        };
                         let mut near = [(std::ptr::null(), 0); MAX_ADDENDS];
                         let added = if block == 0 { addends } else { &[] };
                         for (near, addend) in near.iter_mut().zip(added) {
-                            let at = addend.batches[batch] + rows.start as isize * addend.ld + first as isize;
-                            *near = (addend.data.wrapping_offset(at), addend.ld);
+                            *near = here(addend);
                         }
+                        let factor = factor.as_ref().map(here);
                         // SAFETY: A and B hold the panels; C is the task's own block, and addends are readable there.
                         unsafe {
                             S::kernel(form, rows.len(), cols)(&Call {
@@ -267,6 +274,7 @@ unsafe fn run<S: Kernels>(
                                 cols,
                                 accumulate: block > 0,
                                 addends: &near[..added.len()],
+                                factor,
                                 packed,
                             });
                         }
