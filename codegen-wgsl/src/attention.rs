@@ -6,7 +6,8 @@
 //! workgroup memory holds three tiles whatever the head's size.
 //!
 //! Invariants
-//! - Key tiles that causality hides from all queries of the workgroup are not visited; the bound depends on the workgroup's number only.
+//! - Key tiles that causality hides from all queries of the workgroup are not visited; the bound depends on the workgroup's number only. Workgroups
+//!   with most to do come first, so that processors that take them in turn have about the same to do.
 //! - Masked scores are a large negative number, not an infinity: no difference of infinities arises. Every query sees key 0.
 
 use crate::cx::Cx;
@@ -106,7 +107,7 @@ impl Square {
 
     pub fn tile(&self, name: &str, shift: usize) -> Tile {
         let group = self.invocations() as usize;
-        Tile { name: name.into(), rows: self.tile, depth: self.tile, group, shift, buffers: 1 }
+        Tile { name: name.into(), rows: self.tile, depth: self.tile, group, shift, buffers: 1, height: 4 }
     }
 
     /// Whether the eight tiles of a gradient that keeps its operands in workgroup memory fit there; heads are one chunk of dimensions.
@@ -367,10 +368,10 @@ pub fn emit(cx: &mut Cx, k: &Attention, tile: u32) -> Result<(), Error> {
     s.declare(cx);
     s.declare_exchange(cx);
     cx.entry("main", s.heads() * s.query_tiles(), s.invocations())?;
-    let tiles = s.query_tiles();
+    let heads = s.heads();
     cx.code
-        .line(format!("let head = group / {tiles}u; // of {} heads in each of {} sequences", shape.heads, shape.batch));
-    cx.code.line(format!("let query_tile = group % {tiles}u;"));
+        .line(format!("let head = group % {heads}u; // of {} heads in each of {} sequences", shape.heads, shape.batch));
+    cx.code.line(format!("let query_tile = {}u - group / {heads}u;", s.query_tiles() - 1));
     cx.code.line(format!("let first_query = query_tile * {tile}u;"));
     cx.code.line(format!("let x = local % {}u;", tile / 4));
     cx.code.line(format!("let y = local / {}u;", tile / 4));

@@ -58,15 +58,25 @@ pub fn emit(cx: &mut Cx, k: &AttentionGrad, tile: u32, stay: bool) -> Result<(),
     cx.entry("main", key_groups + query_groups, s.invocations())?;
     cx.code.line(format!("let x = local % {}u;", tile / 4));
     cx.code.line(format!("let y = local / {}u;", tile / 4));
-    let at = |group: String| At { k, s: &s, heads: &heads, delta, stay, group };
+    cx.code.line(format!("let head = group % {}u;", s.heads()));
+    let at = |turn: &str| At { k, s: &s, heads: &heads, delta, stay, turn: turn.into() };
+    cx.code.line(format!("let turn = group / {}u;", s.heads()));
     match (key_groups, query_groups) {
-        (0, _) => at("group".into()).of_queries(cx),
-        (_, 0) => at("group".into()).of_keys(cx),
-        _ => {
-            cx.code.open(format!("if (group < {key_groups}u)"));
-            at("group".into()).of_keys(cx);
+        (0, _) => at("turn").of_queries(cx),
+        (_, 0) => at("turn").of_keys(cx),
+        // In turns, those with most to do first.
+        (keys, queries) if keys == queries => {
+            cx.code.open("if (turn % 2u == 0u)");
+            at("turn / 2u").of_keys(cx);
             cx.code.otherwise(None);
-            at(format!("(group - {key_groups}u)")).of_queries(cx);
+            at("turn / 2u").of_queries(cx);
+            cx.code.close();
+        }
+        _ => {
+            cx.code.open(format!("if (turn < {}u)", s.key_tiles()));
+            at("turn").of_keys(cx);
+            cx.code.otherwise(None);
+            at(&format!("(turn - {}u)", s.key_tiles())).of_queries(cx);
             cx.code.close();
         }
     }
@@ -132,8 +142,8 @@ struct At<'a> {
     /// First word of the deltas in scratch.
     delta: usize,
     stay: bool,
-    /// The number of the workgroup among those that do the same.
-    group: String,
+    /// The number of the workgroup's tile among the head's, that with most to do first.
+    turn: String,
 }
 
 impl At<'_> {
@@ -198,14 +208,13 @@ impl At<'_> {
 
     /// dk and dv of a tile of keys.
     fn of_keys(&self, cx: &mut Cx) {
-        let At { k, s, heads, group, .. } = self;
+        let At { k, s, heads, turn, .. } = self;
         let (shape, tile) = (k.shape, s.tile);
         let registers = |wanted: bool, name: &str| -> Vec<Registers> {
             (0..if wanted { s.chunks() } else { 0 }).map(|c| s.registers(&format!("{name}_{c}"))).collect()
         };
         let (dk, dv) = (registers(k.dk.is_some(), "dk"), registers(k.dv.is_some(), "dv"));
-        cx.code.line(format!("let head = {group} / {}u;", s.key_tiles()));
-        cx.code.line(format!("let key_tile = {group} % {}u;", s.key_tiles()));
+        cx.code.line(format!("let key_tile = {turn};"));
         cx.code.line(format!("let first_key = key_tile * {tile}u;"));
         dk.iter().chain(&dv).for_each(|r| r.declare(cx));
         if self.stay {
@@ -244,12 +253,11 @@ impl At<'_> {
 
     /// dq of a tile of queries.
     fn of_queries(&self, cx: &mut Cx) {
-        let At { k, s, heads, group, .. } = self;
+        let At { k, s, heads, turn, .. } = self;
         let (shape, tile) = (k.shape, s.tile);
         let Some(access) = &k.dq else { return };
         let dq: Vec<Registers> = (0..s.chunks()).map(|c| s.registers(&format!("dq_{c}"))).collect();
-        cx.code.line(format!("let head = {group} / {}u;", s.query_tiles()));
-        cx.code.line(format!("let query_tile = {group} % {}u;", s.query_tiles()));
+        cx.code.line(format!("let query_tile = {}u - {turn};", s.query_tiles() - 1));
         cx.code.line(format!("let first_query = query_tile * {tile}u;"));
         dq.iter().for_each(|r| r.declare(cx));
         self.query_values(cx);

@@ -21,6 +21,10 @@ const BUSY: usize = 32 << 10;
 /// Tilings worth measuring, the best by the model: compiling them takes most of the time. Fewer where several kernels make longer code.
 const MEASURED: usize = 8;
 const MEASURED_TOGETHER: usize = 6;
+/// Sums of slices that are worth their memory where processors are busy without slices: 256 MiB.
+const MOST_SUMS: usize = 1 << 26;
+/// Numbers of slices worth measuring with one tiling.
+const SPLITS: usize = 2;
 /// A large GPU: its processors, how many operations each starts in a cycle, and on how many invocations each of those works.
 const PROCESSORS: usize = 132;
 const UNITS: usize = 4;
@@ -146,25 +150,31 @@ enum Way {
 }
 
 /// Tilings and how fast each runs when there is enough to do, relative to the fastest.
-const TILINGS: [(Tiling, f64); 10] = [
-    (tiling(64, 64, 16, 8, 8, 1), 1.0),
-    (tiling(128, 128, 16, 8, 8, 1), 0.95),
-    (tiling(64, 64, 32, 8, 8, 2), 0.95),
-    (tiling(64, 64, 16, 8, 4, 2), 0.85),
-    (tiling(96, 64, 16, 8, 8, 2), 0.8),
-    (tiling(64, 64, 16, 8, 4, 1), 0.8),
-    (tiling(64, 64, 32, 4, 4, 1), 0.65),
-    (tiling(32, 64, 16, 4, 4, 1), 0.6),
-    (tiling(32, 32, 16, 4, 4, 1), 0.5),
-    (tiling(16, 32, 32, 4, 4, 1), 0.35),
+const TILINGS: [(Tiling, f64); 13] = [
+    (tiling(128, 128, 32, 8, 8, 1, 1), 1.0),
+    (tiling(64, 96, 16, 8, 12, 1, 1), 1.0),
+    (tiling(64, 64, 16, 8, 8, 1, 1), 0.97),
+    (tiling(64, 64, 16, 8, 8, 1, 2), 0.95),
+    (tiling(64, 64, 32, 8, 8, 2, 2), 0.9),
+    (tiling(64, 64, 16, 8, 4, 1, 1), 0.83),
+    (tiling(64, 64, 32, 8, 4, 1, 1), 0.82),
+    (tiling(64, 64, 16, 8, 4, 1, 2), 0.81),
+    (tiling(64, 64, 16, 8, 4, 2, 2), 0.81),
+    (tiling(64, 64, 32, 4, 4, 1, 2), 0.62),
+    (tiling(32, 64, 16, 4, 4, 1, 2), 0.57),
+    (tiling(32, 32, 16, 4, 4, 1, 2), 0.48),
+    (tiling(16, 32, 32, 4, 4, 1, 2), 0.33),
 ];
 
-/// Elements of depth that a default spells out. All of a step's are faster where drivers unroll nothing themselves, and make for long code: they
-/// are further variants.
+/// Elements of depth that a default spells out. More are faster where drivers unroll nothing themselves, and make for long code: they are further
+/// variants.
 const UNROLL: u32 = 4;
+/// Multiply-adds of an invocation that a further variant spells out at most: a loop that outgrows the cache of instructions, 32 KiB where it was
+/// measured, takes twice as long.
+const SPELLED: u32 = 1600;
 
-const fn tiling(m: u32, n: u32, k: u32, each_m: u32, each_n: u32, teams: u32) -> Tiling {
-    Tiling { m, n, k, each_m, each_n, teams, split: 1, buffers: 2, unroll: UNROLL }
+const fn tiling(m: u32, n: u32, k: u32, each_m: u32, each_n: u32, teams: u32, buffers: u32) -> Tiling {
+    Tiling { m, n, k, each_m, each_n, teams, split: 1, buffers, unroll: UNROLL }
 }
 
 /// Blocks of cooperative matrices, and how fast each runs when there is enough to do, relative to the fastest.
@@ -182,12 +192,18 @@ const fn blocks(m: u32, n: u32, k: u32, by_m: u32, by_n: u32) -> Blocks {
 }
 
 impl Way {
-    /// Those without cooperative matrices that fit the adapter, each with its speed, and with two buffers where there is room.
+    /// Those without cooperative matrices that fit the adapter, each with its speed, and with one buffer where there is no room for two.
     fn plain(caps: &Caps) -> Vec<(Way, f64)> {
         let fits = |t: &Tiling| t.invocations() <= caps.flat_workgroup() && t.workgroup_bytes() <= caps.workgroup_bytes;
-        let buffers = |t: Tiling| if t.workgroup_bytes() > caps.workgroup_bytes { 1 } else { 2 };
-        let all = TILINGS.iter().map(|(t, speed)| (Tiling { buffers: buffers(*t), ..*t }, *speed));
-        all.filter(|(t, _)| fits(t)).map(|(t, speed)| (Way::Plain(t), speed)).collect()
+        let mut all: Vec<(Tiling, f64)> = Vec::new();
+        for (t, speed) in TILINGS {
+            let buffers = if t.workgroup_bytes() > caps.workgroup_bytes { 1 } else { t.buffers };
+            let t = Tiling { buffers, ..t };
+            if fits(&t) && all.iter().all(|(known, _)| *known != t) {
+                all.push((t, speed));
+            }
+        }
+        all.into_iter().map(|(t, speed)| (Way::Plain(t), speed)).collect()
     }
 
     /// Those on cooperative matrices that fit the adapter, each with its speed; none unless all of `contracts` may run on them.
@@ -274,11 +290,23 @@ impl Way {
         }
     }
 
-    /// With whole steps spelled out.
+    /// With whole steps spelled out, or as large a part of them as stays fast.
     fn whole(self) -> Way {
         match self {
-            Way::Plain(t) => Way::Plain(Tiling { unroll: t.k, ..t }),
+            Way::Plain(t) => {
+                let most = SPELLED / (t.each_m * t.each_n);
+                let unroll = (4..=t.k.min(most)).rev().find(|u| u % 4 == 0 && t.k.is_multiple_of(*u));
+                Way::Plain(Tiling { unroll: unroll.unwrap_or(UNROLL), ..t })
+            }
             matrices => matrices,
+        }
+    }
+
+    /// Whether it is fast with as little spelled out as in a default: blocks of registers beyond 8x8 are not.
+    fn suits_default(&self) -> bool {
+        match self {
+            Way::Plain(t) => t.each_m * t.each_n <= 64,
+            Way::Matrices(..) => true,
         }
     }
 
@@ -302,9 +330,9 @@ fn contract(kernel: &Contract, caps: &Caps, room: bool) -> Vec<Variant> {
     let most = if list.is_empty() { plain.len() } else { 1 };
     list.extend(plain.into_iter().take(most));
     if list.is_empty() {
-        list.push(Way::Plain(Tiling { buffers: 1, ..tiling(16, 16, 4, 4, 4, 1) }));
+        list.push(Way::Plain(tiling(16, 16, 4, 4, 4, 1, 1)));
     }
-    let default = list[0].variant();
+    let default = list.iter().find(|way| way.suits_default()).unwrap_or(&list[0]).variant();
     let mut all = vec![default];
     list.into_iter().take(MEASURED).for_each(|way| push(&mut all, way.whole().variant()));
     all
@@ -317,21 +345,29 @@ fn best(kernel: &Contract, ways: Vec<(Way, f64)>, room: bool) -> Vec<Way> {
     for (way, speed) in ways {
         let [m, n, _] = way.extents();
         let tiles = way.tiles(kernel);
-        // Slices so many that the workgroups keep a large GPU busy once or twice over.
+        // Slices so many that the workgroups keep a large GPU busy once or twice over; and, where cost tells ways apart, few slices of many workgroups,
+        // which may leave fewer processors idle at the end.
+        let most = (way.steps(kernel) / way.fewest_steps()).min(32);
         let mut splits = vec![1];
-        for busy in [BUSY_GROUPS, 2 * BUSY_GROUPS] {
-            let wanted = (busy / tiles.max(1)).min(way.steps(kernel) / way.fewest_steps()).min(32) as u32;
+        let few = if matches!(way, Way::Plain(_)) { [2, 3, 4].as_slice() } else { &[] };
+        let busy = [BUSY_GROUPS, 2 * BUSY_GROUPS].map(|busy| busy / tiles.max(1));
+        for wanted in busy.iter().chain(few.iter().filter(|split| *split * results <= MOST_SUMS)) {
+            let wanted = (*wanted).min(most) as u32;
             if room && wanted > 1 && !splits.contains(&wanted) {
                 splits.push(wanted);
             }
         }
+        let mut costs: Vec<(f64, Way)> = Vec::new();
         for split in splits {
             let sums = if split > 1 { results * split as usize } else { 0 };
             let products = tiles * m * n * depth;
             let groups = tiles * split as usize;
             let cost = way.cost(speed, products, products / groups.max(1), groups, sums);
-            scored.push((cost, way.with_split(split)));
+            costs.push((cost, way.with_split(split)));
         }
+        costs.sort_by(|a, b| a.0.total_cmp(&b.0));
+        costs.truncate(SPLITS);
+        scored.extend(costs);
     }
     scored.sort_by(|a, b| a.0.total_cmp(&b.0));
     scored.into_iter().map(|(_, way)| way).collect()
@@ -385,6 +421,7 @@ pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
     let candidates = if matrices.is_empty() { Way::plain(caps) } else { matrices };
     let mut scored: Vec<(f64, Vec<Way>)> = Vec::new();
     for (way, speed) in candidates {
+        let mut costs: Vec<(f64, Vec<Way>)> = Vec::new();
         let work: Vec<(usize, usize)> = contracts.iter().map(|k| (way.tiles(k), way.steps(k))).collect();
         let steps: usize = work.iter().map(|(tiles, steps)| tiles * steps).sum();
         let split_by = |longest: usize| -> Vec<Way> {
@@ -393,26 +430,38 @@ pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
         let groups_of = |ways: &[Way]| -> usize {
             work.iter().zip(ways).map(|((tiles, _), way)| tiles * way.split() as usize).sum()
         };
-        // Whole products; and at most so many workgroups, with slices of at least a few steps each.
-        for most in [0, BUSY_GROUPS, 2 * BUSY_GROUPS] {
-            let deepest = work.iter().map(|(_, steps)| *steps).max().unwrap_or(1);
-            let first = if most == 0 { deepest } else { steps.div_ceil(most).max(way.fewest_steps()).min(deepest) };
-            let longest = (first..deepest).find(|longest| groups_of(&split_by(*longest)) <= most);
-            let ways = split_by(longest.unwrap_or(deepest));
+        let deepest = work.iter().map(|(_, steps)| *steps).max().unwrap_or(1);
+        let shallowest = work.iter().map(|(_, steps)| *steps).min().unwrap_or(1);
+        // Whole products; none deeper than the shallowest; and at most so many workgroups, with slices of at least a few steps each.
+        let mut longest = vec![deepest];
+        if matches!(way, Way::Plain(_)) {
+            longest.push(shallowest.max(way.fewest_steps()).min(deepest));
+        }
+        for most in [BUSY_GROUPS, 2 * BUSY_GROUPS] {
+            let first = steps.div_ceil(most).max(way.fewest_steps()).min(deepest);
+            longest.extend((first..deepest).find(|longest| groups_of(&split_by(*longest)) <= most));
+        }
+        for longest in longest {
+            let ways = split_by(longest);
             let of_step = way.extents().iter().product::<usize>();
             let longest = work.iter().zip(&ways).map(|((_, steps), way)| steps.div_ceil(way.split() as usize)).max();
             let sums =
                 |(k, way): (&&Contract, &Way)| if way.split() > 1 { results_of(k) * way.split() as usize } else { 0 };
             let sums: usize = contracts.iter().zip(&ways).map(sums).sum();
-            if !scored.iter().any(|(_, known)| *known == ways) {
+            if (sums <= MOST_SUMS || costs.is_empty()) && !costs.iter().any(|(_, known)| *known == ways) {
                 let longest = longest.unwrap_or(0) * of_step;
-                scored.push((way.cost(speed, steps * of_step, longest, groups_of(&ways), sums), ways));
+                costs.push((way.cost(speed, steps * of_step, longest, groups_of(&ways), sums), ways));
             }
         }
+        costs.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let whole = |ways: &[Way]| ways.iter().all(|way| way.split() == 1);
+        let kept = costs.into_iter().enumerate().filter(|(at, (_, ways))| *at < SPLITS || whole(ways));
+        scored.extend(kept.map(|(_, cost)| cost));
     }
     scored.sort_by(|a, b| a.0.total_cmp(&b.0));
     let whole = |ways: &[Way]| ways.iter().map(|way| way.whole()).collect::<Vec<_>>();
-    let default = scored.first().map(|(_, ways)| ways.clone());
+    let default = scored.iter().find(|(_, ways)| ways[0].suits_default()).or(scored.first());
+    let default = default.map(|(_, ways)| ways.clone());
     // With them the best that needs no second dispatch.
     let unsplit = scored.iter().skip(MEASURED_TOGETHER).find(|(_, ways)| ways.iter().all(|way| way.split() == 1));
     let none_before = scored.iter().take(MEASURED_TOGETHER).all(|(_, ways)| ways.iter().any(|way| way.split() > 1));

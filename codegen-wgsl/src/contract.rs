@@ -2,8 +2,8 @@
 //!
 //! A workgroup computes `m` x `n` results of one batch element of one part; workgroup numbers run over parts, batches, rows of
 //! tiles and columns of tiles. The contracted axes are walked in steps of `k`: while a step is multiplied the blocks of the next are on their way
-//! from memory. With two buffers they are written beside the step that is being multiplied, at one barrier a step instead of two. A sum of several
-//! products is one sequence of steps. Each part is a function, and so is its epilogue, which a call hands four neighbouring results along n (or one,
+//! from memory. With two buffers they are written beside the step that is being multiplied, at one barrier a step instead of two; with one, places in
+//! the tiles are constants, and the loop is shorter. A sum of several products is one sequence of steps. Each part is a function, and so is its epilogue, which a call hands four neighbouring results along n (or one,
 //! where n has no multiple of four).
 //!
 //! With `teams` > 1 several teams of a workgroup's invocations each compute all of its results over their share of every step's depth, and add up
@@ -21,7 +21,7 @@ use crate::error::{Error, refuse};
 use crate::eval::{Eval, Value, is_aligned};
 use crate::space::{Merged, merge_body, split};
 use crate::text::affine;
-use crate::tile::{Operand, Registers, Tile, tile_bytes};
+use crate::tile::{Along, Operand, Registers, Tile, tile_bytes};
 use tinygpt_ir::program::{Access, Contract, ContractPart};
 use tinygpt_ir::types::{DType, numel};
 
@@ -206,18 +206,11 @@ fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Tiling) {
     cx.code.line(format!("let first_n = (tile % {tiles_n}u) * {tn}u;"));
     cx.code.line(format!("let first_m = (tile / {tiles_n}u % {tiles_m}u) * {tm}u;"));
     cx.code.line(format!("let batch = tile / {}u;", tiles_n * tiles_m));
-    let (columns, team_size) = (t.n / t.each_n, t.invocations() / t.teams);
-    cx.code.line(format!("let x = local % {columns}u;"));
-    if t.teams == 1 {
-        cx.code.line(format!("let y = local / {columns}u;"));
-    } else {
-        cx.code.line(format!("let y = local / {columns}u % {}u;", team_size / columns));
-        cx.code.line(format!("let team = local / {team_size}u;"));
-    }
+    place_invocations(cx, t);
     let sums = Registers { name: "sum".into(), each_m: t.each_m as usize, each_n: t.each_n as usize };
     sums.declare(cx);
-    let lhs = Tile { name: "lhs".into(), rows: tm, depth: tk, group, shift: 0, buffers };
-    let rhs = Tile { name: "rhs".into(), rows: tn, depth: tk, group, shift: lhs.blocks() % group, buffers };
+    let lhs = Tile { name: "lhs".into(), rows: tm, depth: tk, group, shift: 0, buffers, height: 4 };
+    let rhs = Tile { name: "rhs".into(), rows: tn, depth: tk, group, shift: lhs.blocks() % group, buffers, height: 4 };
     lhs.declare(cx);
     rhs.declare(cx);
     // Products whose blocks are placed and rounded alike are one sequence of steps.
@@ -227,6 +220,12 @@ fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Tiling) {
     let runs: Vec<Vec<usize>> =
         if same { vec![(0..p.operands.len()).collect()] } else { (0..p.operands.len()).map(|at| vec![at]).collect() };
     for (number, run) in runs.iter().enumerate() {
+        let along_rows = |side: fn(&(Operand, Operand)) -> &Operand| {
+            run.iter().all(|at| side(&p.operands[*at]).along == Along::Rows && !side(&p.operands[*at]).depth_first)
+        };
+        let height = |tile: &Tile, along_rows: bool| if along_rows { tile.even_height() } else { 4 };
+        let lhs = Tile { height: height(&lhs, along_rows(|o| &o.0)), ..lhs.clone() };
+        let rhs = Tile { height: height(&rhs, along_rows(|o| &o.1)), shift: lhs.blocks() % group, ..rhs.clone() };
         products(cx, p, t, run, &[&lhs, &rhs], &sums, number > 0);
     }
     if t.teams > 1 {
@@ -260,6 +259,28 @@ fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Tiling) {
     cx.code.close();
     if t.split > 1 {
         keep(cx, i, p);
+    }
+}
+
+/// Binds `x` and `y`, which number an invocation along columns and rows of its team's results, and `team` where there are several. Rows and columns
+/// permitting, 32 neighbours are a block of 4 rows by 8 columns, so that a subgroup of 32 reads the fewest different vectors of both tiles.
+fn place_invocations(cx: &mut Cx, t: Tiling) {
+    let (rows, columns) = (t.m / t.each_m, t.n / t.each_n);
+    let worker = if t.teams == 1 { "local".to_string() } else { format!("local % {}u", rows * columns) };
+    let (x, y) = if columns > 8 && columns.is_multiple_of(8) && rows.is_multiple_of(4) {
+        let across = columns / 8;
+        (
+            format!("worker / 32u % {across}u * 8u + worker % 8u"),
+            format!("worker / {}u * 4u + worker / 8u % 4u", 32 * across),
+        )
+    } else {
+        (format!("worker % {columns}u"), format!("worker / {columns}u"))
+    };
+    cx.code.line(format!("let worker = {worker};"));
+    cx.code.line(format!("let x = {x};"));
+    cx.code.line(format!("let y = {y};"));
+    if t.teams > 1 {
+        cx.code.line(format!("let team = local / {}u;", rows * columns));
     }
 }
 
@@ -369,7 +390,7 @@ fn products(
         commit(cx, None);
         cx.code.line("workgroupBarrier();");
         if steps > 1 {
-            cx.code.open(format!("if (s + 1u < {steps}u)"));
+            cx.code.open("if (s + 1u < steps)");
             next(cx);
             cx.code.close();
         }
@@ -415,7 +436,6 @@ fn add_teams(cx: &mut Cx, t: Tiling, lhs: &Tile, rhs: &Tile, sums: &Registers) {
     // As many of a team's vectors at once as there is room for in one of the tiles.
     let tile = if lhs.all_vectors() >= rhs.all_vectors() { lhs } else { rhs };
     let at_once = (tile.all_vectors() / ((teams - 1) * size)).min(vectors[0].len());
-    cx.code.line(format!("let worker = local % {size}u;"));
     for (team, own) in vectors.iter().enumerate() {
         for chunk in own.chunks(at_once) {
             cx.code.line("workgroupBarrier();");

@@ -153,6 +153,11 @@ impl<'a> Cx<'a> {
         self.typed_word(arg, format!("buf{}[{}]", self.bindings.args[arg.index()].binding, quarter(index)), true)
     }
 
+    /// The vector of four elements numbered `index`; the binding must be an array of vec4.
+    pub fn load_vector(&self, arg: ArgId, index: &str) -> String {
+        self.typed_word(arg, format!("buf{}[{index}]", self.bindings.args[arg.index()].binding), true)
+    }
+
     pub fn store(&mut self, arg: ArgId, index: &str, value: &str) {
         let word = self.to_word(arg, value, false);
         self.code.line(format!("buf{}[{index}] = {word};", self.bindings.args[arg.index()].binding));
@@ -330,9 +335,11 @@ impl<'a> Cx<'a> {
 }
 
 /// An index of elements as one of groups of four.
-fn quarter(index: &str) -> String {
+pub fn quarter(index: &str) -> String {
+    let is_name = index.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     match index.strip_suffix('u').and_then(|n| n.parse::<u64>().ok()) {
         Some(n) => format!("{}u", n / 4),
+        None if is_name => format!("{index} / 4u"),
         None => format!("({index}) / 4u"),
     }
 }

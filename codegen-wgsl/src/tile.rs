@@ -7,12 +7,13 @@
 //! memory: eight invocations, which write at once where banks are 32 words, write eight different vectors of a bank's row.
 //!
 //! An invocation fetches blocks of 4 x 4 elements: from memory that is contiguous along depth four vectors that it transposes, from memory
-//! that is contiguous along rows four vectors as they are, from any other sixteen elements.
+//! that is contiguous along rows four vectors as they are, from any other sixteen elements. Blocks of fewer vectors along depth leave no invocation
+//! without work where those of four do. What all loads of whole vectors add up are numbers of vectors, so that neighbouring ones are constants apart.
 //!
 //! Invariants
 //! - Rows and depth beyond the operand's read as zero, and touch no memory.
 
-use crate::cx::Cx;
+use crate::cx::{Cx, quarter};
 use crate::space::{address, merge};
 use crate::text::affine;
 use tinygpt_ir::program::{Access, ArgId};
@@ -99,6 +100,11 @@ impl Operand {
         numel(&self.depth)
     }
 
+    /// Elements of what addresses of its rows and depths count: vectors of four where all loads are of those.
+    fn unit(&self, cx: &Cx) -> i64 {
+        if self.is_aligned() && cx.is_vector(self.arg) { 4 } else { 1 }
+    }
+
     /// Binds `name_base`, the first element of the batch `batch` (a name).
     pub fn begin(&self, cx: &mut Cx, name: &str, batch: &str) {
         let text = address(self.offset, batch, &self.batch, &self.batch_strides);
@@ -119,6 +125,8 @@ pub struct Tile {
     pub shift: usize,
     /// Copies of the tile: with two, one is filled while the other is multiplied.
     pub buffers: usize,
+    /// Elements of a block along depth: 4, or fewer for operands that are contiguous along rows.
+    pub height: usize,
 }
 
 impl Tile {
@@ -153,7 +161,13 @@ impl Tile {
     }
 
     pub fn blocks(&self) -> usize {
-        self.rows * self.depth / 16
+        self.rows / 4 * (self.depth / self.height)
+    }
+
+    /// The largest height of blocks of operands contiguous along rows that gives all invocations as many.
+    pub fn even_height(&self) -> usize {
+        let even = |height: &usize| Tile { height: *height, ..self.clone() }.blocks().is_multiple_of(self.group);
+        [4, 2, 1].into_iter().find(even).unwrap_or(4)
     }
 
     fn rounds(&self) -> usize {
@@ -175,18 +189,23 @@ impl Tile {
         for round in 0..self.rounds() {
             let p = format!("{p}_{round}");
             cx.code.line(format!("let {p}_block = {};", affine((round * self.group) as i64, &[(1, worker.clone())])));
-            let (row_blocks, depth_blocks) = (self.rows / 4, self.depth / 4);
+            let (row_blocks, depth_blocks) = (self.rows / 4, self.depth / self.height);
             let (row, depth) = if depth_first {
                 (format!("{p}_block / {depth_blocks}u"), format!("{p}_block % {depth_blocks}u"))
             } else {
                 (format!("{p}_block % {row_blocks}u"), format!("{p}_block / {row_blocks}u"))
             };
             cx.code.line(format!("let {p}_row = ({row}) * 4u;"));
-            cx.code.line(format!("let {p}_depth = ({depth}) * 4u;"));
+            cx.code.line(format!("let {p}_depth = ({depth}) * {}u;", self.height));
+            let within = match self.height {
+                4 => String::new(),
+                _ => format!("{p}_depth % 4u * {}u + ", self.rows / 4),
+            };
+            cx.code.line(format!("let {p}_to = {p}_depth / 4u * {}u + {within}{p}_row / 4u;", self.block_stride()));
             if self.partial(round) {
                 cx.code.line(format!("let {p}_works = {p}_block < {}u;", self.blocks()));
             }
-            for j in 0..4 {
+            for j in 0..self.height {
                 cx.code.line(format!("var {p}_d{j} = vec4<f32>();"));
             }
         }
@@ -200,9 +219,24 @@ impl Tile {
                 let flat = format!("{p}_r{i}");
                 let index = affine(i, &[(1, first_row.to_string()), (1, format!("{p}_row"))]);
                 cx.code.line(format!("let {flat} = {index};"));
-                let row = address(0, &flat, &x.rows, &x.row_strides);
-                let base = format!("{}_base", self.name);
-                cx.code.line(format!("let {flat}_at = {};", affine(0, &[(1, base), (1, row)])));
+                let base = match x.unit(cx) {
+                    1 => format!("{}_base", self.name),
+                    _ => quarter(&format!("{}_base", self.name)),
+                };
+                let row = match (x.unit(cx), x.along) {
+                    (1, _) => address(0, &flat, &x.rows, &x.row_strides),
+                    (_, Along::Rows) => quarter(&address(0, &flat, &x.rows, &x.row_strides)),
+                    (unit, _) => {
+                        let strides: Vec<i64> = x.row_strides.iter().map(|s| s / unit).collect();
+                        address(0, &flat, &x.rows, &strides)
+                    }
+                };
+                // Rows along one axis are constants apart.
+                let at = match (i, x.rows.len()) {
+                    (1.., 1) => affine(x.row_strides[0] / x.unit(cx) * i, &[(1, format!("{p}_r0_at"))]),
+                    _ => affine(0, &[(1, base), (1, row)]),
+                };
+                cx.code.line(format!("let {flat}_at = {at};"));
             }
         }
     }
@@ -223,20 +257,24 @@ impl Tile {
                 cx.code.open(format!("if ({p}_works)"));
             }
             let index = affine(0, &[(1, first_depth.to_string()), (1, format!("{p}_depth"))]);
-            let single = x.depth.len() <= 1;
+            let (single, unit) = (x.depth.len() <= 1, x.unit(cx));
+            let strides: Vec<i64> = match x.along {
+                Along::Rows => x.depth_strides.iter().map(|s| s / unit).collect(),
+                _ => x.depth_strides.clone(),
+            };
             cx.code.open("");
             cx.code.line(format!("let depth = {index};"));
             let depth_at = |cx: &mut Cx, j: i64| -> String {
                 // One axis: a constant apart. Several: each decomposed.
                 if single || j == 0 {
                     let flat = "depth";
-                    let base = address(0, flat, &x.depth, &x.depth_strides);
-                    let step = x.depth_strides.first().copied().unwrap_or(0) * j;
+                    let base = address(0, flat, &x.depth, &strides);
+                    let step = strides.first().copied().unwrap_or(0) * j;
                     return if step == 0 { base } else { affine(step, &[(1, base)]) };
                 }
                 let flat = format!("depth_{j}");
                 cx.code.line(format!("let {flat} = depth + {j}u;"));
-                address(0, &flat, &x.depth, &x.depth_strides)
+                address(0, &flat, &x.depth, &strides)
             };
             let convert = |cx: &Cx, text: String, wide: bool| match (cx.dtype(x.arg), wide) {
                 (DType::F32, _) => text,
@@ -244,8 +282,8 @@ impl Tile {
                 (_, false) => format!("f32({text})"),
             };
             let load4 = |cx: &Cx, address: &str| {
-                if cx.is_vector(x.arg) {
-                    return convert(cx, cx.load4(x.arg, address), true);
+                if unit == 4 {
+                    return convert(cx, cx.load_vector(x.arg, address), true);
                 }
                 let each: Vec<String> = (0..4)
                     .map(|l| {
@@ -261,7 +299,11 @@ impl Tile {
             match x.along {
                 Along::Depth => {
                     let from = depth_at(cx, 0);
-                    cx.code.line(format!("let at = {from};"));
+                    cx.code.line(if unit == 4 {
+                        format!("let at = ({from}) / 4u;")
+                    } else {
+                        format!("let at = {from};")
+                    });
                     for i in 0..4 {
                         let mut guards = Vec::new();
                         if row_guard {
@@ -278,7 +320,7 @@ impl Tile {
                     }
                 }
                 Along::Rows => {
-                    for j in 0..4 {
+                    for j in 0..self.height as i64 {
                         let from = depth_at(cx, j);
                         let mut guards = Vec::new();
                         if row_guard {
@@ -292,7 +334,7 @@ impl Tile {
                     }
                 }
                 Along::Neither => {
-                    for j in 0..4 {
+                    for j in 0..self.height as i64 {
                         let from = depth_at(cx, j);
                         cx.code.line(format!("let at_{j} = {from};"));
                         if row_guard || depth_guard {
@@ -327,7 +369,7 @@ impl Tile {
     pub fn round(&self, cx: &mut Cx) {
         let round = cx.helper("round_to_f16", true);
         for round_of_blocks in 0..self.rounds() {
-            for j in 0..4 {
+            for j in 0..self.height {
                 let block = format!("{}_{round_of_blocks}_d{j}", self.name);
                 cx.code.line(format!("{block} = {round}({block});"));
             }
@@ -340,10 +382,9 @@ impl Tile {
             let p = format!("{}_{round}", self.name);
             // A block in any case: attention commits a tile several times in one scope.
             cx.code.open(if self.partial(round) { format!("if ({p}_works)") } else { String::new() });
-            let first = first.map_or(String::new(), |first| format!("{first} + "));
-            cx.code.line(format!("let {p}_to = {first}{p}_depth / 4u * {}u + {p}_row / 4u;", self.block_stride()));
-            for j in 0..4 {
-                let to = affine((j * self.rows / 4) as i64, &[(1, format!("{p}_to"))]);
+            let first: Vec<(i64, String)> = first.into_iter().map(|first| (1, first.to_string())).collect();
+            for j in 0..self.height {
+                let to = affine((j * self.rows / 4) as i64, &[first.clone(), vec![(1, format!("{p}_to"))]].concat());
                 cx.code.line(format!("{}[{to}] = {p}_d{j};", self.name));
             }
             cx.code.close();
@@ -355,9 +396,9 @@ impl Tile {
         for round in 0..self.rounds() {
             let p = format!("{}_{round}", self.name);
             cx.code.open(if self.partial(round) { format!("if ({p}_works)") } else { String::new() });
-            cx.code.line(format!("let {p}_to = {p}_row / 4u * {}u + {p}_depth / 4u;", to.block_stride()));
+            cx.code.line(format!("let {p}_across = {p}_row / 4u * {}u + {p}_depth / 4u;", to.block_stride()));
             for (i, lane) in ["x", "y", "z", "w"].iter().enumerate() {
-                let at = affine((i * to.rows / 4) as i64, &[(1, format!("{p}_to"))]);
+                let at = affine((i * to.rows / 4) as i64, &[(1, format!("{p}_across"))]);
                 let each: Vec<String> = (0..4).map(|j| format!("{p}_d{j}.{lane}")).collect();
                 cx.code.line(format!("{}[{at}] = vec4<f32>({});", to.name, each.join(", ")));
             }
