@@ -169,6 +169,27 @@ fn limits_make_smaller_bundles() {
     assert!(e.contains("workgroups") || e.contains("cannot be one module in these variants"), "{e}");
 }
 
+/// Weights, moments, gradients and scalars of the step are each one binding: with the ten that Chrome has, the parameters are updated in as many launches as
+/// with more.
+#[test]
+fn few_bindings_suffice_for_the_optimizer() {
+    for most in [9, 24] {
+        let program = gpt(most);
+        let caps = Caps { max_storage_buffers: most as u32 + 1, ..wide() };
+        let mut updates = 0;
+        for bundle in bundles(&program, &caps).unwrap() {
+            let module = &bundle.emit(&caps, &bundle.choices[0]).unwrap()[0];
+            assert!(module.bindings.len() <= most + 1, "{}", module.name);
+            updates += bundle.pieces.iter().filter(|(_, p)| matches!(p.kind, KernelKind::Update(_))).count();
+        }
+        assert_eq!(updates, 2, "{most} arguments: parameters with weight decay and without");
+        let of_optimizer =
+            |k: &&tinygpt_ir::program::Kernel| k.provenance.scopes.iter().all(|s| s.starts_with("optimizer"));
+        let kernels: Vec<&str> = program.kernels.values().filter(of_optimizer).map(|k| k.kind.archetype()).collect();
+        assert_eq!(kernels, ["fold", "reduce", "update", "update"], "{most} arguments");
+    }
+}
+
 #[test]
 fn a_choice_names_a_variant_of_each_piece() {
     let all = bundles(&gpt(24), &wide()).unwrap();

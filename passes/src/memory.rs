@@ -257,6 +257,9 @@ fn pack(program: &mut Program) {
         let b = &program.buffers[*b];
         !matches!(b.kind, BufferKind::Input(_)) && b.bytes() <= program.target.max_arg_bytes
     };
+    // Scalars are together whatever else reads them: fusion counts them as one allocation.
+    let scalar = |b: &BufferId| program.buffers[*b].kind == BufferKind::Temp && program.buffers[*b].len == 1;
+    let grouped = |b: &BufferId| packable(b) && !scalar(b);
     // All weights first: forward kernels read several of them.
     let is_weight = |p: &ProgramParam| matches!(p.kind, ParamKind::State { role: StateRole::Weight, .. });
     let weights = program.params.iter().filter(|p| is_weight(p)).map(|p| p.buffer).filter(packable);
@@ -266,17 +269,17 @@ fn pack(program: &mut Program) {
             KernelKind::Update(u) => {
                 for role in 0..u.roles {
                     let all = (0..u.segments.len()).map(|s| k.args[s * u.roles + role].buffer);
-                    groups.push(all.filter(packable).collect());
+                    groups.push(all.filter(grouped).collect());
                 }
             }
             KernelKind::Fold(f) => {
-                groups.push(k.args[..f.segments.len()].iter().map(|a| a.buffer).filter(packable).collect());
+                groups.push(k.args[..f.segments.len()].iter().map(|a| a.buffer).filter(grouped).collect());
             }
             _ => {}
         }
     }
-    let scalars = |b: &Buffer| b.kind == BufferKind::Temp && b.bytes() <= program.target.alignment && b.live.is_some();
-    groups.push(program.buffers.iter().filter(|(_, b)| scalars(b)).map(|(id, _)| id).collect());
+    let small = |b: &Buffer| b.kind == BufferKind::Temp && b.bytes() <= program.target.alignment && b.live.is_some();
+    groups.push(program.buffers.iter().filter(|(_, b)| small(b)).map(|(id, _)| id).collect());
     for group in groups {
         let mut current: Option<(u32, usize)> = None;
         for b in group {

@@ -19,10 +19,10 @@ mod merge;
 mod scalars;
 
 use super::bits::Bits;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use tinygpt_ir::program::{PlacementPolicy, TargetModel};
-use tinygpt_ir::{Composite, NodeId, Op};
+use tinygpt_ir::{Composite, Graph, NodeId, Op};
 
 use super::remark::{Kind, Reason, Remarks};
 use super::values::{Class, Values};
@@ -50,6 +50,32 @@ pub struct Cluster {
     preds: BTreeSet<usize>,
 }
 
+/// What values lie in, as far as it is known before they are placed: weights, and scalars of the step, are side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Allocation {
+    Weights,
+    Scalars,
+    Own(NodeId),
+}
+
+/// The nodes that become new values of states in place, each with the node that reads the old one.
+fn in_place(graph: &Graph) -> HashMap<NodeId, NodeId> {
+    let mut read = HashMap::new();
+    for (id, node) in graph.nodes.iter() {
+        if let Op::Param(p) = node.op {
+            read.entry(p).or_insert(id);
+        }
+    }
+    let mut states = HashMap::new();
+    for (p, id) in &graph.updates {
+        let twice = graph.outputs.iter().any(|(_, output)| output == id) || states.contains_key(id);
+        if let (false, Some(old)) = (twice, read.get(p)) {
+            states.insert(*id, *old);
+        }
+    }
+    states
+}
+
 pub struct Clusters<'a> {
     pub values: &'a Values<'a>,
     pub list: Vec<Cluster>,
@@ -60,8 +86,10 @@ pub struct Clusters<'a> {
     /// Values smaller than this gain nothing from fusion that makes a cluster wait.
     small_bytes: usize,
     max_args: usize,
-    /// Whether all weights are one argument.
+    /// Whether all weights are one argument, and all scalars of the step are another.
     packed: bool,
+    /// The state, as the node that reads it, of the node that becomes its new value in place.
+    states: HashMap<NodeId, NodeId>,
     remarks: Remarks,
 }
 
@@ -78,6 +106,7 @@ impl<'a> Clusters<'a> {
             small_bytes: target.launch_cost_bytes,
             max_args: target.max_args,
             packed: target.placement == PlacementPolicy::Slot,
+            states: in_place(values.graph),
             remarks: std::mem::take(remarks),
         };
         for id in values.graph.nodes.ids() {
@@ -336,24 +365,36 @@ impl<'a> Clusters<'a> {
         (u, at)
     }
 
-    /// Upper bound on the buffers that cluster `c` with `more` touches: every outside operand and every member used outside.
+    /// Upper bound on the allocations that cluster `c` with `more` touches: every outside operand and every member used outside.
     fn args_with(&self, c: usize, more: &[NodeId]) -> usize {
-        let (mut touched, mut weights) = (BTreeSet::new(), 0);
+        let mut touched = BTreeSet::new();
         for id in self.list[c].nodes.iter().chain(more) {
             for u in self.values.inputs(*id) {
                 let s = self.source(u);
-                if self.packed && self.is_weight(s) {
-                    weights = 1;
-                } else if self.of(s) != Some(c) && self.values.class(s) != Class::Free {
-                    touched.insert(s);
+                if self.of(s) != Some(c) && self.values.class(s) != Class::Free {
+                    touched.insert(self.allocation(s));
                 }
             }
             let outside = |u: &NodeId| self.of(*u).is_none_or(|d| d != c);
             if self.values.is_root(*id) || self.values.users[id.index()].iter().any(outside) {
-                touched.insert(*id);
+                touched.insert(self.allocation(*id));
             }
         }
-        touched.len() + weights
+        touched.len()
+    }
+
+    /// What a stored value lies in.
+    fn allocation(&self, id: NodeId) -> Allocation {
+        if !self.packed {
+            return Allocation::Own(id);
+        }
+        let id = self.states.get(&id).copied().unwrap_or(id);
+        let scalar = self.values.shape(id).iter().product::<usize>() == 1;
+        match self.values.class(id) {
+            _ if self.is_weight(id) => Allocation::Weights,
+            class if class.is_computed() && scalar && !self.values.is_root(id) => Allocation::Scalars,
+            _ => Allocation::Own(id),
+        }
     }
 
     fn is_weight(&self, id: NodeId) -> bool {

@@ -122,6 +122,8 @@ struct Touched {
     values: BTreeSet<NodeId>,
     /// Inputs of the program have allocations of their own.
     inputs: usize,
+    /// Whether there are scalars of the step, which share one.
+    scalars: bool,
     /// Bytes of weights, and of what else is packed where the target places buffers in slots.
     weights: usize,
     others: usize,
@@ -134,6 +136,8 @@ impl Touched {
         match graph.nodes[source].op {
             Op::Param(p) if graph.params[p].kind == ParamKind::Input => with.inputs += 1,
             Op::Param(p) if graph.params[p].is_weight() => with.weights += bytes,
+            Op::Param(_) => with.others += bytes,
+            _ if graph.nodes[source].ty.numel() == 1 => with.scalars = true,
             _ => with.others += bytes,
         }
         with.values.insert(source);
@@ -152,7 +156,7 @@ impl Touched {
         };
         match target.placement {
             PlacementPolicy::Slab => self.values.len(),
-            PlacementPolicy::Slot => self.inputs + weights + others,
+            PlacementPolicy::Slot => self.inputs + usize::from(self.scalars) + weights + others,
         }
     }
 }

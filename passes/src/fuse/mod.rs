@@ -180,7 +180,7 @@ fn draft(
     for c in 0..clusters.list.len() {
         if let Some(k) = kernels::kernel(&buffers, c)? {
             // A value that is loaded is one argument; computed again it may be several.
-            let count = units(&table.buffers, &table.params, target, &k.args);
+            let count = units(&table, &bound, target, &k.args);
             if let (true, Some(id)) = (count > target.max_args, k.provenance.recomputed.last()) {
                 return Err(Again::Emit(Retry::Store(*id)));
             }
@@ -192,7 +192,7 @@ fn draft(
         kernels.push((end, kernels::copy(&buffers, *id, buffers.of[id], *to)));
     }
     if fuse {
-        let count = |args: &[Arg]| units(&table.buffers, &table.params, target, args);
+        let count = |args: &[Arg]| units(&table, &bound, target, args);
         siblings::merge(&mut kernels, target.max_args, &count, remarks);
     }
     let states = order(&kernels, &bound)?;
@@ -221,14 +221,27 @@ struct Table<'g> {
     param_buffer: HashMap<ParamId, BufferId>,
 }
 
-/// Allocations that a kernel with these arguments will touch: weights that training updates share one where buffers are packed.
-fn units(buffers: &Arena<BufferId, Buffer>, params: &[ProgramParam], target: &TargetModel, args: &[Arg]) -> usize {
-    let packed = |a: &Arg| match buffers[a.buffer].kind {
-        BufferKind::State(p) => target.placement == PlacementPolicy::Slot && is_weight(&params[p].kind),
-        _ => false,
-    };
-    let weights = args.iter().filter(|a| packed(a)).count();
-    args.len() - weights + weights.min(1)
+/// Allocations that a kernel with these arguments will touch. Where buffers are packed, weights that training updates share one, and so do scalars of
+/// the step; the new value of a state takes its own place.
+fn units(table: &Table<'_>, bound: &Bound, target: &TargetModel, args: &[Arg]) -> usize {
+    if target.placement != PlacementPolicy::Slot {
+        return args.len();
+    }
+    let own =
+        |buffer: BufferId| bound.in_place.iter().find(|(_, new, _)| *new == buffer).map_or(buffer, |(.., own)| *own);
+    let (mut weights, mut scalars, mut others) = (false, false, BTreeSet::new());
+    for arg in args {
+        let id = own(arg.buffer);
+        let buffer = &table.buffers[id];
+        match buffer.kind {
+            BufferKind::State(p) if is_weight(&table.params[p].kind) => weights = true,
+            BufferKind::Temp if buffer.len == 1 => scalars = true,
+            _ => {
+                others.insert(id);
+            }
+        }
+    }
+    others.len() + usize::from(weights) + usize::from(scalars)
 }
 
 fn is_weight(kind: &ParamKind) -> bool {

@@ -43,6 +43,10 @@ const RISEN: f64 = 0.95;
 /// How often a contest is held again because of that.
 const AGAIN: usize = 3;
 
+/// Bytes of code that takes a driver long, where products on matrices count as so many times their own.
+const LONG: usize = 50_000;
+const MATRIX_CODE: usize = 3;
+
 /// A share of a step's time by the estimate, and how many choices of a structure that takes it are compiled; the default alone below all of them.
 const FIELDS: [(f64, usize); 4] = [(0.08, 6), (0.04, 5), (0.02, 4), (0.01, 3)];
 
@@ -96,20 +100,13 @@ pub(super) fn hold(
 ) -> Result<Vec<Option<Choice>>> {
     let start = Instant::now();
     let modules = || contests.iter().flat_map(|c| &c.entrants).flat_map(|(_, modules)| modules);
-    let mut wished: Vec<(f64, &Module)> = Vec::new();
-    for contest in contests {
-        for (rank, (_, modules)) in contest.entrants.iter().enumerate().skip(1) {
-            wished.extend(modules.iter().map(|module| (contest.share / (rank + 1) as f64, module)));
-        }
-    }
-    wished.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let wished: Vec<&Module> = wished.into_iter().map(|(_, module)| module).collect();
+    let jobs = jobs(needed, contests);
     let mut order: Vec<usize> = (0..contests.len()).collect();
     order.sort_by(|a, b| contests[*b].share.total_cmp(&contests[*a].share));
     let mut binder = Binder::new(gpu, units, modules().map(|m| m.scratch_bytes).max().unwrap_or(0))?;
     let mut stage = Stage { watch: Stopwatch::new(gpu), gpu, warm: Duration::ZERO, end: start + BUDGET };
     let mut winners = vec![None; contests.len()];
-    pipelines.make_beside(needed, &wished, start + COMPILATION, |pipelines, all| {
+    pipelines.make_beside(&jobs, start + COMPILATION, |pipelines, all| {
         let compiled = |(_, modules): &(Choice, Vec<Module>)| modules.iter().all(|module| pipelines.has(module));
         // By the host's clock, which compilation disturbs.
         if !stage.watch.has_stamps() && !all {
@@ -148,8 +145,25 @@ pub(super) fn hold(
         }
     }
     gpu.queue.submit([encoder.finish()]);
-    tracing::debug!(contests = contests.len(), compiled = wished.len(), took = ?start.elapsed(), "held contests");
+    tracing::debug!(contests = contests.len(), modules = jobs.len(), took = ?start.elapsed(), "held contests");
     Ok(winners)
+}
+
+/// What to compile, in this order, and whether it is for a contest alone: long code first, so that none is left for the end; then what is needed, and
+/// then what is likely to win, in contests for the largest shares.
+fn jobs<'a>(needed: &[&'a Module], contests: &'a [Contest]) -> Vec<(&'a Module, bool)> {
+    let mut wished: Vec<(f64, &Module)> = Vec::new();
+    for contest in contests {
+        for (rank, (_, modules)) in contest.entrants.iter().enumerate().skip(1) {
+            wished.extend(modules.iter().map(|module| (contest.share / (rank + 1) as f64, module)));
+        }
+    }
+    wished.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let needed = needed.iter().map(|module| (*module, false));
+    let mut jobs: Vec<(&Module, bool)> = needed.chain(wished.into_iter().map(|(_, module)| (module, true))).collect();
+    let long = |m: &Module| m.code.len() * if m.cooperative { MATRIX_CODE } else { 1 } >= LONG;
+    jobs.sort_by_key(|(module, _)| !long(module));
+    jobs
 }
 
 /// Where contests are held.

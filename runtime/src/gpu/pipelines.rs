@@ -5,7 +5,7 @@
 //!
 //! Invariants
 //! - Pipelines are made once a structure ([`Module::hash`]), however many kernels have it.
-//! - Jobs begin in the order in which they are given.
+//! - Modules are begun in the order in which they are given.
 //! - Bounds checks are left out only if the caller says that the program verifier proved the program.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -69,25 +69,25 @@ impl<'a> Pipelines<'a> {
 
     /// Makes the pipelines of these modules that there are not yet.
     pub fn make(&mut self, modules: &[&Module]) -> Result<()> {
-        self.make_beside(modules, &[], Instant::now(), |_, _| Ok(Beside::Idle))
+        let jobs: Vec<(&Module, bool)> = modules.iter().map(|module| (*module, false)).collect();
+        self.make_beside(&jobs, Instant::now(), |_, _| Ok(Beside::Idle))
     }
 
-    /// Makes the pipelines of `needed` and then those of `wished`, of which what was not begun by `deadline` is left out. Meanwhile `beside` runs
-    /// on the caller's thread, again and again while it is busy and then after each pipeline; a last time with `true` when there are all.
+    /// Makes the pipelines of these modules that there are not yet; of those marked optional what was not begun by `deadline` is left out. Meanwhile
+    /// `beside` runs on the caller's thread, again and again while it is busy and then after each module; a last time with `true` when all are made.
     pub fn make_beside(
         &mut self,
-        needed: &[&Module],
-        wished: &[&Module],
+        modules: &[(&Module, bool)],
         deadline: Instant,
         mut beside: impl FnMut(&Self, bool) -> Result<Beside>,
     ) -> Result<()> {
         let start = Instant::now();
         let mut begun = HashSet::new();
         let mut jobs = Vec::new();
-        for (module, optional) in needed.iter().map(|m| (*m, false)).chain(wished.iter().map(|m| (*m, true))) {
+        for (module, optional) in modules {
             let layout = self.layout(&modes(module));
             if begun.insert(module.hash) && !self.has(module) {
-                jobs.push((module, layout, optional));
+                jobs.push((*module, layout, *optional));
             }
         }
         let before = self.made.len();
@@ -101,8 +101,11 @@ impl<'a> Pipelines<'a> {
                 let (jobs, next, stopped) = (&jobs, &next, &stopped);
                 move || {
                     while let Some((module, layout, optional)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if stopped.load(Ordering::Relaxed) || (*optional && Instant::now() >= deadline) {
+                        if stopped.load(Ordering::Relaxed) {
                             break;
+                        }
+                        if *optional && Instant::now() >= deadline {
+                            continue;
                         }
                         let made = gpu.scoped(|| Ok(compile(gpu, proved, module, layout)));
                         // Whoever waited for it has failed.
