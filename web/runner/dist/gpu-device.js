@@ -85,21 +85,18 @@ export class Gpu {
     timestamps;
     #fault;
     #closed = false;
-    #faulted;
+    /** Ends of the waits under way. A race with one promise of the fault would stay with that promise for as long as the device lives. */
+    #waiting = new Set();
     constructor(adapter, device) {
         this.device = device;
         this.caps = capsOf(adapter, device);
         this.report = { ...reportOf(adapter, device.limits), caps: this.caps };
         this.timestamps = device.features.has('timestamp-query');
-        let raise;
-        this.#faulted = new Promise((_, reject) => {
-            raise = (fault) => {
-                this.#fault ??= fault;
-                reject(this.#fault);
-            };
-        });
-        // It is thrown where somebody waits or checks.
-        this.#faulted.catch(() => undefined);
+        const raise = (fault) => {
+            this.#fault ??= fault;
+            for (const end of this.#waiting)
+                end(this.#fault);
+        };
         void device.lost.then(({ reason, message }) => {
             if (this.#closed)
                 return;
@@ -131,13 +128,23 @@ export class Gpu {
     }
     /** What `work` comes to, or the device's fault, should that come first. */
     async wait(work) {
+        let end;
         try {
-            return await Promise.race([work, this.#faulted]);
+            return await new Promise((resolve, reject) => {
+                work.then(resolve, reject);
+                if (this.#fault !== undefined)
+                    reject(this.#fault);
+                this.#waiting.add((end = reject));
+            });
         }
         catch (error) {
             // A lost device also fails what is under way, with less to say.
             await Promise.resolve();
             throw this.#fault ?? error;
+        }
+        finally {
+            if (end !== undefined)
+                this.#waiting.delete(end);
         }
     }
     /**
