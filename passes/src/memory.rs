@@ -10,9 +10,8 @@
 
 use tinygpt_ir::program::{
     Access, ArgId, ArgMode, Body, Buffer, BufferId, BufferKind, Kernel, KernelKind, MemoryPlan, Place, PlacementPolicy,
-    Program, ProgramParam, Store,
+    Program, Store,
 };
-use tinygpt_ir::{ParamKind, StateRole};
 
 /// Fills in `live`, `takes_over` and `place` of every temporary and the program's memory plan.
 pub fn plan(program: &mut Program) {
@@ -261,8 +260,7 @@ fn pack(program: &mut Program) {
     let scalar = |b: &BufferId| program.buffers[*b].kind == BufferKind::Temp && program.buffers[*b].len == 1;
     let grouped = |b: &BufferId| packable(b) && !scalar(b);
     // All weights first: forward kernels read several of them.
-    let is_weight = |p: &ProgramParam| matches!(p.kind, ParamKind::State { role: StateRole::Weight, .. });
-    let weights = program.params.iter().filter(|p| is_weight(p)).map(|p| p.buffer).filter(packable);
+    let weights = program.params.iter().filter(|p| p.is_weight()).map(|p| p.buffer).filter(packable);
     let mut groups: Vec<Vec<BufferId>> = vec![weights.collect()];
     for k in program.kernels.values() {
         match &k.kind {

@@ -33,7 +33,7 @@ pub use stats::{FusionReport, KernelStats, ProgramStats, kernel_stats};
 pub use verify::verify;
 
 use crate::entity;
-use crate::graph::ParamKind;
+use crate::graph::{ParamKind, StateRole};
 use crate::types::{Arena, DType, TensorType};
 
 entity! {
@@ -174,6 +174,13 @@ pub struct ProgramParam {
     pub kind: ParamKind,
     pub ty: TensorType,
     pub buffer: BufferId,
+}
+
+impl ProgramParam {
+    /// Whether training updates it.
+    pub fn is_weight(&self) -> bool {
+        matches!(self.kind, ParamKind::State { role: StateRole::Weight, .. })
+    }
 }
 
 /// A named result: row-major.

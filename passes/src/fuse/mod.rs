@@ -30,7 +30,7 @@ use tinygpt_ir::program::{
     Arg, ArgId, ArgMode, Buffer, BufferId, BufferKind, Kernel, KernelKind, Place, PlacementPolicy, ProgramOutput,
     ProgramParam, TargetModel,
 };
-use tinygpt_ir::{Arena, Graph, NodeId, Op, ParamId, ParamKind, StateRole};
+use tinygpt_ir::{Arena, Graph, NodeId, Op, ParamId, ParamKind};
 
 use cluster::Clusters;
 use emit::{Buffers, Retry};
@@ -234,7 +234,7 @@ fn units(table: &Table<'_>, bound: &Bound, target: &TargetModel, args: &[Arg]) -
         let id = own(arg.buffer);
         let buffer = &table.buffers[id];
         match buffer.kind {
-            BufferKind::State(p) if is_weight(&table.params[p].kind) => weights = true,
+            BufferKind::State(p) if table.params[p].is_weight() => weights = true,
             BufferKind::Temp if buffer.len == 1 => scalars = true,
             _ => {
                 others.insert(id);
@@ -242,10 +242,6 @@ fn units(table: &Table<'_>, bound: &Bound, target: &TargetModel, args: &[Arg]) -
         }
     }
     others.len() + usize::from(weights) + usize::from(scalars)
-}
-
-fn is_weight(kind: &ParamKind) -> bool {
-    matches!(kind, ParamKind::State { role: StateRole::Weight, .. })
 }
 
 /// What the roots of the graph are bound to.

@@ -4,8 +4,8 @@ use super::{Invariant, Report, body};
 use crate::op::Reduce;
 use crate::program::uses::{Use, uses};
 use crate::program::{
-    Access, ArgId, ArgMode, Body, BufferKind, Fold, Kernel, KernelKind, Program, ReduceKernel, Scalar, ScalarId,
-    ScalarOp, Scatter, ScatterBase, Store, Update,
+    Access, ArgId, ArgMode, Body, Buffer, BufferKind, Fold, Kernel, KernelKind, Place, PlacementPolicy, Program,
+    ProgramParam, ReduceKernel, Scalar, ScalarId, ScalarOp, Scatter, ScatterBase, StorageUnit, Store, Update,
 };
 use crate::types::DType;
 
@@ -20,6 +20,32 @@ pub(super) fn check(program: &Program, kernel: &Kernel, report: &mut Report) {
     disjoint(program, kernel, &list, report);
     windows(program, kernel, &list, report);
     archetype(program, kernel, report);
+}
+
+/// The allocations that a kernel touches. Before memory is planned for a target that packs buffers, weights count as one, and so do scalars of the
+/// step: planning puts them side by side.
+fn allocations(program: &Program, kernel: &Kernel) -> usize {
+    let units = program.storage_units(kernel);
+    let unplanned = |b: &Buffer| b.kind == BufferKind::Temp && b.place == Place::Own;
+    if program.target.placement != PlacementPolicy::Slot || !program.buffers.values().any(unplanned) {
+        return units.len();
+    }
+    let (mut weights, mut scalars, mut others) = (0, 0, 0);
+    for unit in units {
+        let buffer = match unit {
+            StorageUnit::Own(id) => &program.buffers[id],
+            StorageUnit::Slot(_) | StorageUnit::Pack(_) => {
+                others += 1;
+                continue;
+            }
+        };
+        match buffer.kind {
+            BufferKind::State(p) if program.params.get(p).is_some_and(ProgramParam::is_weight) => weights = 1,
+            BufferKind::Temp if buffer.len == 1 => scalars = 1,
+            _ => others += 1,
+        }
+    }
+    weights + scalars + others
 }
 
 /// Arguments exist, once each and within the target's limits; accesses name them.
@@ -39,7 +65,7 @@ fn arguments(program: &Program, kernel: &Kernel, list: &[Use<'_>], report: &mut 
             report.add(Invariant::TargetLimits, found);
         }
     }
-    let units = program.storage_units(kernel).len();
+    let units = allocations(program, kernel);
     report.expect(units <= t.max_args, Invariant::TargetLimits, || {
         format!("{units} arguments: {} takes at most {}", t.name, t.max_args)
     });

@@ -6,7 +6,7 @@
 //! - `buffer-link`: a parameter's buffer is of its kind and names it; an output lies in a buffer that is no temporary; buffers of
 //!   kind input, state and output are named back. Dtype and length are those of the type.
 //! - `target-limits`: buffers hold 1 to 2^31 - 1 elements; a kernel touches at most the target's number of allocations, each of at most
-//!   its bytes; the target has lanes and an alignment that is a power of two.
+//!   its bytes (before memory is planned, those that planning puts side by side count as one); the target has lanes and an alignment that is a power of two.
 //! - `stages-cover`: stages are non-empty, consecutive ranges that cover all kernels.
 //!
 //! Kernels
