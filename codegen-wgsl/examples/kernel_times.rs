@@ -3,14 +3,17 @@
 //! `cargo run --release -p tinygpt-codegen-wgsl --example kernel_times PRESET [PART OF A KERNEL'S NAME [CHOICE..]]`
 //!
 //! A choice is as plans print it: `contract m=64 n=64 ..`. Each is run again and again on the same buffers, after the device has been busy for a
-//! quarter of a second; the median of the runs' times is printed, in microseconds, the fastest choice first, with the workgroups of each dispatch.
+//! quarter of a second; the median of the runs' times is printed, in microseconds, the fastest choice first, with the workgroups of each dispatch and
+//! how long the driver compiled it, beside the others.
 //! `product:MxNxK:nt` instead of a preset is one product (`nt`, `nn` or `tn`: which sides are transposed), `product:MxNxK:nt:gelu` that with bias and gelu.
+//! `mixed/` before either is mixed precision on cooperative matrices, without the check that the runtime makes; of a product the right side is then
+//! computed, and so f16 in memory, and the left side too if `tanh` is among the words.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 use tinygpt_codegen_wgsl::{Bundle, Caps, Choice, Dialect, Module, Unit, bundles};
 use tinygpt_ir::op::GeluForm;
-use tinygpt_ir::program::{Place, Program, StorageUnit};
+use tinygpt_ir::program::{Place, Program, StorageUnit, TargetModel};
 use tinygpt_ir::{Builder, Graph, TensorType};
 use tinygpt_models::gpt::{gpt, preset};
 use tinygpt_passes::compile::to_program;
@@ -32,27 +35,29 @@ fn main() {
     };
     let wanted = rest.first().cloned().unwrap_or_default();
     let given: Vec<Choice> = rest.iter().skip(1).map(|c| c.parse().expect("a choice as plans print it")).collect();
-    let graph = graph(what);
-    let gpu = Gpu::open();
-    let program = to_program(&graph, &gpu.caps.target(), true).expect("a program");
+    let (what, mixed) = what.strip_prefix("mixed/").map_or((what.as_str(), false), |rest| (rest, true));
+    let graph = graph(what, mixed);
+    let gpu = Gpu::open(mixed);
+    let target = TargetModel { f16_operands: mixed, f16_values: mixed.then_some(0), ..gpu.caps.target() };
+    let program = to_program(&graph, &target, true).expect("a program");
     let units = gpu.units(&program);
-    let (mut seen, mut warm) = (HashSet::new(), false);
+    let mut seen = HashSet::new();
     for bundle in bundles(&program, &gpu.caps).expect("bundles") {
         let Ok(default) = bundle.emit(&gpu.caps, &bundle.choices[0]) else { continue };
         let names: Vec<&str> = bundle.pieces.iter().map(|(_, piece)| piece.name.as_str()).collect();
         if names.iter().any(|n| n.contains(&wanted)) && seen.insert(default[0].hash) {
             println!("{}", names.join(" + "));
-            gpu.race(&bundle, if given.is_empty() { &bundle.choices } else { &given }, &units, &mut warm);
+            gpu.race(&bundle, if given.is_empty() { &bundle.choices } else { &given }, &units);
         }
     }
 }
 
 /// The training step of a preset, or one product.
-fn graph(what: &str) -> Graph {
+fn graph(what: &str, mixed: bool) -> Graph {
     let Some(product) = what.strip_prefix("product:") else {
         let config = preset(what).expect("the name of a preset").config;
         let step = training_step(&gpt(&config).expect("a model"), &AdamWConfig::default()).expect("a step");
-        return prepared(step);
+        return prepared(step, mixed);
     };
     let mut words = product.split(':');
     let sizes = words.next().unwrap_or_default().split('x').map(|n| n.parse().expect("a number"));
@@ -63,13 +68,17 @@ fn graph(what: &str) -> Graph {
     let (rhs, rhs_axes) = if form.ends_with('t') { ([n, k], "nk") } else { ([k, n], "kn") };
     let (x, y) = (b.input("x", TensorType::f32(lhs)), b.input("y", TensorType::f32(rhs)));
     let bias = b.input("bias", TensorType::f32([n]));
+    let words: Vec<&str> = words.collect();
+    let has = |word: &str| words.contains(&word);
+    let (x, y) = (if has("tanh") { x.tanh() } else { x }, if mixed { y.tanh() } else { y });
     let product = x.contract(&format!("{lhs_axes},{rhs_axes}->mn"), y);
-    b.output("out", if words.next() == Some("gelu") { (product + bias).gelu(GeluForm::Erf) } else { product });
-    prepared(b.finish().expect("a graph"))
+    b.output("out", if has("gelu") { (product + bias).gelu(GeluForm::Erf) } else { product });
+    prepared(b.finish().expect("a graph"), mixed)
 }
 
-fn prepared(graph: Graph) -> Graph {
-    let passes = [Pass::Expand, Pass::Simplify, Pass::SplitReduce, Pass::Simplify];
+fn prepared(graph: Graph, mixed: bool) -> Graph {
+    let mut passes = vec![Pass::Expand, Pass::Simplify, Pass::SplitReduce, Pass::Simplify];
+    passes.extend(mixed.then_some(Pass::Precision));
     Pipeline::new(passes).run(graph).expect("passes run").graph
 }
 
@@ -90,7 +99,7 @@ struct Launch {
 }
 
 impl Gpu {
-    fn open() -> Gpu {
+    fn open(mixed: bool) -> Gpu {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let options = wgpu::RequestAdapterOptions {
             power_preference: wgpu::PowerPreference::HighPerformance,
@@ -99,8 +108,16 @@ impl Gpu {
         let adapter = pollster::block_on(instance.request_adapter(&options)).expect("a GPU adapter");
         let (info, limits) = (adapter.get_info(), adapter.limits());
         eprintln!("adapter: {} ({:?}, {})", info.name, info.device_type, info.driver_info);
+        let mut required_features = wgpu::Features::TIMESTAMP_QUERY | (adapter.features() & wgpu::Features::SUBGROUP);
+        let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+        if mixed {
+            required_features |= wgpu::Features::SHADER_F16 | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            // SAFETY: of what is experimental only cooperative matrices are used, by kernels that keep to the forms that naga takes.
+            experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        }
         let descriptor = wgpu::DeviceDescriptor {
-            required_features: wgpu::Features::TIMESTAMP_QUERY | (adapter.features() & wgpu::Features::SUBGROUP),
+            required_features,
+            experimental_features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
@@ -122,7 +139,8 @@ impl Gpu {
             max_workgroups: limits.max_compute_workgroups_per_dimension,
             offset_alignment: limits.min_storage_buffer_offset_alignment,
             overlapping_writes: true,
-            ..Caps::webgpu()
+            f16: mixed,
+            cooperative: mixed.then_some(info.subgroup_max_size),
         };
         let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
             label: None,
@@ -144,7 +162,8 @@ impl Gpu {
         self.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false })
     }
 
-    /// The program's allocations. Those of less than 64 MiB hold ones, so that products do not multiply zeros, which takes less power.
+    /// The program's allocations. Those of less than 64 MiB hold values of either sign below 1, as f32 and as f16, so that products do not multiply
+    /// zeros, which takes less power.
     fn units(&self, program: &Program) -> HashMap<Unit, wgpu::Buffer> {
         let own = program.buffers.iter().filter(|(_, b)| b.place == Place::Own);
         let own = own.map(|(id, b)| (StorageUnit::Own(id), b.bytes()));
@@ -153,7 +172,9 @@ impl Gpu {
         let filled = |(unit, bytes): (StorageUnit, usize)| {
             let buffer = self.buffer(bytes as u64);
             if bytes < 64 << 20 {
-                self.queue.write_buffer(&buffer, 0, &1f32.to_le_bytes().repeat(bytes / 4));
+                let word = |i: usize| (0x3d00 + i * 7919 % 0x0200 + (i * 31 % 3 % 2) * 0x8000) as u32 * 0x0001_0001;
+                let words: Vec<u8> = (0..bytes / 4).flat_map(|i| word(i).to_le_bytes()).collect();
+                self.queue.write_buffer(&buffer, 0, &words);
             }
             (Unit::Storage(unit), buffer)
         };
@@ -161,24 +182,28 @@ impl Gpu {
     }
 
     /// Times the choices of a bundle and prints them.
-    fn race(&self, bundle: &Bundle, choices: &[Choice], units: &HashMap<Unit, wgpu::Buffer>, warm: &mut bool) {
+    fn race(&self, bundle: &Bundle, choices: &[Choice], units: &HashMap<Unit, wgpu::Buffer>) {
         let make = &|choice: &Choice| match bundle.emit(&self.caps, choice) {
-            Ok(modules) => Some(modules.iter().flat_map(|m| self.launches(m, units)).collect::<Vec<_>>()),
+            Ok(modules) => {
+                let start = Instant::now();
+                let launches = modules.iter().flat_map(|m| self.launches(m, units)).collect::<Vec<_>>();
+                Some((launches, start.elapsed().as_secs_f64()))
+            }
             Err(e) => {
                 println!("  {choice}: {e}");
                 None
             }
         };
         // Drivers take up to a second to compile one.
-        let all: Vec<Option<Vec<Launch>>> = std::thread::scope(|scope| {
+        let all: Vec<Option<(Vec<Launch>, f64)>> = std::thread::scope(|scope| {
             let threads: Vec<_> = choices.iter().map(|choice| scope.spawn(move || make(choice))).collect();
             threads.into_iter().map(|t| t.join().expect("a pipeline")).collect()
         });
         let mut times: Vec<(f64, String)> = Vec::new();
         for (choice, launches) in choices.iter().zip(all) {
-            let Some(launches) = launches else { continue };
-            let (start, busy) = (Instant::now(), if *warm { BUSY } else { WARM_UP });
-            *warm = true;
+            let Some((launches, compiling)) = launches else { continue };
+            // While the choices were compiled the device was idle.
+            let (start, busy) = (Instant::now(), if times.is_empty() { WARM_UP } else { BUSY });
             let mut us = self.time(&launches, 1);
             while start.elapsed().as_secs_f64() < busy {
                 us = self.time(&launches, 10) / 10.0;
@@ -187,7 +212,7 @@ impl Gpu {
             let mut runs: Vec<f64> = (0..RUNS).map(|_| self.time(&launches, repeats) / f64::from(repeats)).collect();
             runs.sort_by(f64::total_cmp);
             let groups: Vec<u32> = launches.iter().map(|l| l.workgroups[0]).collect();
-            times.push((runs[RUNS / 2], format!("{choice} {groups:?}")));
+            times.push((runs[RUNS / 2], format!("{choice} {groups:?}, compiled in {compiling:.1} s")));
         }
         times.sort_by(|a, b| a.0.total_cmp(&b.0));
         times.iter().for_each(|(us, choice)| println!("  {us:8.2} {choice}"));

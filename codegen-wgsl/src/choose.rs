@@ -177,8 +177,11 @@ const fn tiling(m: u32, n: u32, k: u32, each_m: u32, each_n: u32, teams: u32, bu
     Tiling { m, n, k, each_m, each_n, teams, split: 1, buffers, unroll: UNROLL }
 }
 
-/// Blocks of cooperative matrices, and how fast each runs when there is enough to do, relative to the fastest.
-const BLOCKS: [(Blocks, f64); 6] = [
+/// Blocks of cooperative matrices, and how fast each runs when there is enough to do, relative to 128x128. The first two are for products whose tiles
+/// keep all processors busy: their code is long, and drivers take seconds for it.
+const BLOCKS: [(Blocks, f64); 8] = [
+    (blocks(128, 256, 32, 2, 4), 1.3),
+    (blocks(128, 128, 64, 2, 4), 1.2),
     (blocks(128, 128, 32, 2, 4), 1.0),
     (blocks(128, 64, 32, 2, 2), 0.75),
     (blocks(64, 64, 32, 2, 2), 0.6),
@@ -186,6 +189,7 @@ const BLOCKS: [(Blocks, f64); 6] = [
     (blocks(32, 64, 64, 1, 2), 0.4),
     (blocks(32, 32, 64, 1, 2), 0.3),
 ];
+const FOR_LARGE_PRODUCTS: usize = 2;
 
 const fn blocks(m: u32, n: u32, k: u32, by_m: u32, by_n: u32) -> Blocks {
     Blocks { m, n, k, by_m, by_n, split: 1 }
@@ -211,11 +215,11 @@ impl Way {
         let Some(subgroup) = caps.cooperative.filter(|_| contracts.iter().all(|k| cooperate::allows(k))) else {
             return Vec::new();
         };
-        let fits = |b: &Blocks| {
-            b.invocations(subgroup) <= caps.flat_workgroup() && b.workgroup_bytes() <= caps.workgroup_bytes
-        };
-        let all = BLOCKS.iter().filter(|(b, _)| fits(b));
-        all.map(|(b, speed)| (Way::Matrices(*b, subgroup), *speed)).collect()
+        let tiles = |b: &Blocks| contracts.iter().map(|k| Way::Matrices(*b, subgroup).tiles(k)).sum::<usize>();
+        let may =
+            |at: usize, b: &Blocks| b.fits(subgroup, caps) && (at >= FOR_LARGE_PRODUCTS || tiles(b) >= PROCESSORS);
+        let all = BLOCKS.iter().enumerate().filter(|(at, (b, _))| may(*at, b));
+        all.map(|(_, (b, speed))| (Way::Matrices(*b, subgroup), *speed)).collect()
     }
 
     /// Rows, columns and depth of a step.

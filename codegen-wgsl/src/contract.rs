@@ -180,7 +180,7 @@ pub fn finish(cx: &mut Cx, i: usize, p: &Part) {
         }
     }
     let mut eval = Eval::new(&p.epilogue.body, point);
-    let f16 = p.part.terms.first().is_some_and(|t| cx.dtype(t.lhs.arg) == DType::F16);
+    let f16 = p.part.terms.first().is_some_and(|t| !t.f16 && cx.dtype(t.lhs.arg) == DType::F16);
     let sum = match (f16, p.wide) {
         (false, _) => "sum".to_string(),
         (true, true) => "vec4<f16>(sum)".into(),
@@ -298,7 +298,10 @@ fn products(
     let depths: Vec<usize> = run.iter().map(|at| numel(&p.part.terms[*at].k)).collect();
     let each: Vec<usize> = depths.iter().map(|depth| depth.div_ceil(tk).div_ceil(split)).collect();
     let steps: usize = each.iter().sum();
-    let f16 = p.part.terms[run[0]].f16;
+    // Whether to round each side: f16 in memory are rounded.
+    let f32 = |cx: &Cx, at: &usize| [&p.operands[*at].0, &p.operands[*at].1].map(|x| cx.dtype(x.arg) == DType::F32);
+    let any = |side: usize| p.part.terms[run[0]].f16 && run.iter().any(|at| f32(cx, at)[side]);
+    let rounds = [any(0), any(1)];
     for ((at, depth), steps) in run.iter().zip(&depths).zip(&each) {
         cx.code.line(format!("// Product {at}: {steps} steps of {tk} along its {depth} contracted elements."));
     }
@@ -361,9 +364,10 @@ fn products(
         }
     };
     let commit = |cx: &mut Cx, first: Option<(&str, &str)>| {
-        if f16 {
-            lhs.round(cx);
-            rhs.round(cx);
+        for (tile, rounds) in [lhs, rhs].into_iter().zip(rounds) {
+            if rounds {
+                tile.round(cx);
+            }
         }
         lhs.commit(cx, first.map(|f| f.0));
         rhs.commit(cx, first.map(|f| f.1));

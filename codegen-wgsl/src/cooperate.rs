@@ -1,8 +1,8 @@
 //! Contractions on cooperative matrices: the invocations of a subgroup together multiply 16x16 matrices of f16 and add in f32.
 //!
 //! A workgroup computes `m` x `n` results of one batch element of one part, its subgroups `m / by_m` x `n / by_n` each, as matrices of sums that stay in
-//! registers. The contracted axes are walked in steps of `k`: while a step is multiplied the next is on its way from memory. Operands are rounded to
-//! f16 as they are written to workgroup memory, in the order in which they lie in memory, since a matrix can be loaded by rows or by columns. What
+//! registers. The contracted axes are walked in steps of `k`: while a step is multiplied the next is on its way from memory. Operands that are f32 there
+//! are rounded to f16 as they are written to workgroup memory, in the order in which they lie in memory, since a matrix can be loaded by rows or by columns. What
 //! happens to the sums (epilogues, slices) is that of [`contract`](crate::contract), to which they go through workgroup memory, sixteen rows
 //! a subgroup at a time: which invocation holds which sum is the driver's secret.
 //!
@@ -16,14 +16,15 @@
 //! - Indices and strides are bound before the call that takes them, matrices have names of their own, and no name is that of a role: naga's SPIR-V
 //!   writer refuses anything else.
 
+use crate::caps::Caps;
 use crate::contract::{Part, combine, constants, finish, keep, main, parts};
 use crate::cx::Cx;
 use crate::error::{Error, refuse};
 use crate::space::address;
-use crate::text::affine;
+use crate::text::{affine, type_name};
 use crate::tile::{Along, Operand};
 use tinygpt_ir::program::{Contract, ContractPart};
-use tinygpt_ir::types::numel;
+use tinygpt_ir::types::{DType, numel};
 
 /// Rows and columns of a matrix.
 pub const SIDE: u32 = 16;
@@ -31,6 +32,9 @@ pub const SIDE: u32 = 16;
 pub const PAD: usize = 8;
 /// f32 between the rows of the sums.
 const SUM_PAD: usize = 4;
+
+/// Bytes of workgroup memory that a workgroup may take: beyond them some drivers do not come back from compiling.
+const ROOM: u32 = 48 << 10;
 
 /// The numbers of a variant.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,10 +52,27 @@ impl Blocks {
         self.by_m * self.by_n * subgroup
     }
 
-    /// Bytes of both tiles and of the sums on their way.
-    pub fn workgroup_bytes(&self) -> u32 {
+    fn tile_bytes(&self) -> u32 {
         let tile = |rows: u32| 2 * tile_elements(rows as usize, self.k as usize) as u32;
-        tile(self.m) + tile(self.n) + 4 * self.by_m * SIDE * (self.n + SUM_PAD as u32)
+        tile(self.m) + tile(self.n)
+    }
+
+    /// Bytes of so many matrices of sums of a row of each subgroup on their way.
+    fn sum_bytes(&self, at_once: u32) -> u32 {
+        4 * self.by_m * SIDE * (self.by_n * at_once * SIDE + SUM_PAD as u32)
+    }
+
+    /// Matrices of a row of sums that a subgroup hands over at once on such an adapter: all of the row where there is room for them.
+    fn at_once(&self, caps: &Caps) -> u32 {
+        let (all, room) = (self.n / self.by_n / SIDE, caps.workgroup_bytes.min(ROOM));
+        let fits = |n: &u32| all.is_multiple_of(*n) && self.tile_bytes() + self.sum_bytes(*n) <= room;
+        (1..=all).rev().find(fits).unwrap_or(1)
+    }
+
+    /// Whether an adapter runs workgroups of both tiles and of the sums on their way.
+    pub fn fits(&self, subgroup: u32, caps: &Caps) -> bool {
+        let bytes = self.tile_bytes() + self.sum_bytes(self.at_once(caps));
+        self.invocations(subgroup) <= caps.flat_workgroup() && bytes <= caps.workgroup_bytes.min(ROOM)
     }
 
     fn is_valid(&self) -> bool {
@@ -181,47 +202,64 @@ fn part_function(cx: &mut Cx, i: usize, p: &Part, t: Blocks, subgroup: u32) {
     }
 }
 
-/// Hands all sums of the workgroup to the epilogue or to the slice's scratch: in turn the first, second.. row of matrices of every subgroup.
+/// Hands all sums of the workgroup to the epilogue or to the slice's scratch: in turn the first, second.. row of matrices of every subgroup, and of a
+/// row as many matrices as there is room for.
 fn deliver(cx: &mut Cx, i: usize, p: &Part, t: Blocks, subgroup: u32) {
     let (each_m, each_n) = (t.m / t.by_m, t.n / t.by_n);
-    let (rows, columns) = (t.by_m * SIDE, t.n / 4);
-    let stride = (t.n as usize + SUM_PAD) / 4;
+    let at_once = t.at_once(cx.caps);
+    // Vectors of a subgroup, and of all, in a row.
+    let own = at_once * SIDE / 4;
+    let (rows, columns) = (t.by_m * SIDE, t.by_n * own);
+    let stride = columns as usize + SUM_PAD / 4;
     let vectors = rows as usize * stride;
     cx.workgroup("sums", &format!("array<vec4<f32>, {vectors}>"), 16 * vectors as u32);
     let (group, count) = (t.invocations(subgroup), rows * columns);
+    let own_column = match own * 4 == each_n {
+        true => "own_n / 4u".to_string(),
+        false => format!("(local / {subgroup}u % {}u) * {own}u", t.by_n),
+    };
     cx.code.line(format!(
-        "let own_sums = (local / {}u) * {}u + own_n / 4u;",
+        "let own_sums = (local / {}u) * {}u + {own_column};",
         subgroup * t.by_n,
         SIDE as usize * stride
     ));
     cx.code.line(format!("let sums_stride = {stride}u;"));
     for a in 0..each_m / SIDE {
-        cx.code.line("workgroupBarrier();");
-        for b in 0..each_n / SIDE {
-            cx.code.line(format!("let to_{a}_{b} = own_sums + {}u;", b * SIDE / 4));
-            cx.code.line(format!("coopStoreT(sum_{a}_{b}, &sums[to_{a}_{b}], sums_stride);"));
-        }
-        cx.code.line("workgroupBarrier();");
-        cx.code.open(format!("for (var v = local; v < {count}u; v += {group}u)"));
-        cx.code.line(format!("let row = v / {columns}u;"));
-        cx.code.line(format!("let column = v % {columns}u;"));
-        let m = affine(
-            i64::from(a * SIDE),
-            &[(1, "first_m".into()), (each_m.into(), format!("(row / {SIDE}u)")), (1, format!("row % {SIDE}u"))],
-        );
-        cx.code.line(format!("let m = {m};"));
-        cx.code.line("let n = first_n + column * 4u;");
-        cx.code.line("let sum = sums[row * sums_stride + column];");
-        if t.split > 1 {
-            cx.code.line(format!("keep_{i}(slice, batch, m, n, sum);"));
-        } else if p.wide {
-            cx.code.line(format!("finish_{i}(batch, m, n, sum);"));
-        } else {
-            for (l, lane) in ["x", "y", "z", "w"].iter().enumerate() {
-                cx.code.line(format!("finish_{i}(batch, m, n + {l}u, sum.{lane});"));
+        for first in (0..each_n / SIDE).step_by(at_once as usize) {
+            cx.code.line("workgroupBarrier();");
+            for b in first..first + at_once {
+                cx.code.line(format!("let to_{a}_{b} = own_sums + {}u;", (b - first) * SIDE / 4));
+                cx.code.line(format!("coopStoreT(sum_{a}_{b}, &sums[to_{a}_{b}], sums_stride);"));
             }
+            cx.code.line("workgroupBarrier();");
+            cx.code.open(format!("for (var v = local; v < {count}u; v += {group}u)"));
+            cx.code.line(format!("let row = v / {columns}u;"));
+            cx.code.line(format!("let column = v % {columns}u;"));
+            let m = affine(
+                i64::from(a * SIDE),
+                &[(1, "first_m".into()), (each_m.into(), format!("(row / {SIDE}u)")), (1, format!("row % {SIDE}u"))],
+            );
+            cx.code.line(format!("let m = {m};"));
+            let whole = (each_n.into(), format!("(column / {own}u)"));
+            let n = match own * 4 == each_n {
+                true => affine(0, &[(1, "first_n".into()), (4, "column".into())]),
+                false => {
+                    affine(i64::from(first * SIDE), &[(1, "first_n".into()), whole, (4, format!("(column % {own}u)"))])
+                }
+            };
+            cx.code.line(format!("let n = {n};"));
+            cx.code.line("let sum = sums[row * sums_stride + column];");
+            if t.split > 1 {
+                cx.code.line(format!("keep_{i}(slice, batch, m, n, sum);"));
+            } else if p.wide {
+                cx.code.line(format!("finish_{i}(batch, m, n, sum);"));
+            } else {
+                for (l, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+                    cx.code.line(format!("finish_{i}(batch, m, n + {l}u, sum.{lane});"));
+                }
+            }
+            cx.code.close();
         }
-        cx.code.close();
     }
 }
 
@@ -303,8 +341,13 @@ impl Staged<'_> {
                 cx.code
                     .line(format!("let {p}_at{l} = {};", affine(0, &[(1, format!("{}_base", self.name)), (1, row)])));
             }
-            cx.code.line(format!("var {p} = vec4<f32>();"));
+            cx.code.line(format!("var {p} = {}();", self.vector(cx)));
         }
+    }
+
+    /// The type of four elements as they are in memory.
+    fn vector(&self, cx: &Cx) -> String {
+        type_name(cx.dtype(self.x.arg), true)
     }
 
     /// Reads the tile at depth `first_depth` (a name) into registers. The guards say whether it may reach beyond the operand.
@@ -317,7 +360,7 @@ impl Staged<'_> {
             let own = if self.along_depth() { format!("{p}_place") } else { format!("{p}_line") };
             cx.code.line(format!("let depth = {first_depth} + {own};"));
             if x.along == Along::Neither {
-                cx.code.line(format!("{p} = vec4<f32>();"));
+                cx.code.line(format!("{p} = {}();", self.vector(cx)));
                 for (l, lane) in ["x", "y", "z", "w"].iter().enumerate() {
                     let (row, at, flat) = match (self.along_depth(), l) {
                         (true, 0) => (format!("{p}_row"), format!("{p}_at0"), "depth".into()),
@@ -349,10 +392,10 @@ impl Staged<'_> {
                     cx.load4(x.arg, &at)
                 } else {
                     let each: Vec<String> = (0..4).map(|l| cx.load(x.arg, &format!("{at} + {l}u"))).collect();
-                    format!("vec4<f32>({})", each.join(", "))
+                    format!("{}({})", self.vector(cx), each.join(", "))
                 };
                 if !guards.is_empty() {
-                    cx.code.line(format!("{p} = vec4<f32>();"));
+                    cx.code.line(format!("{p} = {}();", self.vector(cx)));
                 }
                 guarded(cx, &guards, &format!("{p} = {value};"));
             }
@@ -368,7 +411,8 @@ impl Staged<'_> {
                 self.base as i64,
                 &[(self.stride() as i64, format!("{p}_line")), (1, format!("{p}_place / 4u"))],
             );
-            let line = format!("{}[{to}] = vec4<f16>({p});", self.array);
+            let value = if cx.dtype(self.x.arg) == DType::F16 { p.clone() } else { format!("vec4<f16>({p})") };
+            let line = format!("{}[{to}] = {value};", self.array);
             cx.code.line(if self.partial(round) { format!("if ({p}_works) {{ {line} }}") } else { line });
         }
     }

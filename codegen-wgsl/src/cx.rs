@@ -95,8 +95,7 @@ impl<'a> Cx<'a> {
             let mut its =
                 accesses.iter().filter(|(a, _)| self.bindings.args[a.arg.index()].binding == binding).peekable();
             let whole = its.peek().is_some() && its.all(|(_, aligned)| *aligned);
-            let f16 = self.bindings.args.iter().any(|a| a.binding == binding && a.dtype == DType::F16);
-            self.vectors[binding] = whole && !f16;
+            self.vectors[binding] = whole;
         }
     }
 

@@ -292,6 +292,11 @@ impl<'b> Eval<'b> {
                 }
             }
             (_, DType::Bool) => format!("!({} == {}())", x.text, type_name(from, x.wide)),
+            // How a conversion rounds is the adapter's choice, which was looked into where there are cooperative matrices.
+            (DType::F32, DType::F16) if cx.caps.cooperative.is_none() => {
+                let round = cx.helper("round_to_f16", x.wide);
+                format!("{ty}({round}({}))", x.text)
+            }
             _ => format!("{ty}({})", x.text),
         };
         self.bind(cx, id, "cast", text, x.wide)

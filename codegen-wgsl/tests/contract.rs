@@ -41,6 +41,11 @@ fn rounded(kind: &KernelKind) -> KernelKind {
     KernelKind::Contract(k)
 }
 
+/// Tiles of 16x16 by plain arithmetic.
+fn tiling_of_16(split: u32) -> Variant {
+    Variant::Contract { m: 16, n: 16, k: 16, each_m: 4, each_n: 4, teams: 1, split, buffers: 1, unroll: 4 }
+}
+
 /// Numbers near 0 that f16 spaces evenly, and some beyond its range.
 fn small_and_large(rng: &mut Rng, n: usize) -> Vec<f64> {
     let scale = [2f64.powi(-24), 2f64.powi(-15), 1.0, 2f64.powi(13)];
@@ -94,6 +99,28 @@ fn operands_on_cooperative_matrices() {
         let list = [by(32, 32, 16, 1, 2, 1), by(32, 32, 16, 2, 1, 2)];
         check_these(&format!("{m}x{n}x{k} transposed {t:03b}"), &kind, &args, products(k), &list);
     }
+    // Operands that are f16 in memory, beside ones that are not: on matrices and by plain arithmetic.
+    for (t, (m, n, k)) in [(0, (64, 32, 32)), (1, (33, 36, 20)), (5, (40, 36, 20)), (3, (17, 22, 30))] {
+        let mut halves = |n: usize| rng.floats(n).into_iter().map(half).collect::<Vec<_>>();
+        let (x, y) = (halves(m * k), halves(k * n));
+        let kind = rounded(&plain(m, n, k, t & 1 != 0, t & 2 != 0, t & 4 != 0));
+        let list = [by(32, 32, 16, 1, 2, 1), tiling_of_16(1), tiling_of_16(2)];
+        for types in [[DType::F16, DType::F32], [DType::F32, DType::F16], [DType::F16; 2]] {
+            let args = [read(types[0], x.clone()), read(types[1], y.clone()), write(DType::F32, m * n)];
+            check_these(&format!("{m}x{n}x{k} {types:?} transposed {t:03b}"), &kind, &args, products(k), &list);
+        }
+    }
+    // Where there is room for the sums of two matrices of a row, and not for all four.
+    let (m, n, k) = (70, 100, 20);
+    let args = [read(DType::F32, rng.floats(m * k)), read(DType::F32, rng.floats(k * n)), write(DType::F32, m * n)];
+    let kind = rounded(&plain(m, n, k, false, true, false));
+    check_these(
+        "parts of rows of sums",
+        &kind,
+        &args,
+        products(k),
+        &[by(64, 64, 16, 4, 1, 1), by(64, 64, 16, 4, 1, 2)],
+    );
     // Two batches of two products each, with an epilogue that adds in place.
     let (b, m, n, k) = (2, 20, 24, 20);
     let mut body = B::new();

@@ -1,8 +1,8 @@
 //! Mixed precision: contractions of f32 read operands that are rounded to f16; everything else stays f32.
 //!
-//! Each operand x of a contraction becomes `cast f32 (cast f16 x)`, the nearest f16 to x (Micikevicius et al. 2018). Fusion does not compute these
+//! Each operand x of a contraction becomes `cast f32 (cast f16 x)`, the nearest f16 to x (Micikevicius et al. 2018). Fusion mostly does not compute these
 //! casts but lets the contraction round as it reads ([`Term::f16`](tinygpt_ir::program::Term::f16)), so that the f32 value in the buffer serves every
-//! reader. Hardware that multiplies f16 and adds in f32 then has operands that it takes exactly.
+//! reader; of large values it may have the f16 stored ([`TargetModel::f16_values`](tinygpt_ir::program::TargetModel::f16_values)). Hardware that multiplies f16 and adds in f32 then has operands that it takes exactly.
 //!
 //! Invariants
 //! - Products and sums are those of f32, as are weights, the optimizer, norms, softmax and losses: only operands of contractions are

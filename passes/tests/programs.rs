@@ -8,7 +8,7 @@ use tinygpt_ir::program::interp::ProgramInterp;
 use tinygpt_ir::program::verify::verify;
 use tinygpt_ir::program::{BufferKind, KernelKind, PlacementPolicy, Program, TargetModel};
 use tinygpt_ir::random::{RandomOptions, random_graph};
-use tinygpt_ir::{Graph, Init, ParamKind, Tensor};
+use tinygpt_ir::{DType, Graph, Init, ParamKind, Tensor};
 use tinygpt_passes::compile::{PASSES, lower, to_program};
 use tinygpt_passes::optimizer::{AdamWConfig, training_step_with_gradients};
 use tinygpt_passes::pass::{Pass, Pipeline};
@@ -24,7 +24,8 @@ fn targets() -> Vec<TargetModel> {
     let slots =
         TargetModel { name: "slots".into(), max_args: 8, placement: PlacementPolicy::Slot, ..TargetModel::cpu() };
     let eager = TargetModel { name: "eager".into(), launch_cost_bytes: 0, ..TargetModel::cpu() };
-    vec![TargetModel::cpu(), slots, eager]
+    let halves = TargetModel { name: "halves".into(), f16_operands: true, f16_values: Some(0), ..slots.clone() };
+    vec![TargetModel::cpu(), slots, eager, halves]
 }
 
 /// Runs one step of `program` on `params` and compares every output and update with the graph's.
@@ -132,6 +133,42 @@ fn contractions_round_by_themselves() {
         contracts.flat_map(|k| &k.parts).flat_map(|p| &p.terms).map(|t| t.f16).collect()
     };
     assert_eq!((terms(&plain), terms(&mixed)), (vec![false; 2], vec![true; 2]));
+}
+
+/// Where buffers may hold f16, contractions find there what kernels compute for them, rounded by those, if it is large enough; a weight they round as
+/// they read it. What nothing else reads is in f16 alone.
+#[test]
+fn contractions_read_f16_where_buffers_hold_it() {
+    let b = tinygpt_ir::Builder::new("halves");
+    let (x, w) = (b.input("x", tinygpt_ir::TensorType::f32([6, 8])), b.weight("w", [5, 8], Init::Ones));
+    let (own, shared) = (x.tanh(), x.exp());
+    b.output("y", own.linear(w, None).exp());
+    b.output("z", shared.linear(w, None).exp());
+    b.output("max", shared.reduce_max(&[0]));
+    let graph = prepared(b.finish().unwrap(), true);
+    let mixed = Pipeline::new([Pass::Precision]).run(graph).unwrap().graph;
+    let target = |fewest: usize| TargetModel { f16_operands: true, f16_values: Some(fewest), ..TargetModel::cpu() };
+    // 6 x 8 elements of four bytes.
+    let program = to_program(&mixed, &target(192), true).unwrap();
+    let small = to_program(&mixed, &target(193), true).unwrap();
+    assert!(small.buffers.values().all(|b| b.dtype == DType::F32), "{small}");
+    let dtype = |k: &tinygpt_ir::program::Kernel, a: &tinygpt_ir::program::Access| {
+        program.buffers[k.args[a.arg.index()].buffer].dtype
+    };
+    let mut read = Vec::new();
+    for k in program.kernels.values() {
+        if let KernelKind::Contract(c) = &k.kind {
+            read.extend(c.parts.iter().flat_map(|p| &p.terms).map(|t| (t.f16, dtype(k, &t.lhs), dtype(k, &t.rhs))));
+        }
+    }
+    assert_eq!(read, vec![(true, DType::F16, DType::F32); 2]);
+    let temporaries = |dtype: DType, len: usize| {
+        let temporary =
+            |b: &&tinygpt_ir::program::Buffer| b.kind == BufferKind::Temp && (b.dtype, b.len) == (dtype, len);
+        program.buffers.values().filter(temporary).count()
+    };
+    assert_eq!((temporaries(DType::F16, 48), temporaries(DType::F32, 48)), (2, 0), "{program}");
+    check(&mixed, &program, &common::values(&mixed, 3), "halves");
 }
 
 /// A concatenation of more operands than a kernel may bind takes several kernels, which lead back to the one node.

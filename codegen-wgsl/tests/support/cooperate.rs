@@ -60,7 +60,11 @@ fn round_halves(x: vec4<f32>) -> vec4<f32> {
 pub fn emulated(code: &str) -> String {
     let (mut out, mut arrays) = (String::new(), Vec::<String>::new());
     for line in code.lines() {
-        let mut line = line.replace("array<vec4<f16>", "array<vec4<f32>").replace("vec4<f16>(", "round_halves(");
+        let mut line = line.replace("vec4<f16>()", "vec4<f32>()").replace("array<vec4<f16>", "array<vec4<f32>");
+        line = line
+            .replace("vec4<f16>(", "round_halves(")
+            .replace("array<f16>", "array<f32>")
+            .replace("= f16(", "= round_half(");
         line = line.replace("coop_mat16x16<f32,C>()", "Sums()").replace("coopMultiplyAdd(", "multiply_add(local, ");
         for (call, by_rows) in [("coopLoadT<", true), ("coopLoad<", false)] {
             // `coopLoadT<coop_mat16x16<f16,A>>(&lhs[from], stride);`

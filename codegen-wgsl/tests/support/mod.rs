@@ -201,9 +201,14 @@ pub fn value(dtype: DType, bits: u32) -> f64 {
     }
 }
 
+/// What a buffer holds of an argument at first. Those of f16 are only read.
 fn initial(a: &Given) -> Vec<u32> {
     match a.mode {
         ArgMode::Write => vec![GARBAGE; a.data.len()],
+        ArgMode::Read if a.dtype == DType::F16 => {
+            let half = |x: Option<&f64>| u32::from(half::f16::from_f64(x.copied().unwrap_or_default()).to_bits());
+            a.data.chunks(2).map(|two| half(two.first()) | half(two.get(1)) << 16).collect()
+        }
         _ => a.data.iter().map(|x| bits(a.dtype, *x)).collect(),
     }
 }
@@ -342,15 +347,25 @@ pub fn check_these(name: &str, kind: &KernelKind, args: &[Given], tolerance: Tol
     let kernel = program.kernels.values().next().unwrap();
     tinygpt_ir::program::interp::run_kernel(kernel, &mut want).unwrap();
     let own = gpu.caps.cooperative;
-    let caps = Caps { cooperative: own.or(Some(cooperate::SUBGROUP)), f16: true, ..gpu.caps.clone() };
+    // To the emulation f16 in workgroup memory are twice as large.
+    let workgroup_bytes = gpu.caps.workgroup_bytes.min(16 << 10);
+    let cooperative = own.or(Some(cooperate::SUBGROUP));
+    let caps = Caps { cooperative, workgroup_bytes, f16: true, ..gpu.caps.clone() };
     let piece = &pieces(&program, kernel, &caps).unwrap()[0];
     for variant in list {
         let name = format!("{name}, {variant}");
         let mut module = emit(piece, &caps, variant).unwrap_or_else(|e| panic!("{name}: {e}"));
         validate(&module.source(Dialect::Naga), &caps).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut args = args.to_vec();
         if module.cooperative && own.is_none() {
             (module.code, module.f16, module.cooperative) = (cooperate::emulated(&module.code), false, false);
+            // What is f16 in memory is f32 to the emulation.
+            for (a, bound) in args.iter_mut().zip(&piece.bindings.args).filter(|(a, _)| a.dtype == DType::F16) {
+                a.dtype = DType::F32;
+                module.bindings[bound.binding].size *= 2;
+            }
         }
+        let args = &args[..];
         let start = std::time::Instant::now();
         let (units, regions) = upload(gpu, &program, args, Layout::Own);
         gpu.run(&module, &units);
@@ -373,10 +388,11 @@ fn upload(gpu: &Gpu, program: &Program, args: &[Given], layout: Layout) -> (Hash
         let unit = Unit::Storage(unit);
         let all = words.entry(unit).or_insert_with(|| match layout {
             // A guard after the end.
-            Layout::Own => vec![GARBAGE; a.data.len() + 8],
+            Layout::Own => vec![GARBAGE; initial(a).len() + 8],
             Layout::Packed => vec![GARBAGE; program.memory.packs[0] / 4],
         });
-        all[at / 4..at / 4 + a.data.len()].copy_from_slice(&initial(a));
+        let words = initial(a);
+        all[at / 4..at / 4 + words.len()].copy_from_slice(&words);
         regions.push((unit, at / 4));
     }
     (words.iter().map(|(u, w)| (*u, gpu.buffer(w))).collect(), regions)
@@ -393,8 +409,9 @@ fn download(
     let mut out = Vec::new();
     for (a, (unit, at)) in args.iter().zip(regions) {
         let all = words.get_mut(unit).unwrap();
-        out.push(all[*at..at + a.data.len()].to_vec());
-        all[*at..at + a.data.len()].fill(GARBAGE);
+        let end = at + initial(a).len();
+        out.push(all[*at..end].to_vec());
+        all[*at..end].fill(GARBAGE);
     }
     for (unit, all) in words {
         assert!(all.iter().all(|w| *w == GARBAGE), "{name}: wrote outside the arguments of {unit:?}");

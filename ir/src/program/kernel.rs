@@ -220,8 +220,8 @@ impl ReduceKernel {
 pub struct Term {
     /// Contracted extents.
     pub k: Vec<usize>,
-    /// Whether both operands, f32 in their buffers, are rounded to f16 as they are read (to nearest, ties to even). Products and sums are of
-    /// the precision of f32 either way.
+    /// Whether both operands, each f32 or f16 in its buffer, are rounded to f16 as they are read (to nearest, ties to even), and products and
+    /// sums are f32. Otherwise all are of one dtype; the precision is that of f32 either way.
     #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "std::ops::Not::not"))]
     pub f16: bool,
     /// Over batch ++ m ++ k; direct.

@@ -75,6 +75,9 @@ pub struct TargetModel {
     /// Whether contractions round their operands to f16, and products within attention may do so.
     #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "std::ops::Not::not"))]
     pub f16_operands: bool,
+    /// Where buffers may hold f16, the fewest bytes, as f32, of values that the kernel which computes them rounds and stores for contractions to read.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub f16_values: Option<usize>,
 }
 
 impl TargetModel {
@@ -89,6 +92,7 @@ impl TargetModel {
             placement: PlacementPolicy::Slab,
             launch_cost_bytes: 4096,
             f16_operands: false,
+            f16_values: None,
         }
     }
 
@@ -103,6 +107,7 @@ impl TargetModel {
             placement: PlacementPolicy::Slot,
             launch_cost_bytes: 4096,
             f16_operands: false,
+            f16_values: None,
         }
     }
 }

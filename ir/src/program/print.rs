@@ -43,7 +43,7 @@
 //!   `role0[i0]`.
 //! - `memory` lists `packs=[..]` where there are any.
 //! - `term f16` heads a product whose operands are rounded to f16 as they are read; a target that rounds those of every product ends with
-//!   `operands=f16`.
+//!   `operands=f16`, and then with `f16_values=N` if buffers hold those of N bytes and more.
 //! - Axes are named where extents are given: `i` points, `j0` the blocks of a fold, `r` rows, `c` cols, `b` batch, `m`, `n`, `k` of contractions; `b h t d` and
 //!   `b h s d` of attention (query t, key s); `row` of a scatter's table and `j` of its inner axes.
 //!
@@ -120,9 +120,10 @@ impl Display for TargetModel {
             PlacementPolicy::Slot => "slot",
         };
         let operands = if self.f16_operands { ", operands=f16" } else { "" };
+        let values = self.f16_values.map_or(String::new(), |bytes| format!(", f16_values={bytes}"));
         write!(
             f,
-            "{} {{lanes={}, max_args={}, max_arg_bytes={bytes}, alignment={}, placement={placement}, launch_cost_bytes={}{operands}}}",
+            "{} {{lanes={}, max_args={}, max_arg_bytes={bytes}, alignment={}, placement={placement}, launch_cost_bytes={}{operands}{values}}}",
             quoted(&self.name),
             self.lanes,
             self.max_args,

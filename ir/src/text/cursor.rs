@@ -83,6 +83,12 @@ impl<'s> Cursor<'s> {
         matches!(self.peek(), Token::Word(w) if *w == word)
     }
 
+    /// Whether `c` comes next, and this word after it.
+    pub fn then_at(&self, c: char, word: &str) -> bool {
+        let after = self.tokens.get(self.at + 1);
+        self.is(c) && after.is_some_and(|(token, _)| matches!(token, Token::Word(w) if *w == word))
+    }
+
     pub fn keyword(&mut self, keyword: &str) -> Read<()> {
         if !self.at(keyword) {
             return self.unexpected(&format!("`{keyword}`"));

@@ -106,7 +106,7 @@ fn without_windows(
     whole: &HashSet<ParamId>,
     remarks: &mut Remarks,
 ) -> Result<Result<Draft, Overtaken>, String> {
-    let values = Values::new(graph, fuse, whole, remarks)?;
+    let values = Values::new(graph, fuse, whole, target.f16_values.filter(|_| target.f16_operands), remarks)?;
     let clusters = Clusters::new(&values, fuse, target, remarks);
     let mut stored = Stored::new(&clusters, fuse, remarks);
     let mut through_temp: HashSet<ParamId> = HashSet::new();

@@ -76,6 +76,7 @@ reasons! {
     SameOperands Fused "one kernel computes all results of attention over the same operands";
     SumOfProducts Fused "a sum of products is one contraction with several terms";
     Rounding Fused "the contraction rounds its operand to f16 as it reads it";
+    Half NotFused "the kernel that computes it rounds it to f16 for contractions to read";
     // Pairs of kernels.
     SharedRows Fused "kernels over the same rows that read a common value of full size become one";
     Scalars Fused "kernels of one element each become one";

@@ -7,7 +7,8 @@
 //! - A *window* is a dynamic update that is the new value of the state it updates, and that nothing else reads. It is replaced in place, and the
 //!   rest of the state left alone. It does not read the old value, so its operands are the others.
 //! - An operand of a fold is *whole*: all elements of its base, in row-major order.
-//! - A contraction whose operands are all f32 values rounded to f16 and back reads those values and rounds by itself.
+//! - A contraction whose operands are all f32 values rounded to f16 and back reads those values and rounds by itself; where the target lets buffers
+//!   hold f16, it reads the f16 of values that some kernel's epilogue can round.
 //! - A base is laid out row-major in its own axes, or in those of one of its transposes if fewer reshapes then need a copy. Roots and operands of folds are row-major.
 
 use std::collections::{HashMap, HashSet};
@@ -77,14 +78,19 @@ pub struct Values<'a> {
     rounding: HashSet<NodeId>,
     /// Casts that roundings replace, and the first contraction that does.
     replaced: HashMap<NodeId, NodeId>,
+    /// See [`TargetModel::f16_values`](tinygpt_ir::program::TargetModel::f16_values), and the f16 values that contractions read from buffers.
+    fewest_bytes: Option<usize>,
+    halves: HashSet<NodeId>,
 }
 
 impl<'a> Values<'a> {
-    /// `merge` sums of products into one contraction each, and make windows of updates, but of those of the states `whole`.
+    /// `merge` sums of products into one contraction each, and make windows of updates, but of those of the states `whole`. f16 values
+    /// are stored whose f32 have `fewest_bytes`.
     pub fn new(
         graph: &'a Graph,
         merge: bool,
         whole: &HashSet<ParamId>,
+        fewest_bytes: Option<usize>,
         remarks: &mut Remarks,
     ) -> Result<Values<'a>, String> {
         let live = graph.live();
@@ -108,6 +114,8 @@ impl<'a> Values<'a> {
             terms: HashMap::new(),
             rounding: HashSet::new(),
             replaced: HashMap::new(),
+            fewest_bytes,
+            halves: HashSet::new(),
         };
         values.find_users();
         if merge {
@@ -157,8 +165,13 @@ impl<'a> Values<'a> {
             let Some(sources) = sources else { continue };
             self.rounding.insert(id);
             for (x, source) in node.inputs.iter().zip(sources) {
-                remarks.edge(source, id, Reason::Rounding);
-                for cast in [*x, self.graph.nodes[*x].inputs[0]] {
+                let half = self.graph.nodes[*x].inputs[0];
+                let stored = self.can_store(half);
+                if stored {
+                    self.halves.insert(half);
+                }
+                remarks.edge(source, id, if stored { Reason::Half } else { Reason::Rounding });
+                for cast in [Some(*x), (!stored).then_some(half)].into_iter().flatten() {
                     self.replaced.entry(cast).or_insert(id);
                 }
             }
@@ -175,6 +188,17 @@ impl<'a> Values<'a> {
             }
         }
         self.find_users();
+    }
+
+    /// Whether contractions read the f16 value `half`, a cast of an f32 one, from a buffer: a kernel that computes what it rounds can store it.
+    fn can_store(&self, half: NodeId) -> bool {
+        let mut source = self.graph.nodes[half].inputs[0];
+        while self.class[source.index()] == Class::View {
+            source = self.graph.nodes[source].inputs[0];
+        }
+        let bytes = self.graph.nodes[source].ty.bytes();
+        let computed = matches!(self.class[source.index()], Class::Elementwise | Class::Reduce | Class::Contract);
+        computed && self.fewest_bytes.is_some_and(|fewest| bytes >= fewest)
     }
 
     /// Finds the terms of each contraction; with `merge`, an addition of contractions that nothing else uses becomes one.
@@ -370,7 +394,13 @@ impl<'a> Values<'a> {
 
     /// What the kernel of contraction `id` reads for its operands.
     pub fn operands(&self, id: NodeId) -> Vec<NodeId> {
-        let source = |x: &NodeId| if self.rounds(id) { rounded_source(self.graph, *x).unwrap_or(*x) } else { *x };
+        let source = |x: &NodeId| match rounded_source(self.graph, *x).filter(|_| self.rounds(id)) {
+            Some(source) => {
+                let half = self.graph.nodes[*x].inputs[0];
+                if self.halves.contains(&half) { half } else { source }
+            }
+            None => *x,
+        };
         self.graph.nodes[id].inputs.iter().map(source).collect()
     }
 

@@ -29,6 +29,9 @@ const WANTED: [(wgpu::Features, &str); 3] = [
     (wgpu::Features::TIMESTAMP_QUERY, "timestamp-query"),
 ];
 
+/// Bytes of values, as f32, that are kept in f16 for contractions: those that caches of GPUs hold gain little by it.
+const LARGE_VALUE: usize = 16 << 20;
+
 /// How the GPU backend is to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GpuOptions {
@@ -285,7 +288,8 @@ impl Gpu {
     /// What programs for this device are compiled for.
     pub fn target(&self) -> TargetModel {
         let f16_operands = self.options.precision == Precision::Mixed;
-        TargetModel { f16_operands, ..target(self.caps()) }
+        let f16_values = self.caps().f16.then_some(LARGE_VALUE).filter(|_| f16_operands);
+        TargetModel { f16_operands, f16_values, ..target(self.caps()) }
     }
 
     /// What a user is told at the start of a run.

@@ -139,14 +139,30 @@ impl<'s> Parser<'s> {
         };
         self.key(false, "launch_cost_bytes")?;
         let launch_cost_bytes = self.number("an integer")?;
-        let f16_operands = !self.t.accept('}');
+        let f16_operands = self.t.then_at(',', "operands");
         if f16_operands {
             self.key(false, "operands")?;
             self.t.keyword("f16")?;
-            self.t.expect('}')?;
         }
-        self.program.target =
-            TargetModel { name, lanes, max_args, max_arg_bytes, alignment, placement, launch_cost_bytes, f16_operands };
+        let f16_values = match self.t.then_at(',', "f16_values") {
+            true => {
+                self.key(false, "f16_values")?;
+                Some(self.number("an integer")?)
+            }
+            false => None,
+        };
+        self.t.expect('}')?;
+        self.program.target = TargetModel {
+            name,
+            lanes,
+            max_args,
+            max_arg_bytes,
+            alignment,
+            placement,
+            launch_cost_bytes,
+            f16_operands,
+            f16_values,
+        };
         self.t.end_of_line()
     }
 

@@ -29,6 +29,8 @@ fn samples_round_trip() {
         p.buffers[BufferId(1)].place = Place::Pack { pack: 1, offset: 64 };
         p.buffers[BufferId(0)].place = Place::Slot(7);
         p.target.max_arg_bytes = 1 << 30;
+        p.target.f16_values = Some(1 << 20);
+        round_trips(&p);
         p.target.f16_operands = true;
         round_trips(&p);
         for k in p.kernels.values_mut() {

@@ -5,7 +5,7 @@ use crate::op::Reduce;
 use crate::program::uses::{Use, uses};
 use crate::program::{
     Access, ArgId, ArgMode, Body, Buffer, BufferKind, Fold, Kernel, KernelKind, Place, PlacementPolicy, Program,
-    ProgramParam, ReduceKernel, Scalar, ScalarId, ScalarOp, Scatter, ScatterBase, StorageUnit, Store, Update,
+    ProgramParam, ReduceKernel, Scalar, ScalarId, ScalarOp, Scatter, ScatterBase, StorageUnit, Store, Term, Update,
 };
 use crate::types::DType;
 
@@ -337,16 +337,16 @@ fn archetype(program: &Program, kernel: &Kernel, report: &mut Report) {
         KernelKind::Reduce(k) => reduce(k, &of, report),
         KernelKind::Contract(k) => {
             for p in &k.parts {
-                let operands: Vec<DType> =
-                    p.terms.iter().flat_map(|t| [&t.lhs, &t.rhs]).filter_map(|a| of(a.arg)).collect();
-                let acc = operands.first().copied().unwrap_or(DType::F32);
-                let alike = !operands.is_empty() && acc.is_float() && operands.iter().all(|d| *d == acc);
-                report.expect(alike, Invariant::ContractTerms, || {
-                    format!("operands are of {operands:?}: expected at least one product, all of one float dtype")
-                });
+                let read = |t: &Term| [&t.lhs, &t.rhs].into_iter().filter_map(|a| of(a.arg)).collect::<Vec<DType>>();
+                let operands: Vec<DType> = p.terms.iter().flat_map(read).collect();
                 let rounded = p.terms.iter().any(|t| t.f16);
-                report.expect(!rounded || acc == DType::F32, Invariant::ContractTerms, || {
-                    format!("operands of {acc} are to be rounded to f16: expected f32")
+                let acc = if rounded { DType::F32 } else { operands.first().copied().unwrap_or(DType::F32) };
+                // What a term that rounds reads may be rounded already.
+                let fits = |t: &Term, d: DType| d == acc || t.f16 && d == DType::F16;
+                let alike = acc.is_float() && p.terms.iter().all(|t| read(t).into_iter().all(|d| fits(t, d)));
+                report.expect(!operands.is_empty() && alike, Invariant::ContractTerms, || {
+                    let expected = if rounded { "f32, or f16 where they are rounded" } else { "one float dtype" };
+                    format!("operands are of {operands:?}: expected at least one product, all of {expected}")
                 });
                 typed(&p.body, &p.space(), &[acc], &p.stores, &of, report);
             }

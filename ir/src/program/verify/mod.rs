@@ -29,7 +29,7 @@
 //!
 //! Archetypes
 //! - `reduce-rows`: there is a reduction; a row store's value does not vary along cols.
-//! - `contract-terms`: every part has a term, and all its operands are of one float dtype, f32 where they are rounded to f16.
+//! - `contract-terms`: every part has a term, and all its operands are of one float dtype, or f32 where a term rounds to f16; that term's may be f16, too.
 //! - `update-roles`: segments have equal modes and dtypes role by role; accesses are direct with offset 0 and stride 1, or 0 for a load;
 //!   shared roles are read-only scalars; the argument list is segments * roles + shared long.
 //! - `fold-blocks`: there is a segment, and a block has an element; segments are read, have one dtype, and are followed by the results, which are
