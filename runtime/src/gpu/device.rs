@@ -29,8 +29,8 @@ const WANTED: [(wgpu::Features, &str); 3] = [
     (wgpu::Features::TIMESTAMP_QUERY, "timestamp-query"),
 ];
 
-/// Bytes of values, as f32, that are kept in f16 for contractions: those that caches of GPUs hold gain little by it.
-const LARGE_VALUE: usize = 16 << 20;
+/// Bytes of values, as f32, that are kept in f16 for contractions: smaller ones gain nothing by it.
+const LARGE_VALUE: usize = 1 << 20;
 
 /// How the GPU backend is to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
