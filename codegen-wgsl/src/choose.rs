@@ -9,11 +9,10 @@ use crate::bind::Piece;
 use crate::caps::Caps;
 use crate::contract::Tiling;
 use crate::cooperate::{self, Blocks};
-use crate::reduce::Plan;
 use crate::tile::tile_bytes;
 use crate::variant::{ScatterOrder, Variant};
-use crate::{fold, pointwise, update};
-use tinygpt_ir::program::{AttentionShape, Contract, KernelKind, ReduceKernel, Scatter};
+use crate::{fold, pointwise, reduce, update};
+use tinygpt_ir::program::{AttentionShape, Contract, KernelKind, Scatter};
 use tinygpt_ir::types::numel;
 
 /// Invocations that keep a large GPU busy.
@@ -50,7 +49,7 @@ pub fn variants(piece: &Piece, caps: &Caps) -> Vec<Variant> {
             flat(widths, group, points).into_iter().map(|(width, group)| Variant::Update { width, group }).collect()
         }
         KernelKind::Fold(k) => fold::variants(k, |s| piece.bindings.args[s].offset, caps),
-        KernelKind::Reduce(k) => reduce(k, caps, group, room),
+        KernelKind::Reduce(k) => reduce::variants(k, caps, group, room),
         KernelKind::Contract(k) => contract(k, caps, room),
         KernelKind::Attention(k) => {
             let mut list = walks(piece, &k.shape, false, caps);
@@ -85,60 +84,6 @@ fn flat(widths: &[u32], most: u32, points: usize) -> Vec<(u32, u32)> {
     let sizes: Vec<u32> = sizes.into_iter().filter(|s| *s <= most).collect();
     let sizes = if sizes.is_empty() { vec![most] } else { sizes };
     widths.iter().flat_map(|w| sizes.iter().map(move |s| (*w, *s))).collect()
-}
-
-fn power_of_two_at_most(n: u32) -> u32 {
-    if n == 0 { 1 } else { 1 << n.ilog2() }
-}
-
-fn reduce(k: &ReduceKernel, caps: &Caps, most: u32, room: bool) -> Vec<Variant> {
-    let plan = Plan::new(k);
-    let (rows, cols) = (plan.count_rows(), plan.count_cols());
-    // Every reduction has an array of workgroup memory, argmax two.
-    let by_memory = caps.workgroup_bytes / (8 * plan.reductions() as u32).max(1);
-    let group = power_of_two_at_most(most.min(256).min(by_memory));
-    let at_most = |n: usize, cap: u32| power_of_two_at_most((n.min(1 << 30) as u32).max(1)).min(cap);
-    let row_cap = |lanes: u32| {
-        let free = (group / lanes).max(1);
-        free.min((rows.next_power_of_two()).min(1 << 30) as u32)
-    };
-    let mut list = Vec::new();
-    let mut add = |rows_at_once: u32, lanes: u32, subgroups: bool| {
-        let groups = rows.div_ceil(rows_at_once as usize);
-        let each = cols.div_ceil(lanes as usize);
-        // Parts so that the GPU is busy and none takes long, of at least a few columns an invocation.
-        let mut split = 1;
-        if room && plan.allows_split() && groups < BUSY_GROUPS && each > 16 {
-            split = (BUSY_GROUPS / groups).max(each / 32).min(each / 8).clamp(1, 64) as u32;
-        }
-        if split > 1 {
-            push(&mut list, Variant::Reduce { rows: rows_at_once, lanes, split, subgroups });
-        }
-        push(&mut list, Variant::Reduce { rows: rows_at_once, lanes, split: 1, subgroups });
-    };
-    if plan.down {
-        // Neighbouring invocations read neighbouring rows.
-        let across = at_most(rows.next_power_of_two(), 32.min(group));
-        let lanes = at_most(cols, group / across);
-        add(across, lanes, false);
-        add(at_most(rows.next_power_of_two(), 64.min(group)), 1, false);
-    } else {
-        let lanes = if cols <= 4 { 1 } else { at_most(cols.div_ceil(2), group.min(64)) };
-        if let Some((_, largest)) = caps.subgroups
-            && cols >= 64
-            && largest <= 64.min(group)
-        {
-            add(1, 64.min(group), true);
-        }
-        add(row_cap(lanes), lanes, false);
-        if cols >= 512 {
-            add(1, group, false);
-        }
-        if cols <= 64 {
-            add(row_cap(1).min(64), 1, false);
-        }
-    }
-    list
 }
 
 /// A way to tile contractions.
@@ -408,7 +353,7 @@ pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
             .map(|p| match &p.kind {
                 KernelKind::Contract(_) => ways.next().map(Way::variant),
                 KernelKind::Reduce(k) => {
-                    reduce(k, caps, group, true).into_iter().find(|v| v.invocations() == Some(group))
+                    reduce::variants(k, caps, group, true).into_iter().find(|v| v.invocations() == Some(group))
                 }
                 KernelKind::Pointwise(k) => {
                     Some(Variant::Pointwise { width: if pointwise::allows_four(k) { 4 } else { 1 }, group })
@@ -418,7 +363,7 @@ pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
             .collect()
     };
     if contracts.is_empty() {
-        let groups = [64, 128, 256].into_iter().filter(|g| *g <= caps.flat_workgroup());
+        let groups = [128, 256, 64].into_iter().filter(|g| *g <= caps.flat_workgroup());
         return groups.filter_map(|group| of_size(group, Vec::new().into_iter())).collect();
     }
     let matrices = Way::matrices(&contracts, caps);

@@ -41,6 +41,8 @@ pub struct Eval<'b> {
     known: HashMap<ScalarId, Value>,
     /// Element offsets of arguments that are not constants: names.
     pub dynamic_offsets: HashMap<usize, String>,
+    /// What the names of values end in.
+    pub suffix: String,
 }
 
 /// Whether an access, over a space with four lanes along `axis`, touches whole groups of four consecutive elements.
@@ -54,7 +56,15 @@ pub fn is_aligned(cx: &Cx, access: &Access, axis: usize) -> bool {
 
 impl<'b> Eval<'b> {
     pub fn new(body: &'b Body, point: Vec<String>) -> Eval<'b> {
-        Eval { body, point, vector: None, accs: Vec::new(), known: HashMap::new(), dynamic_offsets: HashMap::new() }
+        Eval {
+            body,
+            point,
+            vector: None,
+            accs: Vec::new(),
+            known: HashMap::new(),
+            dynamic_offsets: HashMap::new(),
+            suffix: String::new(),
+        }
     }
 
     /// What is known now.
@@ -74,6 +84,16 @@ impl<'b> Eval<'b> {
             ScalarOp::Index(a) => a.coeffs[from..].iter().any(|c| *c != 0),
             _ => false,
         })
+    }
+
+    /// What is known and was not at `mark`.
+    pub fn since(&self, mark: &HashMap<ScalarId, Value>) -> HashMap<ScalarId, Value> {
+        self.known.iter().filter(|(id, _)| !mark.contains_key(id)).map(|(id, v)| (*id, v.clone())).collect()
+    }
+
+    /// Adds what is in scope already.
+    pub fn recall(&mut self, values: &HashMap<ScalarId, Value>) {
+        self.known.extend(values.iter().map(|(id, v)| (*id, v.clone())));
     }
 
     /// Computes those scalars under `roots` that satisfy `wanted`.
@@ -114,7 +134,7 @@ impl<'b> Eval<'b> {
     }
 
     fn bind(&self, cx: &mut Cx, id: ScalarId, what: &str, text: String, wide: bool) -> Value {
-        let name = format!("{what}_{}", id.index());
+        let name = format!("{what}_{}{}", id.index(), self.suffix);
         cx.code.line(format!("let {name} = {text};"));
         Value { text: name, wide, constant: false }
     }

@@ -114,7 +114,7 @@ pub fn emit(cx: &mut Cx, k: &Fold, width: u32, group: u32, subgroups: bool) -> R
         };
         cx.code.line(format!("var sum_0 = {all};"));
     }
-    across_lanes(cx, op, dtype, Lanes { rows: 1, lanes: group, subgroups, down: false }, 0);
+    across_lanes(cx, &[(0, op, dtype)], Lanes { rows: 1, lanes: group, subgroups, down: false, wide: false });
     let result = if dtype == DType::F16 { "f16(sum_0)" } else { "sum_0" };
     let at = match cx.offset(Fold::RESULTS) {
         0 => "group".to_string(),

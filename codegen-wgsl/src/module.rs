@@ -87,8 +87,8 @@ pub fn emit(piece: &Piece, caps: &Caps, variant: &Variant) -> Result<Module, Err
         (KernelKind::Fold(k), Variant::Fold { width, group, subgroups }) => {
             fold::emit(&mut cx, k, width, group, subgroups)?
         }
-        (KernelKind::Reduce(k), Variant::Reduce { rows, lanes, split, subgroups }) => {
-            reduce::emit(&mut cx, k, reduce::Shape { rows, lanes, split, subgroups })?
+        (KernelKind::Reduce(k), Variant::Reduce { rows, lanes, split, width, subgroups }) => {
+            reduce::emit(&mut cx, k, reduce::Shape { rows, lanes, split, width, subgroups })?
         }
         (
             KernelKind::Contract(k),

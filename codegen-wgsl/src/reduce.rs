@@ -1,8 +1,12 @@
 //! Reductions: a workgroup takes `rows` rows, `lanes` invocations each.
 //!
 //! Each invocation of a row accumulates every `lanes`-th column; the partial results meet in a fixed tree in workgroup memory, or in
-//! subgroups. Reductions that need the results of others come in a later sweep. Invocations lie along the axis that is contiguous in
-//! memory: columns of a row side by side, or rows side by side where memory runs down the rows (column sums).
+//! subgroups, which need no barrier where a row is one subgroup's. Reductions that need the results of others come in a later sweep. Invocations lie
+//! along the axis that is contiguous in memory: columns of a row side by side, or rows side by side where memory runs down the rows (column sums).
+//! With `width` 4 each takes four neighbours along that axis at once, and `rows` counts vectors of four rows where memory runs down them.
+//!
+//! Where an invocation has few elements of a row, they are spelled out: all their loads stand before the first sweep, and what a later sweep needs
+//! stays in registers.
 //!
 //! With `split` > 1 the columns are cut into parts for different workgroups: a first dispatch leaves partial results in scratch,
 //! a second combines them, one invocation a row. That needs all reductions in one sweep and only row stores.
@@ -12,11 +16,20 @@
 //! - Row-level values that need no reduction are computed before the first sweep: no load of a row's values follows a store of the row by another
 //!   invocation.
 
+mod across;
+mod ways;
+
+pub use across::{Lanes, accumulator, across_lanes, combine};
+pub use ways::variants;
+
+use crate::caps::Caps;
 use crate::cx::Cx;
 use crate::error::{Error, refuse};
-use crate::eval::{Eval, Value};
+use crate::eval::{Eval, Value, is_aligned};
 use crate::space::{Merged, merge_body, split};
-use crate::text::{float, type_name};
+use crate::text::type_name;
+use across::NOWHERE;
+use std::collections::HashMap;
 use tinygpt_ir::op::Reduce;
 use tinygpt_ir::program::{Access, Body, ReduceKernel, Reduction, ScalarId, ScalarOp, Store};
 use tinygpt_ir::types::{DType, numel};
@@ -27,6 +40,8 @@ pub struct Shape {
     pub rows: u32,
     pub lanes: u32,
     pub split: u32,
+    /// 1 or 4.
+    pub width: u32,
     pub subgroups: bool,
 }
 
@@ -66,18 +81,36 @@ impl Plan {
         plan
     }
 
+    /// The accesses that are made for each element: those that vary along rows and columns, or without any, along columns.
+    fn often(&self) -> Vec<&Access> {
+        let rows = self.rows.len();
+        let all = self.body.loads().chain(self.element_stores.iter().map(|s| &s.access));
+        let along = |c: &[i64]| c.iter().any(|c| *c != 0);
+        let (both, once): (Vec<_>, Vec<_>) =
+            all.filter(|a| along(&a.at.coeffs[rows..])).partition(|a| along(&a.at.coeffs[..rows]));
+        if both.is_empty() { once } else { both }
+    }
+
     fn runs_down(&self) -> bool {
         let (nr, nc) = (self.rows.len(), self.cols.len());
-        let along = |a: &&Access, axis: usize| a.at.coeffs[axis].abs() == 1;
-        // Only what varies along cols is loaded often enough to matter.
-        let often: Vec<&Access> = self
-            .body
-            .loads()
-            .chain(self.element_stores.iter().map(|s| &s.access))
-            .filter(|a| a.at.coeffs[nr..].iter().any(|c| *c != 0))
-            .collect();
-        let across = nc > 0 && often.iter().any(|a| along(a, nr + nc - 1));
-        nr > 0 && !across && often.iter().any(|a| along(a, nr - 1))
+        let often = self.often();
+        let along = |axis: usize| often.iter().any(|a| a.at.coeffs[axis].abs() == 1);
+        let across = nc > 0 && along(nr + nc - 1);
+        nr > 0 && !across && along(nr - 1)
+    }
+
+    /// The axis along which neighbours in memory lie, of those merged; none where there is no such.
+    fn contiguous(&self) -> Option<usize> {
+        let axes = if self.down { self.rows.len() } else { self.rows.len() + self.cols.len() };
+        axes.checked_sub(1).filter(|axis| self.down || *axis >= self.rows.len())
+    }
+
+    /// Whether four neighbours can be taken at once.
+    pub fn allows_four(&self) -> bool {
+        let extent = if self.down { self.rows.last() } else { self.cols.last() };
+        let whole = extent.is_some_and(|n| n.is_multiple_of(4));
+        let sorted = self.reductions.iter().all(|r| r.op != Reduce::ArgMax);
+        whole && sorted && self.contiguous().is_some_and(|axis| self.often().iter().any(|a| a.at.coeffs[axis] == 1))
     }
 
     pub fn count_rows(&self) -> usize {
@@ -112,44 +145,45 @@ impl Plan {
     }
 }
 
-/// The accumulator type and start of a reduction. f16 sums are kept in f32.
-pub fn accumulator(op: Reduce, dtype: DType) -> (DType, String) {
-    let wide = if dtype == DType::F16 { DType::F32 } else { dtype };
-    let start = match (op, wide) {
-        (Reduce::Sum, t) => format!("{t}()"),
-        (_, DType::I32) => "i32(-2147483648)".into(),
-        (_, DType::U32) => "0u".into(),
-        _ => float(f32::NEG_INFINITY),
-    };
-    (wide, start)
-}
-
 /// Elements of a row that an invocation has in the body of its loop, so that their loads are under way together: drivers need not unroll loops.
 const TOGETHER: usize = 8;
 
-const NOWHERE: &str = "0x7fffffffi";
+/// What is taken at once, and who takes it.
+#[derive(Clone, Copy)]
+struct Cut {
+    shape: Shape,
+    /// Rows and columns at once: 4 and 1, 1 and 4, or 1 and 1.
+    rows: usize,
+    cols: usize,
+}
 
-/// `name = name combined with other`, for argmax with the positions `name_at`, `other_at` as well.
-pub fn combine(cx: &mut Cx, op: Reduce, name: &str, other: &str, other_at: &str) {
-    match op {
-        Reduce::Sum => cx.code.line(format!("{name} += {other};")),
-        Reduce::Max => cx.code.line(format!("{name} = select({name}, {other}, {name} < {other});")),
-        // Of equal values the first, whatever the order of combination.
-        Reduce::ArgMax => {
-            cx.code.open(format!("if ({name} < {other} || ({name} == {other} && {other_at} < {name}_at))"));
-            cx.code.line(format!("{name} = {other};"));
-            cx.code.line(format!("{name}_at = {other_at};"));
-            cx.code.close();
-        }
+/// Declares the sum of `r`: of four rows at once a vector. The vector of four columns, whose sum it becomes, is declared instead where those are taken.
+fn declare(cx: &mut Cx, plan: &Plan, cut: Cut, r: usize) {
+    let op = plan.reductions[r].op;
+    let (dtype, start) = accumulator(op, plan.dtype(r));
+    let ty = type_name(dtype, cut.rows * cut.cols == 4);
+    let start = if cut.rows * cut.cols == 4 { format!("{ty}({start})") } else { start };
+    cx.code.line(format!("var {}: {ty} = {start};", gathers(cut, r)));
+    if op == Reduce::ArgMax {
+        cx.code.line(format!("var sum_{r}_at = {NOWHERE};"));
     }
 }
 
-fn declare(cx: &mut Cx, plan: &Plan, r: usize) {
-    let op = plan.reductions[r].op;
-    let (dtype, start) = accumulator(op, plan.dtype(r));
-    cx.code.line(format!("var sum_{r}: {dtype} = {start};"));
-    if op == Reduce::ArgMax {
-        cx.code.line(format!("var sum_{r}_at = {NOWHERE};"));
+/// The variable in which a sweep gathers reduction `r`.
+fn gathers(cut: Cut, r: usize) -> String {
+    format!("{}_{r}", if cut.cols == 4 { "fours" } else { "sum" })
+}
+
+/// Four columns' results as one.
+fn join_columns(cx: &mut Cx, plan: &Plan, r: usize) {
+    match plan.reductions[r].op {
+        Reduce::Sum => {
+            cx.code.line(format!("var sum_{r} = (fours_{r}.x + fours_{r}.y) + (fours_{r}.z + fours_{r}.w);"))
+        }
+        _ => {
+            cx.code.line(format!("let twos_{r} = select(fours_{r}.xy, fours_{r}.zw, fours_{r}.xy < fours_{r}.zw);"));
+            cx.code.line(format!("var sum_{r} = select(twos_{r}.x, twos_{r}.y, twos_{r}.x < twos_{r}.y);"));
+        }
     }
 }
 
@@ -167,11 +201,32 @@ pub fn emit(cx: &mut Cx, k: &ReduceKernel, shape: Shape) -> Result<(), Error> {
             cx.name
         ));
     }
-    if shape.subgroups && (shape.rows != 1 || cx.caps.subgroups.is_none_or(|(_, most)| shape.lanes < most)) {
+    if shape.subgroups && !allows_subgroups(&plan, shape.rows, shape.lanes, cx.caps) {
         return refuse(format!(
-            "kernel {}: subgroups need an adapter that has them, and one row of at least the largest subgroup a workgroup: choose subgroups=0",
+            "kernel {}: subgroups need an adapter that has them, and one row of at least the largest subgroup a workgroup, or rows of one subgroup \
+             each: choose subgroups=0",
             cx.name
         ));
+    }
+    let axis = plan.contiguous().filter(|_| plan.allows_four());
+    let cut = match (shape.width, axis) {
+        (1, _) => Cut { shape, rows: 1, cols: 1 },
+        (4, Some(_)) if plan.down => Cut { shape, rows: 4, cols: 1 },
+        (4, Some(_)) => Cut { shape, rows: 1, cols: 4 },
+        _ => {
+            return refuse(format!(
+                "kernel {}: width 4 needs neighbours in memory along an axis of a multiple of 4, and no argmax, found width {}: choose width 1",
+                cx.name, shape.width
+            ));
+        }
+    };
+    if let (4, Some(axis)) = (shape.width, axis) {
+        // The dispatch that combines parts takes rows one by one.
+        let at_once = |a: &Access| shape.split == 1 || a.at.coeffs[plan.rows.len()..].iter().any(|c| *c != 0);
+        let stores = plan.row_stores.iter().chain(&plan.element_stores).map(|s| &s.access);
+        let accesses = plan.body.loads().chain(stores);
+        let all: Vec<(&Access, bool)> = accesses.map(|a| (a, at_once(a) && is_aligned(cx, a, axis))).collect();
+        cx.vectorise(&all);
     }
     cx.constant("ROWS", plan.count_rows());
     cx.constant("COLS", plan.count_cols());
@@ -179,12 +234,18 @@ pub fn emit(cx: &mut Cx, k: &ReduceKernel, shape: Shape) -> Result<(), Error> {
         cx.use_subgroups();
     }
     if shape.split == 1 {
-        return sweeps(cx, &plan, shape, None);
+        return sweeps(cx, &plan, cut, None);
     }
     let words: usize = (0..plan.reductions.len()).map(|r| plan.words(r)).sum();
     let base = cx.scratch(words * shape.split as usize * plan.count_rows());
-    sweeps(cx, &plan, shape, Some(base))?;
+    sweeps(cx, &plan, cut, Some(base))?;
     finish_split(cx, &plan, shape, base)
+}
+
+/// Whether the rows of a workgroup may meet in subgroups.
+fn allows_subgroups(plan: &Plan, rows: u32, lanes: u32, caps: &Caps) -> bool {
+    let one_each = |smallest: u32, largest: u32| smallest == largest && lanes == largest && !plan.down;
+    caps.subgroups.is_some_and(|(smallest, largest)| (rows == 1 && lanes >= largest) || one_each(smallest, largest))
 }
 
 /// Lets for the rows' indices at the flat index `row`.
@@ -197,20 +258,20 @@ fn row_point(cx: &mut Cx, plan: &Plan) -> Vec<String> {
     point
 }
 
-/// The point (row, column `c`): lets for the columns' indices.
-fn col_point(cx: &mut Cx, plan: &Plan, rows: &[String], c: &str) -> Vec<String> {
+/// The point (row, column `c`): lets for the columns' indices, whose names end in `suffix`.
+fn col_point(cx: &mut Cx, plan: &Plan, rows: &[String], c: &str, suffix: &str) -> Vec<String> {
     let mut point = rows.to_vec();
     for (d, index) in split(c, &plan.cols).into_iter().enumerate() {
-        cx.code.line(format!("let c{d} = {index};"));
-        point.push(format!("c{d}"));
+        cx.code.line(format!("let c{d}{suffix} = {index};"));
+        point.push(format!("c{d}{suffix}"));
     }
     point
 }
 
 /// The main dispatch: all of it, or with `partials` only the partial results into scratch from there on.
-fn sweeps(cx: &mut Cx, plan: &Plan, shape: Shape, partials: Option<usize>) -> Result<(), Error> {
-    let Shape { rows, lanes, split: parts, .. } = shape;
-    let (row_groups, group) = (plan.count_rows().div_ceil(rows as usize), rows * lanes);
+fn sweeps(cx: &mut Cx, plan: &Plan, cut: Cut, partials: Option<usize>) -> Result<(), Error> {
+    let Shape { rows, lanes, split: parts, .. } = cut.shape;
+    let (row_groups, group) = ((plan.count_rows() / cut.rows).div_ceil(rows as usize), rows * lanes);
     cx.entry("main", row_groups * parts as usize, group)?;
     let in_group = match (rows, lanes, plan.down) {
         (1, _, _) => ("0u".to_string(), "local".to_string()),
@@ -221,109 +282,115 @@ fn sweeps(cx: &mut Cx, plan: &Plan, shape: Shape, partials: Option<usize>) -> Re
     cx.code.line(format!("let row_in_group = {};", in_group.0));
     cx.code.line(format!("let lane = {};", in_group.1));
     let row_group = if parts == 1 { "group".to_string() } else { format!("(group % {row_groups}u)") };
-    cx.code.line(format!("let own_row = {row_group} * {rows}u + row_in_group;"));
-    let guarded = !plan.count_rows().is_multiple_of(rows as usize);
-    let row = if guarded { "min(own_row, ROWS - 1u)" } else { "own_row" };
-    cx.code.line(format!("let row = {row};"));
-    let (mut first, mut end) = ("lane".to_string(), "COLS".to_string());
+    cx.code.line(match cut.rows {
+        1 => format!("let own_row = {row_group} * {rows}u + row_in_group;"),
+        n => format!("let own_row = ({row_group} * {rows}u + row_in_group) * {n}u;"),
+    });
+    let guarded = !(plan.count_rows() / cut.rows).is_multiple_of(rows as usize);
+    cx.code.line(match guarded {
+        true => format!("let row = min(own_row, ROWS - {}u);", cut.rows),
+        false => "let row = own_row;".to_string(),
+    });
+    let at_lane = if cut.cols == 1 { "lane".to_string() } else { format!("lane * {}u", cut.cols) };
+    let (mut first, mut end) = (at_lane.clone(), "COLS".to_string());
     if parts > 1 {
-        let len = plan.count_cols().div_ceil(parts as usize);
+        let len = plan.count_cols().div_ceil(parts as usize).next_multiple_of(cut.cols);
         cx.code.line(format!("let part = group / {row_groups}u;"));
         cx.code.line(format!("let part_end = min((part + 1u) * {len}u, COLS);"));
-        (first, end) = (format!("part * {len}u + lane"), "part_end".to_string());
+        (first, end) = (format!("part * {len}u + {at_lane}"), "part_end".to_string());
     }
     let rows_at = row_point(cx, plan);
     let zeros = vec!["0u".to_string(); plan.cols.len()];
     let mut eval = Eval::new(&plan.body, [&rows_at[..], &zeros].concat());
     eval.accs = vec![None; plan.reductions.len()];
+    eval.vector = plan.contiguous().filter(|_| cut.rows * cut.cols == 4);
     let varies = Eval::varies(&plan.body, plan.rows.len());
     let uses_acc = plan.body.depends(|op| matches!(op, ScalarOp::Acc(_)));
     eval.hoist(cx, &plan.all_roots(), |id| !varies[id.index()] && !uses_acc[id.index()]);
 
+    // How many elements, or groups of four, an invocation has of a row.
+    let each = plan.count_cols().div_ceil(cut.cols * (parts * lanes) as usize);
+    let mut kept: Vec<Kept> = Vec::new();
+    if parts == 1 && each <= TOGETHER {
+        let loads = |id: ScalarId| {
+            matches!(plan.body.scalars[id].op, ScalarOp::Load(_)) && varies[id.index()] && !uses_acc[id.index()]
+        };
+        for u in 0..each {
+            let mine = Kept::new(cx, plan, cut, &rows_at, u);
+            kept.push(mine.with(&mut eval, |eval| eval.hoist(cx, &plan.all_roots(), loads)));
+        }
+    }
     for sweep in 0..plan.sweeps() {
         let members = plan.of_sweep(sweep);
         let roots: Vec<ScalarId> = members.iter().map(|r| plan.reductions[*r].value).collect();
         hoist_row_level(cx, &mut eval, plan, &roots, &varies);
         for r in &members {
-            declare(cx, plan, *r);
+            declare(cx, plan, cut, *r);
         }
-        let element = |cx: &mut Cx, eval: &mut Eval, c: &str| {
-            let mark = eval.mark();
-            eval.point = col_point(cx, plan, &rows_at, c);
-            for r in &members {
-                let Reduction { op, value } = plan.reductions[*r];
-                let v = eval.value(cx, value);
-                let (wide, _) = accumulator(op, plan.dtype(*r));
-                let text = if wide == plan.dtype(*r) { v.text } else { format!("{wide}({})", v.text) };
-                combine(cx, op, &format!("sum_{r}"), &text, &format!("i32({c})"));
-            }
-            eval.reset(mark);
-            eval.point = [&rows_at[..], &zeros].concat();
-        };
-        // So many elements every lane has.
-        let whole = plan.count_cols() / lanes as usize;
-        let each = plan.count_cols().div_ceil((parts * lanes) as usize);
-        if parts == 1 && whole <= TOGETHER {
-            for u in 0..whole {
-                cx.code.open("");
-                cx.code.line(format!("let c = lane + {}u;", u * lanes as usize));
-                element(cx, &mut eval, "c");
-                cx.code.close();
-            }
-            if !plan.count_cols().is_multiple_of(lanes as usize) {
-                cx.code.open(format!("if (lane + {}u < COLS)", whole * lanes as usize));
-                cx.code.line(format!("let c = lane + {}u;", whole * lanes as usize));
-                element(cx, &mut eval, "c");
-                cx.code.close();
-            }
-        } else if each < 2 * TOGETHER {
-            cx.code.open(format!("for (var c = {first}; c < {end}; c += {lanes}u)"));
-            element(cx, &mut eval, "c");
-            cx.code.close();
-        } else {
-            let c = format!("c_{sweep}");
-            cx.code.line(format!("var {c} = {first};"));
-            let last = (TOGETHER as u32 - 1) * lanes;
-            cx.code.open(format!("for (; {c} + {last}u < {end}; {c} += {}u)", TOGETHER as u32 * lanes));
-            for u in 0..TOGETHER as u32 {
-                cx.code.open("");
-                cx.code.line(format!("let c = {c} + {}u;", u * lanes));
-                element(cx, &mut eval, "c");
-                cx.code.close();
-            }
-            cx.code.close();
-            cx.code.open(format!("for (; {c} < {end}; {c} += {lanes}u)"));
-            element(cx, &mut eval, &c);
-            cx.code.close();
+        if kept.is_empty() {
+            let element = |cx: &mut Cx, eval: &mut Eval, c: &str| {
+                let mark = eval.mark();
+                let row = std::mem::replace(&mut eval.point, col_point(cx, plan, &rows_at, c, ""));
+                for r in &members {
+                    let text = summand(cx, eval, plan, cut, *r);
+                    combine(cx, plan.reductions[*r].op, &gathers(cut, *r), &text, &format!("i32({c})"));
+                }
+                eval.reset(mark);
+                eval.point = row;
+            };
+            every_column(cx, &mut eval, cut, (&first, &end), (each, sweep), element);
         }
-        for r in &members {
-            let across = Lanes { rows, lanes, subgroups: shape.subgroups, down: plan.down };
-            across_lanes(cx, plan.reductions[*r].op, plan.dtype(*r), across, *r);
+        for mine in &mut kept {
+            *mine = mine.clone().with(&mut eval, |eval| {
+                let texts: Vec<String> = members.iter().map(|r| summand(cx, eval, plan, cut, *r)).collect();
+                mine.open(cx);
+                for (r, text) in members.iter().zip(texts) {
+                    combine(cx, plan.reductions[*r].op, &gathers(cut, *r), &text, &format!("i32({})", mine.column));
+                }
+                mine.close(cx);
+            });
         }
+        if cut.cols == 4 {
+            members.iter().for_each(|r| join_columns(cx, plan, *r));
+        }
+        let its: Vec<(usize, Reduce, DType)> =
+            members.iter().map(|r| (*r, plan.reductions[*r].op, plan.dtype(*r))).collect();
+        let across = Lanes { rows, lanes, subgroups: cut.shape.subgroups, down: plan.down, wide: cut.rows == 4 };
+        across_lanes(cx, &its, across);
         if let Some(base) = partials {
-            write_partials(cx, plan, shape, &members, base, guarded);
+            write_partials(cx, plan, cut, &members, base, guarded);
             cx.code.close();
             return Ok(());
         }
         for r in &members {
-            let v = result(cx, plan, *r);
+            let v = result(cx, plan, *r, cut.rows == 4);
             eval.accs[*r] = Some(v);
         }
     }
     let row_values: Vec<Value> = plan.row_stores.iter().map(|s| eval.value(cx, s.value)).collect();
     if !plan.element_stores.is_empty() {
         let roots: Vec<ScalarId> = plan.element_stores.iter().map(|s| s.value).collect();
+        let stores: Vec<&Store> = plan.element_stores.iter().collect();
         hoist_row_level(cx, &mut eval, plan, &roots, &varies);
         if guarded {
             cx.code.open("if (own_row < ROWS)");
         }
-        cx.code.open(format!("for (var c = lane; c < COLS; c += {lanes}u)"));
-        let mark = eval.mark();
-        eval.point = col_point(cx, plan, &rows_at, "c");
-        eval.stores(cx, &plan.element_stores.iter().collect::<Vec<_>>());
-        eval.reset(mark);
-        eval.point = [&rows_at[..], &zeros].concat();
-        cx.code.close();
+        for mine in &kept {
+            mine.clone().with(&mut eval, |eval| {
+                mine.open(cx);
+                eval.stores(cx, &stores);
+                mine.close(cx);
+            });
+        }
+        if kept.is_empty() {
+            cx.code.open(format!("for (var c = {at_lane}; c < COLS; c += {}u)", lanes * cut.cols as u32));
+            let mark = eval.mark();
+            eval.point = col_point(cx, plan, &rows_at, "c", "");
+            eval.stores(cx, &stores);
+            eval.reset(mark);
+            eval.point = [&rows_at[..], &zeros].concat();
+            cx.code.close();
+        }
         if guarded {
             cx.code.close();
         }
@@ -348,6 +415,108 @@ fn sweeps(cx: &mut Cx, plan: &Plan, shape: Shape, partials: Option<usize>) -> Re
     Ok(())
 }
 
+/// An element of a row, or four, of which an invocation keeps what it has computed.
+#[derive(Clone)]
+struct Kept {
+    /// The name of its column, and the suffix of all its names.
+    column: String,
+    suffix: String,
+    point: Vec<String>,
+    /// What holds where the element is an invocation's own; the others have read the last one instead.
+    condition: Option<String>,
+    known: HashMap<ScalarId, Value>,
+}
+
+impl Kept {
+    /// Lets for the place of element number `u` of each invocation.
+    fn new(cx: &mut Cx, plan: &Plan, cut: Cut, rows: &[String], u: usize) -> Kept {
+        let (lanes, count) = (cut.shape.lanes as usize, plan.count_cols() / cut.cols);
+        let suffix = format!("_{u}");
+        let column = format!("c{suffix}");
+        let number = if u == 0 { "lane".to_string() } else { format!("lane + {}u", u * lanes) };
+        let at = match (cut.cols, u) {
+            (1, _) => number.clone(),
+            (n, 0) => format!("{number} * {n}u"),
+            (n, _) => format!("({number}) * {n}u"),
+        };
+        let ragged = (u + 1) * lanes > count;
+        cx.code.line(match ragged {
+            true => format!("let {column} = min({at}, COLS - {}u);", cut.cols),
+            false => format!("let {column} = {at};"),
+        });
+        let point = col_point(cx, plan, rows, &column, &suffix);
+        let condition = ragged.then(|| format!("{number} < {count}u"));
+        Kept { column, suffix, point, condition, known: HashMap::new() }
+    }
+
+    /// Runs `compute` at this element, with what is known of it, and keeps what it computes.
+    fn with(self, eval: &mut Eval, compute: impl FnOnce(&mut Eval)) -> Kept {
+        let mark = eval.mark();
+        eval.recall(&self.known);
+        let row = std::mem::replace(&mut eval.point, self.point.clone());
+        eval.suffix = self.suffix.clone();
+        compute(eval);
+        let known = eval.since(&mark);
+        eval.suffix.clear();
+        eval.point = row;
+        eval.reset(mark);
+        Kept { known, ..self }
+    }
+
+    /// Where some invocations lack the element, begins what the others do.
+    fn open(&self, cx: &mut Cx) {
+        if let Some(condition) = &self.condition {
+            cx.code.open(format!("if ({condition})"));
+        }
+    }
+
+    fn close(&self, cx: &mut Cx) {
+        if self.condition.is_some() {
+            cx.code.close();
+        }
+    }
+}
+
+/// What reduction `r` takes of the element at hand, in the type of its sum.
+fn summand(cx: &mut Cx, eval: &mut Eval, plan: &Plan, cut: Cut, r: usize) -> String {
+    let v = eval.value(cx, plan.reductions[r].value);
+    let (sum, dtype) = (accumulator(plan.reductions[r].op, plan.dtype(r)).0, plan.dtype(r));
+    let wide = cut.rows * cut.cols == 4;
+    if sum == dtype && v.wide == wide { v.text } else { format!("{}({})", type_name(sum, wide), v.text) }
+}
+
+/// A loop over the columns `first .. end` of an invocation, `each` at most, several in its body where there are many.
+fn every_column(
+    cx: &mut Cx,
+    eval: &mut Eval,
+    cut: Cut,
+    (first, end): (&str, &str),
+    (each, sweep): (usize, usize),
+    element: impl Fn(&mut Cx, &mut Eval, &str),
+) {
+    let step = cut.shape.lanes * cut.cols as u32;
+    if each < 2 * TOGETHER {
+        cx.code.open(format!("for (var c = {first}; c < {end}; c += {step}u)"));
+        element(cx, eval, "c");
+        cx.code.close();
+        return;
+    }
+    let c = format!("c_{sweep}");
+    cx.code.line(format!("var {c} = {first};"));
+    let last = (TOGETHER as u32 - 1) * step;
+    cx.code.open(format!("for (; {c} + {last}u < {end}; {c} += {}u)", TOGETHER as u32 * step));
+    for u in 0..TOGETHER as u32 {
+        cx.code.open("");
+        cx.code.line(format!("let c = {c} + {}u;", u * step));
+        element(cx, eval, "c");
+        cx.code.close();
+    }
+    cx.code.close();
+    cx.code.open(format!("for (; {c} < {end}; {c} += {step}u)"));
+    element(cx, eval, &c);
+    cx.code.close();
+}
+
 /// Computes what `roots` need once a row.
 fn hoist_row_level(cx: &mut Cx, eval: &mut Eval, plan: &Plan, roots: &[ScalarId], varies: &[bool]) {
     let known: Vec<bool> = eval.accs.iter().map(Option::is_some).collect();
@@ -355,87 +524,18 @@ fn hoist_row_level(cx: &mut Cx, eval: &mut Eval, plan: &Plan, roots: &[ScalarId]
     eval.hoist(cx, roots, |id| !varies[id.index()] && !unknown[id.index()]);
 }
 
-/// The invocations of a workgroup: so many rows of so many lanes.
-#[derive(Clone, Copy)]
-pub struct Lanes {
-    pub rows: u32,
-    pub lanes: u32,
-    pub subgroups: bool,
-    /// Whether neighbouring invocations are rows.
-    pub down: bool,
-}
-
-/// Combines `sum_r`, of values of `dtype`, over the lanes of each row; every lane has the result after. An invocation's place is
-/// `row_in_group` (where there are several rows) and `lane`.
-pub fn across_lanes(cx: &mut Cx, op: Reduce, dtype: DType, across: Lanes, r: usize) {
-    let Lanes { rows, lanes, subgroups, down } = across;
-    let (dtype, start) = accumulator(op, dtype);
-    if lanes == 1 {
-        return;
-    }
-    let group = rows * lanes;
-    let array = format!("shared_{r}");
-    cx.workgroup(&array, &format!("array<{dtype}, {group}>"), 4 * group);
-    if subgroups && op != Reduce::ArgMax {
-        let f = if op == Reduce::Sum { "subgroupAdd" } else { "subgroupMax" };
-        cx.code.line(format!("sum_{r} = {f}(sum_{r});"));
-        cx.code.open("if (subgroup_lane == 0u)");
-        cx.code.line(format!("{array}[local / subgroup_size] = sum_{r};"));
-        cx.code.close();
-        cx.code.line("workgroupBarrier();");
-        cx.code.line(format!("sum_{r} = {start};"));
-        cx.code.open(format!("for (var s = 0u; s < {lanes}u / subgroup_size; s++)"));
-        combine(cx, op, &format!("sum_{r}"), &format!("{array}[s]"), "");
-        cx.code.close();
-        return;
-    }
-    let at = format!("shared_{r}_at");
-    if op == Reduce::ArgMax {
-        cx.workgroup(&at, &format!("array<i32, {group}>"), 4 * group);
-    }
-    // Neighbouring lanes of a row are this far apart.
-    let step = if down { rows } else { 1 };
-    let write = |cx: &mut Cx| {
-        cx.code.line(format!("{array}[local] = sum_{r};"));
-        if op == Reduce::ArgMax {
-            cx.code.line(format!("{at}[local] = sum_{r}_at;"));
-        }
-    };
-    write(cx);
-    let mut half = lanes / 2;
-    while half > 0 {
-        cx.code.line("workgroupBarrier();");
-        cx.code.open(format!("if (lane < {half}u)"));
-        let other = format!("local + {}u", half * step);
-        combine(cx, op, &format!("sum_{r}"), &format!("{array}[{other}]"), &format!("{at}[{other}]"));
-        write(cx);
-        cx.code.close();
-        half /= 2;
-    }
-    cx.code.line("workgroupBarrier();");
-    let first = match (rows, down) {
-        (1, _) => "0u".to_string(),
-        (_, true) => "row_in_group".to_string(),
-        (_, false) => format!("row_in_group * {lanes}u"),
-    };
-    cx.code.line(format!("sum_{r} = {array}[{first}];"));
-    if op == Reduce::ArgMax {
-        cx.code.line(format!("sum_{r}_at = {at}[{first}];"));
-    }
-}
-
 /// The result of reduction `r` as the body sees it.
-fn result(cx: &mut Cx, plan: &Plan, r: usize) -> Value {
+fn result(cx: &mut Cx, plan: &Plan, r: usize, wide: bool) -> Value {
     let name = format!("acc_{r}");
     let dtype = plan.dtype(r);
     let text = match plan.reductions[r].op {
         // Only a row of NaN has no largest element.
         Reduce::ArgMax => format!("select(sum_{r}_at, 0i, sum_{r}_at == {NOWHERE})"),
-        _ if dtype == DType::F16 => format!("f16(sum_{r})"),
+        _ if dtype == DType::F16 => format!("{}(sum_{r})", type_name(dtype, wide)),
         _ => format!("sum_{r}"),
     };
     cx.code.line(format!("let {name} = {text};"));
-    Value::scalar(name)
+    if wide { Value::wide(name) } else { Value::scalar(name) }
 }
 
 /// First word of the partial results of reduction `r`: one a part and row.
@@ -444,13 +544,20 @@ fn slot(plan: &Plan, shape: Shape, base: usize, r: usize) -> usize {
     base + before * shape.split as usize * plan.count_rows()
 }
 
-fn write_partials(cx: &mut Cx, plan: &Plan, shape: Shape, members: &[usize], base: usize, guarded: bool) {
+fn write_partials(cx: &mut Cx, plan: &Plan, cut: Cut, members: &[usize], base: usize, guarded: bool) {
+    let shape = cut.shape;
     let lane = if shape.lanes > 1 { "lane == 0u" } else { "true" };
     cx.code.open(if guarded { format!("if ({lane} && own_row < ROWS)") } else { format!("if ({lane})") });
     for r in members {
         let (dtype, _) = accumulator(plan.reductions[*r].op, plan.dtype(*r));
         let at = slot(plan, shape, base, *r);
-        cx.store_scratch(&format!("part * ROWS + row + {at}u"), dtype, &format!("sum_{r}"));
+        if cut.rows == 4 {
+            for (l, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+                cx.store_scratch(&format!("part * ROWS + row + {}u", at + l), dtype, &format!("sum_{r}.{lane}"));
+            }
+        } else {
+            cx.store_scratch(&format!("part * ROWS + row + {at}u"), dtype, &format!("sum_{r}"));
+        }
         if plan.words(*r) == 2 {
             let at = at + shape.split as usize * plan.count_rows();
             cx.store_scratch(&format!("part * ROWS + row + {at}u"), DType::I32, &format!("sum_{r}_at"));
@@ -468,7 +575,7 @@ fn finish_split(cx: &mut Cx, plan: &Plan, shape: Shape, base: usize) -> Result<(
         cx.code.line("if (row >= ROWS) { return; }");
     }
     for r in 0..plan.reductions.len() {
-        declare(cx, plan, r);
+        declare(cx, plan, Cut { shape, rows: 1, cols: 1 }, r);
     }
     // Spelled out, so that all loads are under way together.
     for part in 0..shape.split as usize {
@@ -492,7 +599,7 @@ fn finish_split(cx: &mut Cx, plan: &Plan, shape: Shape, base: usize) -> Result<(
     point.extend(vec!["0u".to_string(); plan.cols.len()]);
     let mut eval = Eval::new(&plan.body, point);
     for r in 0..plan.reductions.len() {
-        let v = result(cx, plan, r);
+        let v = result(cx, plan, r, false);
         eval.accs.push(Some(v));
     }
     eval.stores(cx, &plan.row_stores.iter().collect::<Vec<_>>());

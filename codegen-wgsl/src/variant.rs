@@ -32,11 +32,12 @@ pub enum Variant {
         subgroups: bool,
     },
     /// `rows` rows a workgroup, each by `lanes` invocations (powers of two); the cols in `split` parts by different workgroups, whose partial
-    /// results a second dispatch combines.
+    /// results a second dispatch combines. `width` (1 or 4) neighbours in memory at once: where those are rows, `rows` counts groups of so many.
     Reduce {
         rows: u32,
         lanes: u32,
         split: u32,
+        width: u32,
         subgroups: bool,
     },
     /// A workgroup computes `m` x `n` results in steps of `k`; an invocation `each_m` x `each_n` of them; the contracted axes in `split` parts
@@ -110,9 +111,9 @@ impl fmt::Display for Variant {
             Variant::Fold { width, group, subgroups } => {
                 write!(f, "fold width={width} group={group} subgroups={}", u32::from(*subgroups))
             }
-            Variant::Reduce { rows, lanes, split, subgroups } => {
+            Variant::Reduce { rows, lanes, split, width, subgroups } => {
                 let subgroups = u32::from(*subgroups);
-                write!(f, "reduce rows={rows} lanes={lanes} split={split} subgroups={subgroups}")
+                write!(f, "reduce rows={rows} lanes={lanes} split={split} width={width} subgroups={subgroups}")
             }
             Variant::Contract { m, n, k, each_m, each_n, teams, split, buffers, unroll } => write!(
                 f,
@@ -165,6 +166,7 @@ impl FromStr for Variant {
                 rows: field("rows")?,
                 lanes: field("lanes")?,
                 split: field("split")?,
+                width: field("width")?,
                 subgroups: field("subgroups")? != 0,
             },
             "contract" => Variant::Contract {
@@ -244,7 +246,7 @@ mod tests {
             Variant::Pointwise { width: 4, group: 256 },
             Variant::Update { width: 1, group: 64 },
             Variant::Fold { width: 4, group: 128, subgroups: true },
-            Variant::Reduce { rows: 4, lanes: 64, split: 2, subgroups: true },
+            Variant::Reduce { rows: 4, lanes: 64, split: 2, width: 4, subgroups: true },
             Variant::Contract { m: 64, n: 32, k: 16, each_m: 8, each_n: 4, teams: 2, split: 3, buffers: 2, unroll: 16 },
             Variant::Cooperate { m: 64, n: 128, k: 32, by_m: 2, by_n: 4, split: 3 },
             Variant::Attention { tile: 32 },

@@ -66,15 +66,14 @@ fn equal_apart_and_together(gpu: &Gpu, program: &Program) {
     let upload = || -> HashMap<Unit, wgpu::Buffer> { words.iter().map(|(u, w)| (*u, gpu.buffer(w))).collect() };
     let (mut seen, mut several, mut split) = (HashSet::new(), 0, 0);
     for bundle in bundles(program, &gpu.caps).unwrap().iter().filter(|b| b.pieces.len() > 1) {
-        // The default; of one layer also one that is split, where that is not. Software adapters compile slowly.
-        let splits = |c: &&Choice| {
-            c.variants
-                .iter()
-                .all(|v| !matches!(v, Variant::Contract { split: 1, .. } | Variant::Cooperate { split: 1, .. }))
-        };
-        let of_layer = bundle.pieces.iter().any(|(_, p)| p.name == "contract_grad_blocks_0_mlp_fc_in");
-        let other = bundle.choices.iter().skip(1).filter(|c| of_layer && c.together).find(splits);
-        for choice in [Some(&bundle.choices[0]), other].into_iter().flatten() {
+        // The default, and all that may be in two parts: sums of which a second dispatch makes the results.
+        let mut parts = bundle.choices[0].clone();
+        for v in &mut parts.variants {
+            if let Variant::Reduce { split, .. } | Variant::Contract { split, .. } = v {
+                *split = 2;
+            }
+        }
+        for choice in [&bundle.choices[0], &parts] {
             let Ok(modules) = bundle.emit(&gpu.caps, choice) else { continue };
             let module = &modules[0];
             if !seen.insert(module.hash) {

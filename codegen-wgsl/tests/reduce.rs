@@ -220,6 +220,50 @@ fn column_sums_of_tall_matrices() {
             write(DType::I32, columns),
         ];
         check(&format!("column sums {tall}x{columns}"), &k, &args, products(tall));
+        // Without the position, four columns at once.
+        let KernelKind::Reduce(mut k) = k else { unreachable!() };
+        k.reductions[2].op = Reduce::Max;
+        k.body.scalars[at].dtype = DType::F32;
+        let args = [&args[..4], &[write(DType::F32, columns)]].concat();
+        check(&format!("column sums and maxima {tall}x{columns}"), &KernelKind::Reduce(k), &args, products(tall));
+    }
+}
+
+/// Mean, variance and the normal form of rows, added to what the result takes the place of: three sweeps, of which short rows stay in registers.
+#[test]
+fn norms_of_rows() {
+    let mut rng = Rng(27);
+    for (rows, cols) in [(5, 37), (3, 24), (6, 96), (9, 160), (7, 256), (2, 1000), (3, 2400)] {
+        let mut b = B::new();
+        let over = [cols as i64, 1];
+        let (x, g, before) =
+            (b.load(0, DType::F32, &over), b.load(1, DType::F32, &[0, 1]), b.load(4, DType::F32, &over));
+        let one = b.f32(ScalarOp::Const(Literal::f32(1.0 / cols as f64)));
+        let sum = b.acc(0);
+        let mean = b.binary(Binary::Mul, sum, one);
+        let apart = b.binary(Binary::Sub, x, mean);
+        let square = b.binary(Binary::Mul, apart, apart);
+        let squares = b.acc(1);
+        let variance = b.binary(Binary::Mul, squares, one);
+        let scale = b.f32(ScalarOp::Unary(Unary::Rsqrt, variance));
+        let normal = b.binary(Binary::Mul, apart, scale);
+        let scaled = b.binary(Binary::Mul, normal, g);
+        let result = b.binary(Binary::Add, scaled, before);
+        let k = KernelKind::Reduce(ReduceKernel {
+            rows: vec![rows],
+            cols: vec![cols],
+            body: b.body,
+            reductions: vec![Reduction { op: Reduce::Sum, value: x }, Reduction { op: Reduce::Sum, value: square }],
+            stores: vec![store(2, vec![1, 0], mean), store(3, vec![1, 0], scale), store(4, over.to_vec(), result)],
+        });
+        let args = [
+            read(DType::F32, rng.floats(rows * cols)),
+            read(DType::F32, rng.floats(cols)),
+            write(DType::F32, rows),
+            write(DType::F32, rows),
+            in_place(DType::F32, rng.floats(rows * cols)),
+        ];
+        check(&format!("norms of {rows}x{cols}"), &k, &args, products(cols));
     }
 }
 
