@@ -7,15 +7,18 @@
 //!
 //! | workgroups | keep | meet | leave |
 //! |---|---|---|---|
-//! | forward | q | k, then k and v | out, log-sum-exp |
+//! | forward | q | k and v | out, log-sum-exp |
 //! | of keys | k and v | q and dout | dk, dv |
 //! | of queries | q and dout | k and v | dq |
 //!
-//! The forward pass walks twice, first for the largest score and the sum of exponentials of each row: sums of matrices cannot be scaled row by row
-//! where they are. Gradients are those of module `attention_grad`, whose first dispatch this one shares.
+//! Exponentials of the forward pass are relative to the largest score of the row's first tile, and stay so until a score is [`MARGIN`] above it: sums of
+//! matrices cannot be scaled row by row where they are, but must go through workgroup memory. Weights are then at most e^[`MARGIN`], well within f16, and
+//! the largest of a row is no less than 1. Gradients are those of module `attention_grad`, whose first dispatch this one shares.
 //!
 //! Invariants
 //! - Scores, exponentials and sums are f32; what multiplies is rounded once.
+//! - Exponentials are WGSL's own, whose errors of 3 + 2|x| ulp are far below the rounding to f16 that follows. That of all other kernels spells a
+//!   polynomial out for each element: with it the code takes 1.2 to 1.5 times as long, and some walks five times.
 //! - Tiles that causality hides from a whole workgroup are not visited; bounds depend on the workgroup's number only.
 //! - Rows and dimensions beyond the last read as zero. Keys beyond the last are masked; queries beyond it have weights and slopes 0.
 //! - What [`cooperate`](crate::cooperate) says of subgroups and of the forms of code holds here too.
@@ -37,6 +40,8 @@ use walker::Walker;
 const SUBGROUP: u32 = 32;
 /// f32 between the rows of scores, so that neighbouring rows begin in different banks of workgroup memory.
 const SCORE_PAD: usize = 8;
+/// By how much a score may exceed what exponentials are relative to.
+const MARGIN: f32 = 8.0;
 /// Largest head whose sums stay in registers.
 const LARGEST_HEAD: usize = 128;
 
@@ -78,7 +83,7 @@ impl Walk {
     pub fn workgroup_bytes(&self, shape: &AttentionShape, grad: bool) -> u32 {
         let scores = if grad { 2 } else { 1 };
         let each = 16 * self.rows as usize * self.score_stride();
-        (2 * self.halves(shape, scores) + scores * each + if grad { 8 * self.cols as usize } else { 0 }) as u32
+        (2 * self.halves(shape, scores) + scores * each + if grad { 8 * self.cols as usize } else { 4 }) as u32
     }
 
     /// Whether an adapter runs kernels of this shape so.
@@ -87,6 +92,7 @@ impl Walk {
         of(self.rows)
             && of(self.cols)
             && caps.cooperative == Some(SUBGROUP)
+            && caps.subgroups.is_some()
             && shape.head_dim <= LARGEST_HEAD
             && self.invocations() <= caps.flat_workgroup()
             && self.workgroup_bytes(shape, grad) <= caps.workgroup_bytes
@@ -128,18 +134,26 @@ pub fn forward(cx: &mut Cx, k: &Attention, walk: Walk) -> Result<(), Error> {
     flagged.extend(k.lse.iter().map(|a| (a, false)));
     cx.vectorise(&flagged);
     let w = Walker::new(cx, walk, &square, false, shape.q_len, shape.k_len)?;
-    let (exp, exp4, log) = (cx.helper("exp", false), cx.helper("exp", true), cx.helper("log", false));
+    let log = cx.helper("log", false);
     memory(cx, walk, &shape, false);
 
+    // Whether some row's exponentials became relative to a larger score in this step of the walk.
+    cx.workgroup("raised", "array<u32, 1>", 4);
+    cx.use_subgroups();
     cx.entry("main", square.heads() * w.kept_tiles(), walk.invocations())?;
     w.own(cx, "group", true);
     w.places(cx);
     w.keep(cx, ["query", "query"], &[(&q, shape.q_len)]);
-    cx.code.line("// Of the invocation's half of its row: the largest score so far, and the sum of exponentials.");
+    cx.code.line("// Of the invocation's row what exponentials are relative to; of its half of the row their sum.");
     cx.code.line(format!("var largest = {};", float(MASKED)));
     cx.code.line("var total = 0.0f;");
-    w.open(cx, true, "first_walk");
-    let met = w.meet(cx, ["key", "key"], &[(&keys, shape.k_len)]);
+    if k.out.is_some() {
+        w.declare_sums(cx, "out");
+    }
+    let sides: Vec<_> = [&keys].into_iter().chain(&values).map(|head| (head, shape.k_len)).collect();
+    let met = w.met(cx, ["key", "value"], &sides);
+    w.open(cx, true, &met, true);
+    cx.code.line("if (local == 0u) { raised[0] = 0u; }");
     w.scores(cx, "query", &met[0], 0);
     cx.code.line("workgroupBarrier();");
     let count = walk.cols / 8;
@@ -154,44 +168,46 @@ pub fn forward(cx: &mut Cx, k: &Attention, walk: Walk) -> Result<(), Error> {
         cx.code.line("top = max(top, score);");
         cx.code.close();
     }
-    cx.code.line("let new_largest = max(largest, max(max(top.x, top.y), max(top.z, top.w)));");
+    cx.code.line("let own_top = max(max(top.x, top.y), max(top.z, top.w));");
+    cx.code.line("let row_top = max(own_top, subgroupShuffleXor(own_top, 1u));");
+    cx.code.line("let is_first = walk == walk_from;");
+    cx.code.line(format!("let raises = is_first || row_top > largest + {};", float(MARGIN)));
+    cx.code.line("let share = select(1.0f, exp(largest - row_top), raises);");
+    cx.code.line("largest = select(largest, row_top, raises);");
+    if k.out.is_some() {
+        cx.code.line("if (raises && !is_first) { raised[0] = 1u; }");
+    }
     cx.code.line("var more = vec4<f32>();");
     for i in 0..count {
-        cx.code.line(format!("more += {exp4}(score_{i} - vec4<f32>(new_largest));"));
+        cx.code.open("");
+        cx.code.line(format!("let vector = {}u + side;", 2 * i));
+        cx.code.line(format!("let weight = exp(score_{i} - vec4<f32>(largest));"));
+        cx.code.line("more += weight;");
+        if k.out.is_some() {
+            w.weigh(cx, 0, "weight");
+        }
+        cx.code.close();
     }
-    cx.code.line(format!("total = total * {exp}(largest - new_largest) + ((more.x + more.y) + (more.z + more.w));"));
-    cx.code.line("largest = new_largest;");
+    cx.code.line("total = total * share + ((more.x + more.y) + (more.z + more.w));");
+    if k.out.is_some() {
+        cx.code.line("workgroupBarrier();");
+        cx.code.line("// The same for all of the workgroup.");
+        cx.code.open("if (raised[0] != 0u)");
+        w.scale(cx, "out", "share");
+        cx.code.close();
+        w.weighted(cx, "out", 0, &met[1]);
+    }
     cx.code.close();
-    cx.code.line("workgroupBarrier();");
-    let stride = walk.score_stride();
-    cx.code.line(format!("sums[own_row * {stride}u + side] = vec4<f32>(largest, total, 0.0f, 0.0f);"));
-    cx.code.line("workgroupBarrier();");
-    cx.code.line(format!("let halves = vec4<f32>(sums[own_row * {stride}u].xy, sums[own_row * {stride}u + 1u].xy);"));
-    cx.code.line("let row_largest = max(halves.x, halves.z);");
-    cx.code.line(format!(
-        "let row_total = halves.y * {exp}(halves.x - row_largest) + halves.w * {exp}(halves.z - row_largest);"
-    ));
+    cx.code.line("let row_total = total + subgroupShuffleXor(total, 1u);");
     if let Some(access) = &k.lse {
         cx.code.open(format!("if (side == 0u && first_own + own_row < {}u)", shape.q_len));
         let at = square.row_address(cx, access, "first_own + own_row");
-        cx.store(access.arg, &at, &format!("row_largest + {log}(row_total)"));
+        cx.store(access.arg, &at, &format!("largest + {log}(row_total)"));
         cx.code.close();
     }
-    if let (Some(out), Some(values)) = (&k.out, &values) {
-        w.declare_sums(cx, "out");
-        w.open(cx, true, "second_walk");
-        let met = w.meet(cx, ["key", "value"], &[(&keys, shape.k_len), (values, shape.k_len)]);
-        w.scores(cx, "query", &met[0], 0);
-        cx.code.line("workgroupBarrier();");
-        w.each(cx, &|cx| {
-            w.masked(cx);
-            w.weigh(cx, 0, &format!("{exp4}(score - vec4<f32>(row_largest))"));
-        });
-        cx.code.line("workgroupBarrier();");
-        w.weighted(cx, "out", 0, &met[1]);
-        cx.code.close();
-        cx.code.line("let share = 1.0f / row_total;");
-        w.leave(cx, "out", out, Some("share"));
+    if let Some(out) = &k.out {
+        cx.code.line("let part = 1.0f / row_total;");
+        w.leave(cx, "out", out, Some("part"));
     }
     cx.code.close();
     Ok(())
@@ -210,7 +226,6 @@ pub fn backward(cx: &mut Cx, k: &AttentionGrad, walk: Walk) -> Result<(), Error>
 
     let of_keys = Walker::new(cx, walk, &square, true, shape.k_len, shape.q_len)?;
     let of_queries = Walker::new(cx, walk, &square, true, shape.q_len, shape.k_len)?;
-    let exp4 = cx.helper("exp", true);
     memory(cx, walk, &shape, true);
     cx.workgroup("met_values", &format!("array<f32, {}>", 2 * walk.cols), 8 * walk.cols);
     let key_groups = if k.dk.is_some() || k.dv.is_some() { square.heads() * of_keys.kept_tiles() } else { 0 };
@@ -218,11 +233,11 @@ pub fn backward(cx: &mut Cx, k: &AttentionGrad, walk: Walk) -> Result<(), Error>
     cx.entry("main", key_groups + query_groups, walk.invocations())?;
     cx.code.open(format!("if (group < {key_groups}u)"));
     if key_groups > 0 {
-        keys_walk(cx, k, &of_keys, [&q, &keys, &values, &dout], delta, &exp4);
+        keys_walk(cx, k, &of_keys, [&q, &keys, &values, &dout], delta);
     }
     cx.code.otherwise(None);
     if let Some(dq) = &k.dq {
-        queries_walk(cx, k, &of_queries, [&q, &keys, &values, &dout], delta, (&exp4, key_groups, dq));
+        queries_walk(cx, k, &of_queries, [&q, &keys, &values, &dout], delta, (key_groups, dq));
     }
     cx.code.close();
     cx.code.close();
@@ -230,22 +245,15 @@ pub fn backward(cx: &mut Cx, k: &AttentionGrad, walk: Walk) -> Result<(), Error>
 }
 
 /// dk and dv of a workgroup's keys.
-fn keys_walk(
-    cx: &mut Cx,
-    k: &AttentionGrad,
-    w: &Walker,
-    [q, keys, values, dout]: [&Head; 4],
-    delta: usize,
-    exp4: &str,
-) {
+fn keys_walk(cx: &mut Cx, k: &AttentionGrad, w: &Walker, [q, keys, values, dout]: [&Head; 4], delta: usize) {
     let (shape, cols) = (k.shape, w.walk.cols);
     w.own(cx, "group", false);
     w.places(cx);
     w.keep(cx, ["key", "value"], &[(keys, shape.k_len), (values, shape.k_len)]);
     let results = [("dv", 0, 1, &k.dv), ("dk", 1, 0, &k.dk)];
     results.iter().filter(|r| r.3.is_some()).for_each(|(name, ..)| w.declare_sums(cx, name));
-    w.open(cx, false, "walk");
-    let met = w.meet(cx, ["query", "slope"], &[(q, shape.q_len), (dout, shape.q_len)]);
+    let met = w.met(cx, ["query", "slope"], &[(q, shape.q_len), (dout, shape.q_len)]);
+    w.open(cx, false, &met, false);
     cx.code.open(format!("for (var i = local; i < {cols}u; i += {}u)", w.walk.invocations()));
     cx.code.line("let query = first_met + i;");
     cx.code.line("// Beyond the last query, whose scores are 0, the weight is 0 too.");
@@ -272,7 +280,7 @@ fn keys_walk(
             let each: Vec<String> = (0..4).map(|l| format!("met_values[vector * 4u + {}u]", first + l)).collect();
             cx.code.line(format!("let {name} = vec4<f32>({});", each.join(", ")));
         }
-        slopes(cx, w, exp4, ["lse", "delta"], true);
+        slopes(cx, w, ["lse", "delta"], true);
     });
     cx.code.line("workgroupBarrier();");
     for (name, weights, side, access) in results {
@@ -295,7 +303,7 @@ fn queries_walk(
     w: &Walker,
     [q, keys, values, dout]: [&Head; 4],
     delta: usize,
-    (exp4, before, dq): (&str, usize, &Access),
+    (before, dq): (usize, &Access),
 ) {
     let shape = k.shape;
     w.own(cx, &format!("(group - {before}u)"), true);
@@ -307,14 +315,14 @@ fn queries_walk(
     query_values(cx, k, w, "first_own + own_row", delta);
     cx.code.close();
     w.declare_sums(cx, "dq");
-    w.open(cx, true, "walk");
-    let met = w.meet(cx, ["key", "value"], &[(keys, shape.k_len), (values, shape.k_len)]);
+    let met = w.met(cx, ["key", "value"], &[(keys, shape.k_len), (values, shape.k_len)]);
+    w.open(cx, true, &met, false);
     w.scores(cx, "query", &met[0], 0);
     w.scores(cx, "slope", &met[1], 1);
     cx.code.line("workgroupBarrier();");
     w.each(cx, &|cx| {
         w.masked(cx);
-        slopes(cx, w, exp4, ["vec4<f32>(lse)", "vec4<f32>(delta)"], false);
+        slopes(cx, w, ["vec4<f32>(lse)", "vec4<f32>(delta)"], false);
     });
     cx.code.line("workgroupBarrier();");
     w.weighted(cx, "dq", 1, &met[0]);
@@ -332,8 +340,8 @@ fn query_values(cx: &mut Cx, k: &AttentionGrad, w: &Walker, position: &str, delt
 }
 
 /// Writes the weights of the vector at hand, if they are wanted, and the slopes.
-fn slopes(cx: &mut Cx, w: &Walker, exp4: &str, [lse, delta]: [&str; 2], weights: bool) {
-    cx.code.line(format!("let weight = {exp4}(score - {lse});"));
+fn slopes(cx: &mut Cx, w: &Walker, [lse, delta]: [&str; 2], weights: bool) {
+    cx.code.line(format!("let weight = exp(score - {lse});"));
     let second = w.walk.rows as usize * w.walk.score_stride();
     let scale = float(w.shape.scale as f32);
     cx.code.line(format!("let slope = weight * (sums[at + {second}u] - {delta}) * {scale};"));

@@ -432,9 +432,9 @@ fn results_of(k: &Contract) -> usize {
 fn walks(piece: &Piece, shape: &AttentionShape, grad: bool, caps: &Caps) -> Vec<Variant> {
     let tiles = shape.batch * shape.heads * shape.q_len.div_ceil(64);
     let order = if tiles >= BUSY_GROUPS / 2 {
-        [(64, 32), (64, 64), (128, 32), (32, 32)]
+        [(64, 16), (64, 32), (128, 32), (32, 32), (128, 16)]
     } else {
-        [(32, 32), (16, 32), (64, 32), (32, 64)]
+        [(32, 32), (16, 32), (64, 16), (64, 32), (32, 64)]
     };
     let fits = |(rows, cols): &(u32, u32)| Walk { rows: *rows, cols: *cols }.allows(shape, grad, caps);
     let all = order.into_iter().filter(|walk| piece.f16_operands && fits(walk));

@@ -321,6 +321,12 @@ impl Staged<'_> {
 
     /// Binds what does not change along depth. `first_row` is a name.
     pub fn prepare(&self, cx: &mut Cx, first_row: &str) {
+        self.places(cx);
+        self.address(cx, first_row);
+    }
+
+    /// Binds which vectors of the tile are the invocation's, and declares the registers in which they come.
+    pub fn places(&self, cx: &mut Cx) {
         self.x.begin(cx, self.name, self.batch);
         let across = self.extents().0 / 4;
         for round in 0..self.rounds() {
@@ -331,6 +337,14 @@ impl Staged<'_> {
             if self.partial(round) {
                 cx.code.line(format!("let {p}_works = {p}_vector < {}u;", self.vectors()));
             }
+            cx.code.line(format!("var {p} = {}();", self.vector(cx)));
+        }
+    }
+
+    /// Binds the addresses of the invocation's vectors at depth 0, where the tile's first row is the one named `first_row`.
+    pub fn address(&self, cx: &mut Cx, first_row: &str) {
+        for round in 0..self.rounds() {
+            let p = format!("{}_{round}", self.name);
             let row = if self.along_depth() { format!("{p}_line") } else { format!("{p}_place") };
             cx.code.line(format!("let {p}_row = {first_row} + {row};"));
             // Four rows of any strides each have an address.
@@ -341,7 +355,6 @@ impl Staged<'_> {
                 cx.code
                     .line(format!("let {p}_at{l} = {};", affine(0, &[(1, format!("{}_base", self.name)), (1, row)])));
             }
-            cx.code.line(format!("var {p} = {}();", self.vector(cx)));
         }
     }
 

@@ -494,7 +494,9 @@ fn half(x: f64) -> f64 {
     (x / step).round() * step
 }
 
-/// Both ways on cooperative matrices, operands such that only weights and slopes are rounded: 2^-11 each, of sums of some of size 1.
+/// Both ways on cooperative matrices, operands such that only weights and slopes are rounded: 2^-11 each, of sums of some of size 1. Of one case the
+/// queries are so large that scores exceed those of the tiles before by more than exponentials bear, and sums are scaled; forward only, for gradients
+/// of such scores are large too.
 #[test]
 fn attention_on_cooperative_matrices() {
     let mut rng = Rng(37);
@@ -508,11 +510,12 @@ fn attention_on_cooperative_matrices() {
         scale: 1.0 / (head_dim as f64).sqrt(),
     };
     let cases = [
-        (shape(2, 40, 40, 16, true), 1, (32, 16)),
-        (shape(1, 20, 35, 20, false), 0, (16, 16)),
-        (shape(1, 37, 37, 12, true), 2, (16, 32)),
+        (shape(2, 40, 40, 16, true), 1, (32, 16), 1.0),
+        (shape(1, 20, 35, 20, false), 0, (16, 16), 1.0),
+        (shape(1, 37, 37, 12, true), 2, (16, 32), 1.0),
+        (shape(2, 70, 70, 20, true), 0, (32, 16), 32.0),
     ];
-    for (shape, which, (rows, cols)) in cases {
+    for (shape, which, (rows, cols), size) in cases {
         let (qs, ks) = (shape.q_space(), shape.k_space());
         let (qn, kn) = (qs.iter().product::<usize>(), ks.iter().product::<usize>());
         let count: usize = shape.lse_space().iter().product();
@@ -520,6 +523,7 @@ fn attention_on_cooperative_matrices() {
         let k_at = |arg: u32| Access::direct(ArgId(arg), 0, layout(&ks, which));
         let lse_at = |arg: u32| Access::direct(ArgId(arg), 0, row_major(&shape.lse_space()));
         let [q, k, v, dout] = [qn, kn, kn, qn].map(|n| rng.floats(n).into_iter().map(half).collect::<Vec<_>>());
+        let q: Vec<f64> = q.into_iter().map(|x| size * x).collect();
         let forward = KernelKind::Attention(Attention {
             shape,
             q: q_at(0),
@@ -533,6 +537,9 @@ fn attention_on_cooperative_matrices() {
         let walk = [Variant::AttentionMatrices { rows, cols }];
         let name = format!("attention {shape:?} layout {which}");
         check_these(&name, &forward, &args, Tolerance { relative: 1e-3, absolute: 1e-3 }, &walk);
+        if size > 1.0 {
+            continue;
+        }
 
         let mut done: Vec<Vec<f64>> = args.iter().map(|a| a.data.clone()).collect();
         let whole = program(&forward, &args, Layout::Own);

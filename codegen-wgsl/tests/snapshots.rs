@@ -119,7 +119,8 @@ fn cooperative_matrices() {
 
 #[test]
 fn what_cooperative_matrices_need() {
-    let caps = Caps { cooperative: Some(32), f16: true, workgroup_bytes: 48 << 10, ..Caps::webgpu() };
+    let subgroups = Some((32, 32));
+    let caps = Caps { cooperative: Some(32), subgroups, f16: true, workgroup_bytes: 48 << 10, ..Caps::webgpu() };
     let refused = |program: &Program, caps: &Caps, variant: Variant| {
         let kernel = program.kernels.values().find(|k| matches!(k.kind, KernelKind::Contract(_))).unwrap();
         let piece = &pieces(program, kernel, caps).unwrap()[0];
@@ -150,6 +151,8 @@ fn what_cooperative_matrices_need() {
     assert!(!listed && message.ends_with("and the program is for f32: choose another variant"), "{message}");
     let (listed, message) = of_attention(&permitting, &Caps { cooperative: Some(64), ..caps.clone() }, 32);
     assert!(!listed && message.contains("in subgroups of 32"), "{message}");
+    let (listed, message) = of_attention(&permitting, &Caps { subgroups: None, ..caps.clone() }, 32);
+    assert!(!listed && message.contains("with subgroup operations"), "{message}");
     let (listed, message) = of_attention(&permitting, &caps, 4096);
     assert!(listed && message.contains("bytes of workgroup memory: choose another variant"), "{message}");
 }

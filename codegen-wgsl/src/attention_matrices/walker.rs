@@ -33,7 +33,7 @@ impl<'a> Walker<'a> {
         let shape = square.shape;
         if !walk.allows(&shape, grad, cx.caps) {
             return refuse(format!(
-                "kernel {}: attention of {} rows by {} on cooperative matrices needs an adapter that has them in subgroups of {SUBGROUP}, heads of at \
+                "kernel {}: attention of {} rows by {} on cooperative matrices needs an adapter that has them in subgroups of {SUBGROUP}, with subgroup operations, heads of at \
                  most {LARGEST_HEAD} dimensions and {} bytes of workgroup memory: choose another variant",
                 cx.name,
                 walk.rows,
@@ -104,8 +104,8 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Brings the tiles that are met at `first_met` into workgroup memory; those of before are free then.
-    pub fn meet<'b>(&self, cx: &mut Cx, names: [&'static str; 2], sides: &[Side<'b>]) -> Vec<Staged<'b>> {
+    /// The tiles that are met, in their places; declares the registers in which they come.
+    pub fn met<'b>(&self, cx: &mut Cx, names: [&'static str; 2], sides: &[Side<'b>]) -> Vec<Staged<'b>> {
         let met = self.walk.tiles(&self.shape).0 / 4;
         let tiles: Vec<Staged> = sides
             .iter()
@@ -113,19 +113,47 @@ impl<'a> Walker<'a> {
             .zip(0..)
             .map(|(((head, _), name), i)| self.staged(name, head, self.walk.cols, i * met))
             .collect();
-        for tile in &tiles {
-            tile.prepare(cx, "first_met");
-            tile.fetch(
-                cx,
-                "0u",
-                !self.met.is_multiple_of(self.walk.cols as usize),
-                self.depth() != self.shape.head_dim,
-            );
+        tiles.iter().for_each(|tile| tile.places(cx));
+        tiles
+    }
+
+    /// Opens the loop over the tiles that are met, by queries those up to their last key, by keys those from their first query on, and brings what is
+    /// met into workgroup memory. `ahead`: the next tiles are on their way meanwhile, in registers.
+    pub fn open(&self, cx: &mut Cx, queries: bool, tiles: &[Staged], ahead: bool) {
+        let (all, rows, cols) = (self.met_tiles(), self.walk.rows, self.walk.cols);
+        let (from, to) = match (self.shape.causal, queries) {
+            (false, _) => ("0u".to_string(), format!("{all}u")),
+            (true, true) => ("0u".into(), format!("min((first_own + {}u) / {cols}u + 1u, {all}u)", rows - 1)),
+            (true, false) => (format!("first_own / {cols}u"), format!("{all}u")),
+        };
+        cx.code.line(format!("let walk_from = {from};"));
+        cx.code.line(format!("let walk_end = {to};"));
+        let fetch = |cx: &mut Cx, first: &str| {
+            cx.code.line(format!("let then_met = {first};"));
+            for tile in tiles {
+                tile.address(cx, "then_met");
+                let rows = !self.met.is_multiple_of(cols as usize);
+                tile.fetch(cx, "0u", rows, self.depth() != self.shape.head_dim);
+            }
+            cx.code.close();
+        };
+        if ahead {
+            cx.code.open("");
+            fetch(cx, &format!("walk_from * {cols}u"));
+        }
+        cx.code.open("for (var walk = walk_from; walk < walk_end; walk++)");
+        cx.code.line(format!("let first_met = walk * {cols}u;"));
+        if !ahead {
+            cx.code.open("");
+            fetch(cx, "first_met");
         }
         cx.code.line("workgroupBarrier();");
         tiles.iter().for_each(|tile| tile.commit(cx));
         cx.code.line("workgroupBarrier();");
-        tiles
+        if ahead {
+            cx.code.open("if (walk + 1u < walk_end)");
+            fetch(cx, &format!("first_met + {cols}u"));
+        }
     }
 
     /// Writes the products of the subgroup's rows of `kept` with the rows of `met` to the scores numbered `number`.
@@ -185,6 +213,26 @@ impl<'a> Walker<'a> {
     pub fn declare_sums(&self, cx: &mut Cx, name: &str) {
         for d in 0..self.along() {
             cx.code.line(format!("var {name}_{d} = coop_mat16x16<f32,C>();"));
+        }
+    }
+
+    /// Multiplies the rows of the sums `into` by `factor`, each by that of the invocations that share it.
+    pub fn scale(&self, cx: &mut Cx, into: &str, factor: &str) {
+        let per = self.walk.cols / SIDE;
+        let stride = self.walk.score_stride();
+        for first in (0..self.along()).step_by(per as usize) {
+            let here = per.min(self.along() - first);
+            cx.code.open("");
+            (0..here).for_each(|b| self.store(cx, &format!("{into}_{}", first + b), 0, b));
+            cx.code.line("workgroupBarrier();");
+            for i in 0..here * SIDE / 8 {
+                cx.code.line(format!("sums[own_row * {stride}u + {}u + side] *= {factor};", 2 * i));
+            }
+            cx.code.line("workgroupBarrier();");
+            for sum in (first..first + here).map(|b| format!("{into}_{b}")) {
+                cx.code.line(format!("{sum} = coopLoadT<coop_mat16x16<f32,C>>(&sums[{sum}_to], {sum}_stride);"));
+            }
+            cx.code.close();
         }
     }
 
@@ -277,18 +325,5 @@ impl<'a> Walker<'a> {
         let tile = format!("{group} % {tiles}u");
         let tile = if last_first { format!("({}u - {tile})", tiles - 1) } else { format!("({tile})") };
         cx.code.line(format!("let first_own = {tile} * {}u;", self.walk.rows));
-    }
-
-    /// Opens the loop over the tiles that are met: by queries those up to their last key, by keys those from their first query on.
-    pub fn open(&self, cx: &mut Cx, queries: bool, name: &str) {
-        let (all, rows, cols) = (self.met_tiles(), self.walk.rows, self.walk.cols);
-        let (from, to) = match (self.shape.causal, queries) {
-            (false, _) => ("0u".to_string(), format!("{all}u")),
-            (true, true) => ("0u".into(), format!("min((first_own + {}u) / {cols}u + 1u, {all}u)", rows - 1)),
-            (true, false) => (format!("first_own / {cols}u"), format!("{all}u")),
-        };
-        cx.code.line(format!("let {name}_end = {to};"));
-        cx.code.open(format!("for (var {name} = {from}; {name} < {name}_end; {name}++)"));
-        cx.code.line(format!("let first_met = {name} * {cols}u;"));
     }
 }

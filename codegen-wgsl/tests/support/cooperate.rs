@@ -44,6 +44,10 @@ fn store_sums(lane: u32, m: Sums, first: u32, stride: u32) {
   sums[at] = m.low;
   sums[at + 1u] = m.high;
 }
+fn load_sums(lane: u32, first: u32, stride: u32) -> Sums {
+  let at = first + lane % 32u / 2u * stride + lane % 2u * 2u;
+  return Sums(sums[at], sums[at + 1u]);
+}
 fn round_half(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
   let magnitude = bits & 0x7fffffffu;
@@ -73,6 +77,10 @@ pub fn emulated(code: &str) -> String {
                 let (array, operands) = operands.split_once('[').expect("an element of an array");
                 let (from, stride) = operands.split_once("], ").expect("an index and a stride");
                 let stride = stride.trim_end_matches(");");
+                if role.ends_with('C') {
+                    line = format!("{before}load_sums(local, {from}, {stride});");
+                    break;
+                }
                 let number = arrays.iter().position(|a| a == array).unwrap_or(arrays.len());
                 if number == arrays.len() {
                     arrays.push(array.to_string());

@@ -1,11 +1,12 @@
 //! Cooperative matrices: whether an adapter has those that kernels use, and whether they multiply as they should.
 //!
-//! Invariant: kernels use cooperative matrices only on a device where products in every layout have just agreed with the processor's arithmetic, and have
-//! come out the same, bit for bit, [`RUNS`] times.
+//! Invariant: kernels use cooperative matrices only on a device where products in every layout, and attention and its gradients, have just agreed with the
+//! processor's arithmetic, and have come out the same, bit for bit, [`RUNS`] times.
 
 use std::sync::Arc;
 
-use tinygpt_ir::{Builder, TensorType};
+use tinygpt_ir::op::Wrt;
+use tinygpt_ir::{Builder, Graph, TensorType};
 use tinygpt_passes::compile::lower;
 use tinygpt_passes::pass::{Pass, Pipeline};
 
@@ -13,6 +14,7 @@ use super::device::Gpu;
 use super::executor::GpuExecutor;
 use crate::error::one_line;
 use crate::executor::Executor;
+use crate::interp::InterpExecutor;
 use crate::tensor::HostTensor;
 use crate::{Error, Result};
 
@@ -69,12 +71,14 @@ const SHAPES: [[usize; 3]; 2] = [[100, 116, 84], [64, 64, 2080]];
 const LAYOUTS: [(&str, bool, bool); 4] =
     [("ak,bk->ab", false, false), ("ak,kb->ab", false, true), ("ka,kb->ab", true, true), ("ka,bk->ab", true, false)];
 
-/// Whether `gpu`, whose cooperative matrices are not trusted yet, multiplies in every layout as the processor does.
+/// Whether `gpu`, whose cooperative matrices are not trusted yet, multiplies in every layout, and attends, as the processor does.
 pub(super) fn agree(gpu: &Arc<Gpu>) -> Result<bool> {
     let cases = SHAPES.iter().flat_map(|shape| LAYOUTS.iter().map(move |layout| (*shape, *layout)));
     // At the same time, since most of it is compilation.
     let agreed: Vec<bool> = std::thread::scope(|scope| {
-        let threads: Vec<_> = cases.map(|(shape, layout)| scope.spawn(move || agrees(gpu, shape, layout))).collect();
+        let mut threads: Vec<_> =
+            cases.map(|(shape, layout)| scope.spawn(move || agrees(gpu, shape, layout))).collect();
+        threads.push(scope.spawn(move || agrees_on_attention(gpu)));
         let panicked = |_| Err(Error::failed("a thread that checked cooperative matrices has panicked"));
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect::<Result<_>>()
     })?;
@@ -88,17 +92,8 @@ fn agrees(gpu: &Arc<Gpu>, [m, n, k]: [usize; 3], (spec, x_turned, y_turned): (&s
     let (x_shape, y_shape) = (shape(m, x_turned), shape(n, y_turned));
     let (x, y) = (b.input("x", TensorType::f32(x_shape)), b.input("y", TensorType::f32(y_shape)));
     b.output("product", x.contract(spec, y));
-    let failed = |e: String| {
-        Error::failed(format!("the check of cooperative matrices cannot be compiled, a fault of tinygpt: {e}"))
-    };
     let graph = b.finish().map_err(|e| failed(one_line(e)))?;
-    let graph = Pipeline::new([Pass::Precision]).run(graph).map_err(|e| failed(one_line(e)))?.graph;
-    let program = lower(&graph, &gpu.target(), true, false).map_err(failed)?.program;
-    let mut executor = GpuExecutor::new(Arc::clone(gpu), Arc::new(program))?;
-    // Numbers that f16 holds exactly, however a device rounds.
-    let values = |seed: usize, count: usize| -> Vec<f32> {
-        (0..count).map(|i| ((i * 7919 + seed * 101) % 2003) as f32 / 1024.0 - 1.0).collect()
-    };
+    let mut executor = executor(gpu, graph)?;
     let (x, y) = (values(0, m * k), values(1, n * k));
     executor.write("x", &HostTensor::f32(&x_shape, x.clone())?)?;
     executor.write("y", &HostTensor::f32(&y_shape, y.clone())?)?;
@@ -110,17 +105,73 @@ fn agrees(gpu: &Arc<Gpu>, [m, n, k]: [usize; 3], (spec, x_turned, y_turned): (&s
     let (x, y) = (rows(x, m, x_turned), rows(y, n, y_turned));
     let dot = |(x, y): (&[f64], &[f64])| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
     let expected: Vec<f64> = x.chunks_exact(k).flat_map(|x| y.chunks_exact(k).map(move |y| dot((x, y)))).collect();
-    let mut first = HostTensor::f32(&[m, n], vec![0.0; m * n])?;
-    let mut found = first.clone();
     // The order of additions alone differs: sums of f16 precision would miss this.
     let tolerance = 1e-5 * k as f64;
+    repeats(&mut executor, "product", &[m, n], &expected, tolerance)
+}
+
+/// Batch, heads, positions and dimensions of the attention: with tails in the latter two, and several tiles of positions.
+const ATTENTION: [usize; 4] = [1, 2, 100, 20];
+
+/// The same of causal attention and its gradients.
+fn agrees_on_attention(gpu: &Arc<Gpu>) -> Result<bool> {
+    const INPUTS: [&str; 4] = ["q", "k", "v", "dout"];
+    const OUTPUTS: [&str; 4] = ["out", "dq", "dk", "dv"];
+    let b = Builder::new("attention");
+    let [q, k, v, dout] = INPUTS.map(|name| b.input(name, TensorType::f32(ATTENTION)));
+    let scale = 1.0 / (ATTENTION[3] as f64).sqrt();
+    let (out, lse) = (q.attention(k, v, true, scale), q.attention_lse(k, true, scale));
+    b.output("out", out);
+    for (name, wrt) in OUTPUTS[1..].iter().zip([Wrt::Q, Wrt::K, Wrt::V]) {
+        b.output(*name, q.attention_grad(wrt, [k, v, out, lse, dout], true, scale));
+    }
+    let graph = b.finish().map_err(|e| failed(one_line(e)))?;
+    let mut expected = InterpExecutor::new(&graph)?;
+    let mut executor = executor(gpu, graph)?;
+    for (seed, name) in INPUTS.iter().enumerate() {
+        let value = HostTensor::f32(&ATTENTION, values(seed, ATTENTION.iter().product()))?;
+        executor.write(name, &value)?;
+        expected.write(name, &value)?;
+    }
+    expected.step()?;
+    for name in OUTPUTS {
+        let mut value = HostTensor::f32(&ATTENTION, vec![0.0; ATTENTION.iter().product()])?;
+        expected.read_into(name, &mut value)?;
+        let value: Vec<f64> = value.as_f32()?.iter().map(|x| f64::from(*x)).collect();
+        // Weights and slopes are rounded to f16: 2^-11 of each, in sums of some of about 1.
+        if !repeats(&mut executor, name, &ATTENTION, &value, 4e-3)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn failed(e: String) -> Error {
+    Error::failed(format!("the check of cooperative matrices cannot be compiled, a fault of tinygpt: {e}"))
+}
+
+fn executor(gpu: &Arc<Gpu>, graph: Graph) -> Result<GpuExecutor> {
+    let graph = Pipeline::new([Pass::Precision]).run(graph).map_err(|e| failed(one_line(e)))?.graph;
+    let program = lower(&graph, &gpu.target(), true, false).map_err(failed)?.program;
+    GpuExecutor::new(Arc::clone(gpu), Arc::new(program))
+}
+
+/// Numbers that f16 holds exactly, however a device rounds.
+fn values(seed: usize, count: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i * 7919 + seed * 101) % 2003) as f32 / 1024.0 - 1.0).collect()
+}
+
+/// Whether the output `name` is as expected, and the same in all runs.
+fn repeats(executor: &mut GpuExecutor, name: &str, shape: &[usize], expected: &[f64], tolerance: f64) -> Result<bool> {
+    let mut first = HostTensor::f32(shape, vec![0.0; expected.len()])?;
+    let mut found = first.clone();
     for run in 0..RUNS {
         executor.step()?;
-        executor.read_into("product", &mut found)?;
+        executor.read_into(name, &mut found)?;
         if run == 0 {
             first.clone_from(&found);
             let close = |(found, expected): (&f32, &f64)| (f64::from(*found) - expected).abs() <= tolerance;
-            if !found.as_f32()?.iter().zip(&expected).all(close) {
+            if !found.as_f32()?.iter().zip(expected).all(close) {
                 return Ok(false);
             }
         } else if found != first {
@@ -128,4 +179,25 @@ fn agrees(gpu: &Arc<Gpu>, [m, n, k]: [usize; 3], (spec, x_turned, y_turned): (&s
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Precision;
+    use crate::gpu::GpuOptions;
+
+    /// Plain arithmetic passes the check that cooperative matrices have to pass.
+    #[test]
+    fn plain_arithmetic_agrees() {
+        let options = GpuOptions { tune: false, precision: Precision::Mixed, ..GpuOptions::default() };
+        match Gpu::open(&options) {
+            Ok(gpu) => assert!(agree(&gpu).unwrap()),
+            Err(e) => {
+                let required = std::env::var_os("TINYGPT_REQUIRE_GPU").is_some_and(|value| value == "1");
+                assert!(!required && e.to_string().starts_with("no GPU adapter"), "TINYGPT_REQUIRE_GPU: {e}");
+                println!("skipped: no GPU adapter");
+            }
+        }
+    }
 }
