@@ -3,65 +3,77 @@
 //! With p = exp(scale q k - lse), delta = sum over dimensions of dout * out, and ds = scale p (dout v - delta):
 //! dv = p^T dout, dk = ds^T q, dq = ds k.
 //!
-//! Two dispatches. The first computes delta of every query into scratch. In the second, some workgroups take a tile of keys each and walk over
-//! the tiles of queries (dk and dv), the others a tile of queries and walk over the tiles of keys (dq); each computes the scores it needs again. Tiles
-//! are as in module `attention`. Where they fit, the tile that a workgroup keeps stays in workgroup memory, and the two that it meets in a step are
-//! loaded at once, each once for both of its products.
+//! The first dispatch computes delta of every query into scratch. In the second, some workgroups take a tile of keys each and walk over
+//! the tiles of queries (dk and dv), the others a tile of queries and walk over the tiles of keys (dq); each computes the scores it needs again. Or the
+//! former keep ds in scratch, and the latter, in a third dispatch, read it there: five products instead of seven. Tiles
+//! are as in module `attention_grid`, and scores in units of log 2 as in module `attention`.
 //!
 //! Invariants
 //! - Tiles that causality hides are not visited; loop bounds depend on the workgroup's number only.
 //! - Rows beyond the last query have p = 0 and ds = 0.
 
-use crate::attention::{Head, Square, Staged, aligned_store};
+use crate::attention::{MASKED, aligned, aligned_store};
+use crate::attention_grid::{Grid, Head, Heads, LANES, Side};
 use crate::cx::Cx;
 use crate::error::{Error, refuse};
 use crate::text::float;
 use crate::tile::Registers;
-use tinygpt_ir::program::{Access, AttentionGrad};
+use crate::variant::AttentionTiling;
+use std::f32::consts::LOG2_E;
+use tinygpt_ir::program::{Access, AttentionGrad, AttentionShape};
 use tinygpt_ir::types::DType;
 
-struct Heads {
+struct Operands {
     q: Head,
     k: Head,
     v: Head,
     dout: Head,
 }
 
-pub fn emit(cx: &mut Cx, k: &AttentionGrad, tile: u32, stay: bool) -> Result<(), Error> {
+pub fn emit(cx: &mut Cx, k: &AttentionGrad, tiling: AttentionTiling, slopes: bool) -> Result<(), Error> {
     let shape = k.shape;
-    let s = Square::new(cx, shape, tile)?;
-    if stay && !Square::may_stay(&shape, tile, cx.caps.workgroup_bytes) {
-        return refuse(format!(
-            "kernel {}: tiles of {tile} by heads of {} dimensions cannot stay in {} bytes of workgroup memory: choose stay=0",
-            cx.name, shape.head_dim, cx.caps.workgroup_bytes
-        ));
-    }
-    let heads = Heads {
-        q: s.head(cx, &k.q, shape.q_len),
-        k: s.head(cx, &k.k, shape.k_len),
-        v: s.head(cx, &k.v, shape.k_len),
-        dout: s.head(cx, &k.dout, shape.q_len),
+    let g = Grid::new(cx, shape, tiling, true)?;
+    let heads = Heads::new(cx, shape)?;
+    let operands = Operands {
+        q: heads.head(cx, &k.q, shape.q_len),
+        k: heads.head(cx, &k.k, shape.k_len),
+        v: heads.head(cx, &k.v, shape.k_len),
+        dout: heads.head(cx, &k.dout, shape.q_len),
     };
-    flags(cx, k, [&heads.q, &heads.k, &heads.v], &heads.dout, Square::aligned);
-    let rows = s.heads() * shape.q_len;
+    flags(cx, k, [&operands.q, &operands.k, &operands.v], &operands.dout, aligned);
+    let rows = heads.count() * shape.q_len;
     let delta = cx.scratch(rows);
-    deltas(cx, k, &s, rows, delta)?;
+    deltas(cx, k, &heads, rows, delta)?;
 
-    if stay {
-        s.tile("weights", 0).declare(cx);
-        s.tile("slopes", 0).declare(cx);
-    } else {
-        s.declare(cx);
-    }
-    let key_groups = if k.dk.is_some() || k.dv.is_some() { s.heads() * s.key_tiles() } else { 0 };
-    let query_groups = if k.dq.is_some() { s.heads() * s.query_tiles() } else { 0 };
-    cx.entry("main", key_groups + query_groups, s.invocations())?;
-    cx.code.line(format!("let x = local % {}u;", tile / 4));
-    cx.code.line(format!("let y = local / {}u;", tile / 4));
-    cx.code.line(format!("let head = group % {}u;", s.heads()));
-    let at = |turn: &str| At { k, s: &s, heads: &heads, delta, stay, turn: turn.into() };
-    cx.code.line(format!("let turn = group / {}u;", s.heads()));
+    g.declare(cx);
+    let key_groups = if k.dk.is_some() || k.dv.is_some() { heads.count() * g.key_tiles() } else { 0 };
+    let query_groups = if k.dq.is_some() { heads.count() * g.query_tiles() } else { 0 };
+    let slopes = match slopes {
+        false => None,
+        true if key_groups > 0 && query_groups > 0 => Some(cx.scratch(slope_words(&shape, tiling))),
+        true => {
+            return refuse(format!(
+                "kernel {}: slopes are kept for the gradient of queries, and only one kind of gradients is wanted: choose slopes=0",
+                cx.name
+            ));
+        }
+    };
+    let together = if slopes.is_some() { key_groups } else { key_groups + query_groups };
+    cx.entry("main", together, g.invocations())?;
+    g.place_invocations(cx);
+    cx.code.line(format!("let head = group % {}u;", heads.count()));
+    let at = |turn: &str| At { k, tiling, g: &g, heads: &heads, operands: &operands, delta, slopes, turn: turn.into() };
+    cx.code.line(format!("let turn = group / {}u;", heads.count()));
     match (key_groups, query_groups) {
+        _ if slopes.is_some() => {
+            at("turn").of_keys(cx);
+            cx.code.close();
+            cx.entry("queries", query_groups, g.invocations())?;
+            g.place_invocations(cx);
+            cx.code.line(format!("let head = group % {}u;", heads.count()));
+            cx.code.line(format!("let turn = group / {}u;", heads.count()));
+            at("turn").of_queries(cx);
+        }
         (0, _) => at("turn").of_queries(cx),
         (_, 0) => at("turn").of_keys(cx),
         // In turns, those with most to do first.
@@ -73,15 +85,27 @@ pub fn emit(cx: &mut Cx, k: &AttentionGrad, tile: u32, stay: bool) -> Result<(),
             cx.code.close();
         }
         _ => {
-            cx.code.open(format!("if (turn < {}u)", s.key_tiles()));
+            cx.code.open(format!("if (turn < {}u)", g.key_tiles()));
             at("turn").of_keys(cx);
             cx.code.otherwise(None);
-            at(&format!("(turn - {}u)", s.key_tiles())).of_queries(cx);
+            at(&format!("(turn - {}u)", g.key_tiles())).of_queries(cx);
             cx.code.close();
         }
     }
     cx.code.close();
     Ok(())
+}
+
+/// Whether every tile of queries meets the tiles of keys up to its own number.
+fn is_triangle(shape: &AttentionShape, tiling: AttentionTiling) -> bool {
+    shape.causal && shape.q_len == shape.k_len && tiling.rows == tiling.cols
+}
+
+/// Words of scratch for the slopes of all pairs of tiles that are visited.
+pub fn slope_words(shape: &AttentionShape, tiling: AttentionTiling) -> usize {
+    let (queries, keys) = (shape.q_len.div_ceil(tiling.rows), shape.k_len.div_ceil(tiling.cols));
+    let pairs = if is_triangle(shape, tiling) { queries * (queries + 1) / 2 } else { queries * keys };
+    shape.batch * shape.heads * pairs * tiling.rows * tiling.cols
 }
 
 /// Declares what is bound as arrays of vectors. `aligned` says whether all loads of a head's tiles are of whole vectors.
@@ -98,7 +122,7 @@ pub fn flags(cx: &mut Cx, k: &AttentionGrad, heads: [&Head; 3], dout: &Head, ali
 }
 
 /// The first dispatch: one invocation a query.
-pub fn deltas(cx: &mut Cx, k: &AttentionGrad, s: &Square, rows: usize, delta: usize) -> Result<(), Error> {
+pub fn deltas(cx: &mut Cx, k: &AttentionGrad, heads: &Heads, rows: usize, delta: usize) -> Result<(), Error> {
     const GROUP: u32 = 64;
     let shape = k.shape;
     cx.entry("deltas", rows.div_ceil(GROUP as usize), GROUP)?;
@@ -107,7 +131,7 @@ pub fn deltas(cx: &mut Cx, k: &AttentionGrad, s: &Square, rows: usize, delta: us
     cx.code.line(format!("let head = row / {}u;", shape.q_len));
     cx.code.line(format!("let query = row % {}u;", shape.q_len));
     for (name, a) in [("out", &k.out), ("dout", &k.dout)] {
-        let at = s.row_address(cx, a, "query");
+        let at = heads.row_address(cx, a, "query");
         cx.code.line(format!("let {name}_at = {at};"));
     }
     cx.code.line("var delta = 0.0f;");
@@ -137,153 +161,194 @@ pub fn deltas(cx: &mut Cx, k: &AttentionGrad, s: &Square, rows: usize, delta: us
 /// What the code of a workgroup is made from.
 struct At<'a> {
     k: &'a AttentionGrad,
-    s: &'a Square,
+    tiling: AttentionTiling,
+    g: &'a Grid,
     heads: &'a Heads,
+    operands: &'a Operands,
     /// First word of the deltas in scratch.
     delta: usize,
-    stay: bool,
+    /// First word of the slopes, where they are kept: the blocks of a pair of tiles, the first elements of all invocations side by side.
+    slopes: Option<usize>,
     /// The number of the workgroup's tile among the head's, that with most to do first.
     turn: String,
 }
 
 impl At<'_> {
-    /// Registers `p` and `ds` of the tile of queries at `first_query` and of keys at `first_key`. `lse` and `delta` are vectors of the
-    /// four queries' values.
-    fn probabilities(&self, cx: &mut Cx) -> (Registers, Registers) {
-        let At { k, s, heads, .. } = self;
-        let shape = k.shape;
-        let (p, ds) = (s.registers("p"), s.registers("ds"));
+    /// A tile of queries, or of their gradient, in the array `name`.
+    fn of_query<'a>(&'a self, name: &'a str, head: &'a Head) -> Side<'a> {
+        Side { name, head, first: "first_query", count: self.k.shape.q_len, rows: self.tiling.rows }
+    }
+    /// A tile of keys or values.
+    fn of_key<'a>(&'a self, name: &'a str, head: &'a Head) -> Side<'a> {
+        Side { name, head, first: "first_key", count: self.k.shape.k_len, rows: self.tiling.cols }
+    }
+
+    /// Declares registers `p` and `ds` and gives them q k and dout v of the tile of queries at `first_query` and of keys at `first_key`. `kept`: whether
+    /// queries, or keys, stay.
+    fn products(&self, cx: &mut Cx, kept: [bool; 2]) -> (Registers, Registers) {
+        let At { g, operands, .. } = self;
+        let (p, ds) = (g.scores_block("p"), g.scores_block("ds"));
+        let [left, left_2] = if kept[0] { ["kept", "kept_2"] } else { ["left", "left"] };
+        let [right, right_2] = if kept[1] { ["kept", "kept_2"] } else { ["right", "right"] };
         p.declare(cx);
+        g.scores(cx, &p, self.of_query(left, &operands.q), self.of_key(right, &operands.k));
         ds.declare(cx);
-        if self.stay {
-            s.scores_of_staged(cx, &p, "queries", "keys");
-            s.scores_of_staged(cx, &ds, "douts", "values");
-        } else {
-            s.scores(cx, &p, (&heads.q, "first_query", shape.q_len), (&heads.k, "first_key", shape.k_len));
-            s.scores(cx, &ds, (&heads.dout, "first_query", shape.q_len), (&heads.v, "first_key", shape.k_len));
-        }
-        s.mask(cx, &p, "first_query", "first_key", shape.scale);
-        let exp = cx.helper("exp", true);
-        for (i, lane) in ["x", "y", "z", "w"].iter().enumerate() {
-            let (p, ds) = (p.at(i, 0), ds.at(i, 0));
-            cx.code.line(format!("{p} = {exp}({p} - vec4<f32>(lse.{lane})) * present.{lane};"));
-            cx.code.line(format!("{ds} = {p} * ({ds} - vec4<f32>(delta.{lane})) * {};", float(shape.scale as f32)));
-        }
+        g.scores(cx, &ds, self.of_query(left_2, &operands.dout), self.of_key(right_2, &operands.v));
         (p, ds)
     }
 
-    /// Binds `lse`, `delta` and `present` (1, or 0 beyond the last) of the four queries from `first_query + 4 y` on.
+    /// Makes weights `p` and slopes `ds` of the products. `lse` and `delta` are vectors of four queries' values.
+    fn probabilities(&self, cx: &mut Cx, p: &Registers, ds: &Registers) {
+        let At { k, g, .. } = self;
+        g.mask(cx, p);
+        let (scale, unit) = (float(k.shape.scale as f32), float((k.shape.scale * f64::from(LOG2_E)) as f32));
+        for i in 0..p.each_m {
+            let (part, lane) = (i / 4, LANES[i % 4]);
+            for j in 0..p.each_n / 4 {
+                let (p, ds) = (p.at(i, j), ds.at(i, j));
+                cx.code.line(format!("{p} = exp2(fma({p}, vec4<f32>({unit}), vec4<f32>(-lse_{part}.{lane})));"));
+                cx.code.line(format!("{ds} = {p} * ({ds} - vec4<f32>(delta_{part}.{lane})) * {scale};"));
+            }
+        }
+    }
+
+    /// Binds `lse` and `delta` of an invocation's queries from `first_query` on; beyond the last an lse that makes weights zero.
     fn query_values(&self, cx: &mut Cx) {
-        let At { k, s, delta, .. } = self;
+        let At { k, tiling, heads, delta, .. } = self;
         let n = k.shape.q_len;
-        cx.code.line("var lse = vec4<f32>();");
-        cx.code.line("var delta = vec4<f32>();");
-        cx.code.line("var present = vec4<f32>();");
-        for (i, lane) in ["x", "y", "z", "w"].iter().enumerate() {
-            let position = format!("first_query + y * 4u + {i}u");
-            cx.code.open(format!("if ({position} < {n}u)"));
-            let at = s.row_address(cx, &k.lse, &position);
+        for part in 0..tiling.each_m / 4 {
+            cx.code.line(format!("var lse_{part} = vec4<f32>({});", float(-MASKED)));
+            cx.code.line(format!("var delta_{part} = vec4<f32>();"));
+        }
+        for i in 0..tiling.each_m {
+            let (part, lane) = (i / 4, LANES[i % 4]);
+            let position = self.g.row("first_query", tiling.rows, tiling.each_m, i);
+            let whole = n.is_multiple_of(tiling.rows);
+            cx.code.open(if whole { String::new() } else { format!("if ({position} < {n}u)") });
+            let at = heads.row_address(cx, &k.lse, &position);
             let value = cx.load(k.lse.arg, &at);
-            cx.code.line(format!("lse.{lane} = {value};"));
+            cx.code.line(format!("lse_{part}.{lane} = {value} * {};", float(LOG2_E)));
             let value = Cx::load_scratch(&format!("head * {n}u + {position} + {delta}u"), DType::F32);
-            cx.code.line(format!("delta.{lane} = {value};"));
-            cx.code.line(format!("present.{lane} = 1.0f;"));
+            cx.code.line(format!("delta_{part}.{lane} = {value};"));
             cx.code.close();
         }
     }
 
-    /// Fills the tiles `queries` and `douts` from `first_query` on.
-    fn stage_queries(&self, cx: &mut Cx, transposed: [Option<&str>; 2]) {
-        let (heads, rows) = (self.heads, self.k.shape.q_len);
-        let staged = |name, head, transposed| Staged { name, head, first: "first_query", rows, transposed };
-        self.s.stage(cx, &[staged("queries", &heads.q, transposed[0]), staged("douts", &heads.dout, transposed[1])]);
+    /// Binds `slopes_at`, this invocation's first word of the slopes of the tiles `query_tile` and `key_tile`.
+    fn slopes_at(&self, cx: &mut Cx, first: usize) {
+        let At { k, g, tiling, .. } = self;
+        let (queries, keys, own) = (g.query_tiles(), g.key_tiles(), tiling.rows * tiling.cols);
+        let (pair, pairs) = match is_triangle(&k.shape, *tiling) {
+            true => ("query_tile * (query_tile + 1u) / 2u + key_tile".to_string(), queries * (queries + 1) / 2),
+            false => (format!("query_tile * {keys}u + key_tile"), queries * keys),
+        };
+        cx.code.line(format!("let slopes_at = (head * {pairs}u + {pair}) * {own}u + local + {first}u;"));
     }
 
-    /// Fills the tiles `keys` and `values` from `first_key` on.
-    fn stage_keys(&self, cx: &mut Cx, transposed: Option<&str>) {
-        let (heads, rows) = (self.heads, self.k.shape.k_len);
-        let staged = |name, head, transposed| Staged { name, head, first: "first_key", rows, transposed };
-        self.s.stage(cx, &[staged("keys", &heads.k, transposed), staged("values", &heads.v, None)]);
+    /// The word of slope (i, 4 j + l) of an invocation's block.
+    fn slope(&self, i: usize, j: usize, l: usize) -> String {
+        let AttentionTiling { each_n, .. } = self.tiling;
+        format!("slopes_at + {}u", (i * each_n + 4 * j + l) * self.tiling.invocations())
     }
 
     /// dk and dv of a tile of keys.
     fn of_keys(&self, cx: &mut Cx) {
-        let At { k, s, heads, turn, .. } = self;
-        let (shape, tile) = (k.shape, s.tile);
-        let registers = |wanted: bool, name: &str| -> Vec<Registers> {
-            (0..if wanted { s.chunks() } else { 0 }).map(|c| s.registers(&format!("{name}_{c}"))).collect()
-        };
-        let (dk, dv) = (registers(k.dk.is_some(), "dk"), registers(k.dv.is_some(), "dv"));
+        let At { k, g, tiling, heads, operands, turn, .. } = self;
+        let shape = k.shape;
+        let results = |wanted: bool, name: &str| if wanted { g.results(name, tiling.cols) } else { Vec::new() };
+        let (dk, dv) = (results(k.dk.is_some(), "dk"), results(k.dv.is_some(), "dv"));
         cx.code.line(format!("let key_tile = {turn};"));
-        cx.code.line(format!("let first_key = key_tile * {tile}u;"));
+        cx.code.line(format!("let first_key = key_tile * {}u;", tiling.cols));
         dk.iter().chain(&dv).for_each(|r| r.declare(cx));
-        if self.stay {
-            self.stage_keys(cx, None);
+        if tiling.stay {
+            g.keep(cx, &[self.of_key("kept", &operands.k), self.of_key("kept_2", &operands.v)]);
         }
-        let first = if shape.causal { "key_tile" } else { "0u" };
-        cx.code.open(format!("for (var query_tile = {first}; query_tile < {}u; query_tile++)", s.query_tiles()));
-        cx.code.line(format!("let first_query = query_tile * {tile}u;"));
+        let first = g.first_query_tile("first_key");
+        cx.code.open(format!("for (var query_tile = {first}; query_tile < {}u; query_tile++)", g.query_tiles()));
+        cx.code.line(format!("let first_query = query_tile * {}u;", tiling.rows));
         self.query_values(cx);
-        if self.stay {
-            let wanted = |sums: &[Registers], name| if sums.is_empty() { None } else { Some(name) };
-            self.stage_queries(cx, [wanted(&dk, "across"), wanted(&dv, "douts_across")]);
-        }
-        let (p, ds) = self.probabilities(cx);
-        let both = [(&dv, &p, &heads.dout), (&dk, &ds, &heads.q)];
-        if self.stay {
-            s.write_straight(cx, "weights", &p);
-            s.write_straight(cx, "slopes", &ds);
-            cx.code.line("workgroupBarrier();");
-            dv.iter().for_each(|sums| s.weighted_staged(cx, sums, "weights", "douts_across"));
-            dk.iter().for_each(|sums| s.weighted_staged(cx, sums, "slopes", "across"));
-        }
-        for (sums, block, x) in both.into_iter().filter(|(sums, ..)| !self.stay && !sums.is_empty()) {
-            // Nobody reads the weights of before any more.
-            cx.code.line("workgroupBarrier();");
-            s.write_straight(cx, "weights", block);
-            s.weighted(cx, sums, (x, "first_query", shape.q_len));
+        let (p, ds) = self.products(cx, [false, tiling.stay]);
+        let mut begun = false;
+        for (sums, block, x) in [(&dv, &p, &operands.dout), (&dk, &ds, &operands.q)] {
+            if !sums.is_empty() {
+                g.weighted(cx, sums, &g.weights_of_keys(), self.of_query("right", x), &mut |cx| {
+                    if begun {
+                        // Nobody reads the weights of before any more.
+                        cx.code.line("workgroupBarrier();");
+                    } else {
+                        self.probabilities(cx, &p, &ds);
+                        self.keep_slopes(cx, &ds);
+                    }
+                    g.write_straight(cx, block);
+                });
+                begun = true;
+            }
         }
         cx.code.close();
         for (sums, access) in [(&dk, &k.dk), (&dv, &k.dv)] {
             if let Some(access) = access {
-                s.store_rows(cx, sums, access, shape.k_len, "first_key", &|_| None);
+                g.store_rows(cx, heads, sums, access, shape.k_len, "first_key", tiling.cols, &|_| None);
+            }
+        }
+    }
+
+    fn keep_slopes(&self, cx: &mut Cx, ds: &Registers) {
+        let Some(first) = self.slopes else { return };
+        self.slopes_at(cx, first);
+        for i in 0..ds.each_m {
+            for j in 0..ds.each_n / 4 {
+                for (l, lane) in LANES.iter().enumerate() {
+                    cx.store_scratch(&self.slope(i, j, l), DType::F32, &format!("{}.{lane}", ds.at(i, j)));
+                }
             }
         }
     }
 
     /// dq of a tile of queries.
     fn of_queries(&self, cx: &mut Cx) {
-        let At { k, s, heads, turn, .. } = self;
-        let (shape, tile) = (k.shape, s.tile);
+        let At { k, g, tiling, heads, operands, turn, .. } = self;
+        let shape = k.shape;
         let Some(access) = &k.dq else { return };
-        let dq: Vec<Registers> = (0..s.chunks()).map(|c| s.registers(&format!("dq_{c}"))).collect();
-        cx.code.line(format!("let query_tile = {}u - {turn};", s.query_tiles() - 1));
-        cx.code.line(format!("let first_query = query_tile * {tile}u;"));
+        let dq = g.results("dq", tiling.rows);
+        cx.code.line(format!("let query_tile = {}u - {turn};", g.query_tiles() - 1));
+        cx.code.line(format!("let first_query = query_tile * {}u;", tiling.rows));
         dq.iter().for_each(|r| r.declare(cx));
-        self.query_values(cx);
-        if self.stay {
-            self.stage_queries(cx, [None, None]);
+        if self.slopes.is_none() {
+            self.query_values(cx);
+            if tiling.stay {
+                g.keep(cx, &[self.of_query("kept", &operands.q), self.of_query("kept_2", &operands.dout)]);
+            }
         }
-        let tiles = s.key_tiles();
-        let bound = if shape.causal { format!("min(query_tile + 1u, {tiles}u)") } else { format!("{tiles}u") };
-        cx.code.line(format!("let key_tiles = {bound};"));
+        cx.code.line(format!("let key_tiles = {};", g.key_tiles_of("first_query")));
         cx.code.open("for (var key_tile = 0u; key_tile < key_tiles; key_tile++)");
-        cx.code.line(format!("let first_key = key_tile * {tile}u;"));
-        if self.stay {
-            self.stage_keys(cx, Some("across"));
-        }
-        let (_, ds) = self.probabilities(cx);
-        if !self.stay {
-            cx.code.line("workgroupBarrier();");
-        }
-        s.write_transposed(cx, &ds);
-        if self.stay {
-            cx.code.line("workgroupBarrier();");
-            dq.iter().for_each(|sums| s.weighted_staged(cx, sums, "weights", "across"));
-        } else {
-            s.weighted(cx, &dq, (&heads.k, "first_key", shape.k_len));
-        }
+        cx.code.line(format!("let first_key = key_tile * {}u;", tiling.cols));
+        let (p, ds) = match self.slopes {
+            Some(first) => {
+                let ds = g.scores_block("ds");
+                self.slopes_at(cx, first);
+                for i in 0..ds.each_m {
+                    for j in 0..ds.each_n / 4 {
+                        let lanes = [0, 1, 2, 3].map(|l| Cx::load_scratch(&self.slope(i, j, l), DType::F32));
+                        cx.code.line(format!("let {} = vec4<f32>({});", ds.at(i, j), lanes.join(", ")));
+                    }
+                }
+                (None, ds)
+            }
+            None => {
+                let (p, ds) = self.products(cx, [tiling.stay, false]);
+                (Some(p), ds)
+            }
+        };
+        g.weighted(cx, &dq, &g.weights_of_queries(), self.of_key("right", &operands.k), &mut |cx| {
+            if let Some(p) = &p {
+                self.probabilities(cx, p, &ds);
+            } else {
+                // Nobody reads the weights of before any more.
+                cx.code.line("workgroupBarrier();");
+            }
+            g.write_transposed(cx, &ds);
+        });
         cx.code.close();
-        s.store_rows(cx, &dq, access, shape.q_len, "first_query", &|_| None);
+        g.store_rows(cx, heads, &dq, access, shape.q_len, "first_query", tiling.rows, &|_| None);
     }
 }

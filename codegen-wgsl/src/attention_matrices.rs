@@ -25,8 +25,9 @@
 
 mod walker;
 
-use crate::attention::{Head, MASKED, Square, aligned_store};
+use crate::attention::{MASKED, aligned_store};
 use crate::attention_grad::{deltas, flags};
+use crate::attention_grid::{Head, Heads};
 use crate::caps::Caps;
 use crate::cooperate::{PAD, SIDE, declare, tile_elements};
 use crate::cx::Cx;
@@ -125,22 +126,22 @@ fn permitted(cx: &Cx) -> Result<(), Error> {
 pub fn forward(cx: &mut Cx, k: &Attention, walk: Walk) -> Result<(), Error> {
     permitted(cx)?;
     let shape = k.shape;
-    let square = Square::new(cx, shape, 32)?;
-    let (q, keys) = (square.head(cx, &k.q, shape.q_len), square.head(cx, &k.k, shape.k_len));
-    let values = k.v.as_ref().map(|v| square.head(cx, v, shape.k_len));
+    let of = Heads::new(cx, shape)?;
+    let (q, keys) = (of.head(cx, &k.q, shape.q_len), of.head(cx, &k.k, shape.k_len));
+    let values = k.v.as_ref().map(|v| of.head(cx, v, shape.k_len));
     let mut flagged = vec![(&k.q, q.positions.is_aligned()), (&k.k, keys.positions.is_aligned())];
     flagged.extend(k.v.iter().zip(&values).map(|(v, head)| (v, head.positions.is_aligned())));
     flagged.extend(k.out.iter().map(|out| (out, aligned_store(cx, out, shape.head_dim))));
     flagged.extend(k.lse.iter().map(|a| (a, false)));
     cx.vectorise(&flagged);
-    let w = Walker::new(cx, walk, &square, false, shape.q_len, shape.k_len)?;
+    let w = Walker::new(cx, walk, &of, false, shape.q_len, shape.k_len)?;
     let log = cx.helper("log", false);
     memory(cx, walk, &shape, false);
 
     // Whether some row's exponentials became relative to a larger score in this step of the walk.
     cx.workgroup("raised", "array<u32, 1>", 4);
     cx.use_subgroups();
-    cx.entry("main", square.heads() * w.kept_tiles(), walk.invocations())?;
+    cx.entry("main", of.count() * w.kept_tiles(), walk.invocations())?;
     w.own(cx, "group", true);
     w.places(cx);
     w.keep(cx, ["query", "query"], &[(&q, shape.q_len)]);
@@ -201,7 +202,7 @@ pub fn forward(cx: &mut Cx, k: &Attention, walk: Walk) -> Result<(), Error> {
     cx.code.line("let row_total = total + subgroupShuffleXor(total, 1u);");
     if let Some(access) = &k.lse {
         cx.code.open(format!("if (side == 0u && first_own + own_row < {}u)", shape.q_len));
-        let at = square.row_address(cx, access, "first_own + own_row");
+        let at = of.row_address(cx, access, "first_own + own_row");
         cx.store(access.arg, &at, &format!("largest + {log}(row_total)"));
         cx.code.close();
     }
@@ -216,20 +217,20 @@ pub fn forward(cx: &mut Cx, k: &Attention, walk: Walk) -> Result<(), Error> {
 pub fn backward(cx: &mut Cx, k: &AttentionGrad, walk: Walk) -> Result<(), Error> {
     permitted(cx)?;
     let shape = k.shape;
-    let square = Square::new(cx, shape, 32)?;
+    let of = Heads::new(cx, shape)?;
     let heads = [(&k.q, shape.q_len), (&k.k, shape.k_len), (&k.v, shape.k_len), (&k.dout, shape.q_len)];
-    let [q, keys, values, dout] = heads.map(|(access, positions)| square.head(cx, access, positions));
+    let [q, keys, values, dout] = heads.map(|(access, positions)| of.head(cx, access, positions));
     flags(cx, k, [&q, &keys, &values], &dout, |head| head.positions.is_aligned());
-    let rows = square.heads() * shape.q_len;
+    let rows = of.count() * shape.q_len;
     let delta = cx.scratch(rows);
-    deltas(cx, k, &square, rows, delta)?;
+    deltas(cx, k, &of, rows, delta)?;
 
-    let of_keys = Walker::new(cx, walk, &square, true, shape.k_len, shape.q_len)?;
-    let of_queries = Walker::new(cx, walk, &square, true, shape.q_len, shape.k_len)?;
+    let of_keys = Walker::new(cx, walk, &of, true, shape.k_len, shape.q_len)?;
+    let of_queries = Walker::new(cx, walk, &of, true, shape.q_len, shape.k_len)?;
     memory(cx, walk, &shape, true);
     cx.workgroup("met_values", &format!("array<f32, {}>", 2 * walk.cols), 8 * walk.cols);
-    let key_groups = if k.dk.is_some() || k.dv.is_some() { square.heads() * of_keys.kept_tiles() } else { 0 };
-    let query_groups = if k.dq.is_some() { square.heads() * of_queries.kept_tiles() } else { 0 };
+    let key_groups = if k.dk.is_some() || k.dv.is_some() { of.count() * of_keys.kept_tiles() } else { 0 };
+    let query_groups = if k.dq.is_some() { of.count() * of_queries.kept_tiles() } else { 0 };
     cx.entry("main", key_groups + query_groups, walk.invocations())?;
     cx.code.open(format!("if (group < {key_groups}u)"));
     if key_groups > 0 {
@@ -332,7 +333,7 @@ fn queries_walk(
 
 /// Assigns `lse` and `delta` of the query at a position.
 fn query_values(cx: &mut Cx, k: &AttentionGrad, w: &Walker, position: &str, delta: usize) {
-    let at = w.square.row_address(cx, &k.lse, position);
+    let at = w.of.row_address(cx, &k.lse, position);
     let lse = cx.load(k.lse.arg, &at);
     cx.code.line(format!("lse = {lse};"));
     let value = Cx::load_scratch(&format!("head * {}u + {position} + {delta}u", k.shape.q_len), DType::F32);

@@ -3,15 +3,13 @@
 //! Defaults come from a rough model of a GPU: so many invocations keep it busy, and larger tiles read less memory a result. Measurement may pick
 //! any other of the list.
 
-use crate::attention::Square;
 use crate::attention_matrices::Walk;
 use crate::bind::Piece;
 use crate::caps::Caps;
 use crate::contract::Tiling;
 use crate::cooperate::{self, Blocks};
-use crate::tile::tile_bytes;
-use crate::variant::{ScatterOrder, Variant};
-use crate::{fold, pointwise, reduce, update};
+use crate::variant::{AttentionTiling, ScatterOrder, Variant};
+use crate::{attention_grad, fold, pointwise, reduce, update};
 use tinygpt_ir::program::{AttentionShape, Contract, KernelKind, Scatter};
 use tinygpt_ir::types::numel;
 
@@ -22,6 +20,8 @@ const MEASURED: usize = 8;
 const MEASURED_TOGETHER: usize = 6;
 /// Sums of slices that are worth their memory where processors are busy without slices: 256 MiB.
 const MOST_SUMS: usize = 1 << 26;
+/// Bytes of scratch worth their memory for slopes of scores: 256 MiB.
+const MOST_SLOPES: u64 = 256 << 20;
 /// Numbers of slices worth measuring with one tiling.
 const SPLITS: usize = 2;
 /// A large GPU: its processors, how many operations each starts in a cycle, and on how many invocations each of those works.
@@ -53,19 +53,17 @@ pub fn variants(piece: &Piece, caps: &Caps) -> Vec<Variant> {
         KernelKind::Contract(k) => contract(k, caps, room),
         KernelKind::Attention(k) => {
             let mut list = walks(piece, &k.shape, false, caps);
-            let plain = tiles(k.shape.q_len.max(k.shape.k_len), caps);
+            let plain = tilings(&k.shape, caps);
             let most = if list.is_empty() { plain.len() } else { 1 };
-            list.extend(plain.into_iter().take(most).map(|tile| Variant::Attention { tile }));
+            list.extend(plain.into_iter().take(most).map(Variant::Attention));
             list
         }
         KernelKind::AttentionGrad(k) => {
-            let tiles = tiles(k.shape.q_len.max(k.shape.k_len), caps).into_iter();
-            let stay = |tile| Square::may_stay(&k.shape, tile, caps.workgroup_bytes);
-            let both = tiles.flat_map(|tile| [true, false].map(|stay| (tile, stay)));
-            let mut plain = both.filter(|(tile, stays)| !stays || stay(*tile)).collect::<Vec<_>>();
             let mut list = walks(piece, &k.shape, true, caps);
-            plain.truncate(if list.is_empty() { plain.len() } else { 1 });
-            list.extend(plain.into_iter().map(|(tile, stay)| Variant::AttentionGrad { tile, stay }));
+            let all = k.dq.is_some() && (k.dk.is_some() || k.dv.is_some());
+            let plain = grad_tilings(&k.shape, all, caps);
+            let most = if list.is_empty() { plain.len() } else { 1 };
+            list.extend(plain.into_iter().take(most));
             list
         }
         KernelKind::Scatter(k) => scatter(k, group),
@@ -441,16 +439,77 @@ fn walks(piece: &Piece, shape: &AttentionShape, grad: bool, caps: &Caps) -> Vec<
     all.map(|(rows, cols)| Variant::AttentionMatrices { rows, cols }).collect()
 }
 
-fn tiles(longest: usize, caps: &Caps) -> Vec<u32> {
-    let bytes = |t: u32| 3 * tile_bytes(t as usize, t as usize) as u32 + t * t;
-    let fits = |t: &u32| bytes(*t) <= caps.workgroup_bytes && (t / 4) * (t / 4) <= caps.flat_workgroup();
-    let order: &[u32] = match longest {
-        0..=8 => &[8, 16],
-        9..=16 => &[16, 8, 32],
-        _ => &[32, 16, 64],
+const fn attention_tiling(
+    [rows, cols]: [usize; 2],
+    [each_m, each_n]: [usize; 2],
+    depth: usize,
+    stay: bool,
+) -> AttentionTiling {
+    AttentionTiling { rows, cols, each_m, each_n, depth, stay }
+}
+
+/// Tilings of attention for short sequences, or where workgroup memory is small.
+const SMALL: [AttentionTiling; 3] = [
+    attention_tiling([32, 32], [4, 4], 16, false),
+    attention_tiling([16, 16], [4, 4], 16, false),
+    attention_tiling([8, 8], [4, 4], 8, false),
+];
+
+/// Those of `list` that fit the adapter, or the largest small one that does, which the shortest sequences have too.
+fn fitting(list: Vec<AttentionTiling>, shape: &AttentionShape, grad: bool, caps: &Caps) -> Vec<AttentionTiling> {
+    let longest = shape.q_len.max(shape.k_len);
+    let fits = |t: &AttentionTiling| t.fits(shape, grad, caps);
+    let mut list: Vec<AttentionTiling> = list.into_iter().filter(|t| longest > 16 && fits(t)).collect();
+    let small = SMALL.into_iter().filter(|t| t.rows == 8 || t.rows < 2 * longest && fits(t));
+    let most = if longest > 16 { usize::from(list.is_empty()) } else { 2 };
+    list.extend(small.take(most));
+    list
+}
+
+/// Whether tiles of 64 queries keep a large GPU busy.
+fn has_large_tiles(shape: &AttentionShape) -> bool {
+    2 * shape.batch * shape.heads * shape.q_len.div_ceil(64) >= BUSY_GROUPS
+}
+
+/// The ways of attention in plain arithmetic.
+fn tilings(shape: &AttentionShape, caps: &Caps) -> Vec<AttentionTiling> {
+    let mut list = vec![
+        attention_tiling([64, 64], [4, 8], 32, true),
+        attention_tiling([32, 32], [4, 4], 32, true),
+        attention_tiling([32, 64], [4, 8], 32, true),
+    ];
+    if !has_large_tiles(shape) {
+        list.rotate_left(1);
+    }
+    fitting(list, shape, false, caps)
+}
+
+/// The ways of its gradient. Those that keep slopes have a dispatch more, and need `all`: gradients of queries and of others.
+fn grad_tilings(shape: &AttentionShape, all: bool, caps: &Caps) -> Vec<Variant> {
+    let large = attention_tiling([64, 64], [4, 8], 32, false);
+    let middle = |stay| attention_tiling([32, 32], [4, 4], 32, stay);
+    let mut list = vec![(large, true), (middle(true), true), (large, false), (middle(false), false)];
+    if !has_large_tiles(shape) {
+        list.rotate_left(2);
+    }
+    let variant = |(tiling, slopes)| Variant::AttentionGrad { tiling, slopes };
+    let room = |t: &AttentionTiling| {
+        let bytes = 4 * attention_grad::slope_words(shape, *t) as u64;
+        all && bytes <= caps.max_binding_bytes.min(MOST_SLOPES)
     };
-    let list: Vec<u32> = order.iter().copied().filter(fits).collect();
-    if list.is_empty() { vec![8] } else { list }
+    let longest = shape.q_len.max(shape.k_len);
+    let fits =
+        |(t, slopes): &(AttentionTiling, bool)| longest > 16 && t.fits(shape, true, caps) && (!slopes || room(t));
+    let list: Vec<Variant> = list.into_iter().filter(fits).map(variant).collect();
+    if !list.is_empty() {
+        return list;
+    }
+    let small = fitting(Vec::new(), shape, true, caps).into_iter();
+    small
+        .flat_map(|t| [false, true].map(|slopes| (t, slopes)))
+        .filter(|(t, slopes)| !slopes || room(t))
+        .map(variant)
+        .collect()
 }
 
 fn scatter(k: &Scatter, most: u32) -> Vec<Variant> {

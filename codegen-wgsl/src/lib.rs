@@ -20,6 +20,7 @@
 
 mod attention;
 mod attention_grad;
+mod attention_grid;
 mod attention_matrices;
 pub mod bind;
 mod bundle;
@@ -52,4 +53,4 @@ pub use error::Error;
 pub use link::link;
 pub use module::{Dialect, Dispatch, Module, emit};
 pub use validate::validate;
-pub use variant::{Choice, ScatterOrder, Variant};
+pub use variant::{AttentionTiling, Choice, ScatterOrder, Variant};

@@ -101,9 +101,9 @@ pub fn emit(piece: &Piece, caps: &Caps, variant: &Variant) -> Result<Module, Err
         (KernelKind::Contract(k), Variant::Cooperate { m, n, k: depth, by_m, by_n, split }) => {
             cooperate::emit(&mut cx, k, cooperate::Blocks { m, n, k: depth, by_m, by_n, split })?
         }
-        (KernelKind::Attention(k), Variant::Attention { tile }) => attention::emit(&mut cx, k, tile)?,
-        (KernelKind::AttentionGrad(k), Variant::AttentionGrad { tile, stay }) => {
-            attention_grad::emit(&mut cx, k, tile, stay)?
+        (KernelKind::Attention(k), Variant::Attention(tiling)) => attention::emit(&mut cx, k, tiling)?,
+        (KernelKind::AttentionGrad(k), Variant::AttentionGrad { tiling, slopes }) => {
+            attention_grad::emit(&mut cx, k, tiling, slopes)?
         }
         (KernelKind::Attention(k), Variant::AttentionMatrices { rows, cols }) => {
             attention_matrices::forward(&mut cx, k, Walk { rows, cols })?

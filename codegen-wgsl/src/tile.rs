@@ -390,21 +390,6 @@ impl Tile {
             cx.code.close();
         }
     }
-
-    /// Writes the fetched blocks to the tile `to` with rows and depth exchanged: its rows are what is depth here.
-    pub fn commit_transposed(&self, cx: &mut Cx, to: &Tile) {
-        for round in 0..self.rounds() {
-            let p = format!("{}_{round}", self.name);
-            cx.code.open(if self.partial(round) { format!("if ({p}_works)") } else { String::new() });
-            cx.code.line(format!("let {p}_across = {p}_row / 4u * {}u + {p}_depth / 4u;", to.block_stride()));
-            for (i, lane) in ["x", "y", "z", "w"].iter().enumerate() {
-                let at = affine((i * to.rows / 4) as i64, &[(1, format!("{p}_across"))]);
-                let each: Vec<String> = (0..4).map(|j| format!("{p}_d{j}.{lane}")).collect();
-                cx.code.line(format!("{}[{at}] = vec4<f32>({});", to.name, each.join(", ")));
-            }
-            cx.code.close();
-        }
-    }
 }
 
 /// `let name = value`, or zero where a guard fails.

@@ -13,6 +13,25 @@ pub enum ScatterOrder {
     Positions,
 }
 
+/// How attention or its gradient is shared out: a workgroup has tiles of `rows` queries by `cols` keys, an invocation `each_m` x `each_n` scores of
+/// them. Operands pass through workgroup memory in steps of `depth`; with `stay` the tile that a workgroup keeps is there whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AttentionTiling {
+    pub rows: usize,
+    pub cols: usize,
+    pub each_m: usize,
+    pub each_n: usize,
+    pub depth: usize,
+    pub stay: bool,
+}
+
+impl fmt::Display for AttentionTiling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AttentionTiling { rows, cols, each_m, each_n, depth, stay } = self;
+        write!(f, "rows={rows} cols={cols} each_m={each_m} each_n={each_n} depth={depth} stay={}", u32::from(*stay))
+    }
+}
+
 /// One way to run a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Variant {
@@ -64,15 +83,11 @@ pub enum Variant {
         by_n: u32,
         split: u32,
     },
-    /// `tile` queries and `tile` keys at a time.
-    Attention {
-        tile: u32,
-    },
-    /// `tile` queries and `tile` keys at a time; with `stay` the tile that a workgroup keeps, and both forms of those that it meets, are in workgroup
-    /// memory.
+    Attention(AttentionTiling),
+    /// With `slopes` those of the scores are computed once, and kept in scratch for the gradient of queries.
     AttentionGrad {
-        tile: u32,
-        stay: bool,
+        tiling: AttentionTiling,
+        slopes: bool,
     },
     /// Either of them on cooperative matrices: `rows` positions a workgroup, which meet `cols` at a time.
     AttentionMatrices {
@@ -96,7 +111,7 @@ impl Variant {
             Variant::Reduce { rows, lanes, .. } => Some(rows * lanes),
             Variant::Contract { m, n, each_m, each_n, teams, .. } => Some(m / each_m * (n / each_n) * teams),
             Variant::Cooperate { .. }
-            | Variant::Attention { .. }
+            | Variant::Attention(_)
             | Variant::AttentionGrad { .. }
             | Variant::AttentionMatrices { .. } => None,
         }
@@ -122,8 +137,10 @@ impl fmt::Display for Variant {
             Variant::Cooperate { m, n, k, by_m, by_n, split } => {
                 write!(f, "cooperate m={m} n={n} k={k} by_m={by_m} by_n={by_n} split={split}")
             }
-            Variant::Attention { tile } => write!(f, "attention tile={tile}"),
-            Variant::AttentionGrad { tile, stay } => write!(f, "attention_grad tile={tile} stay={}", u32::from(*stay)),
+            Variant::Attention(tiling) => write!(f, "attention {tiling}"),
+            Variant::AttentionGrad { tiling, slopes } => {
+                write!(f, "attention_grad {tiling} slopes={}", u32::from(*slopes))
+            }
             Variant::AttentionMatrices { rows, cols } => write!(f, "attention_matrices rows={rows} cols={cols}"),
             Variant::Scatter { order, group } => {
                 let positions = u32::from(*order == ScatterOrder::Positions);
@@ -188,8 +205,20 @@ impl FromStr for Variant {
                 by_n: field("by_n")?,
                 split: field("split")?,
             },
-            "attention" => Variant::Attention { tile: field("tile")? },
-            "attention_grad" => Variant::AttentionGrad { tile: field("tile")?, stay: field("stay")? != 0 },
+            "attention" | "attention_grad" => {
+                let tiling = AttentionTiling {
+                    rows: field("rows")? as usize,
+                    cols: field("cols")? as usize,
+                    each_m: field("each_m")? as usize,
+                    each_n: field("each_n")? as usize,
+                    depth: field("depth")? as usize,
+                    stay: field("stay")? != 0,
+                };
+                match kind {
+                    "attention" => Variant::Attention(tiling),
+                    _ => Variant::AttentionGrad { tiling, slopes: field("slopes")? != 0 },
+                }
+            }
             "attention_matrices" => Variant::AttentionMatrices { rows: field("rows")?, cols: field("cols")? },
             "scatter" => Variant::Scatter {
                 order: if field("positions")? != 0 { ScatterOrder::Positions } else { ScatterOrder::Rows },
@@ -249,8 +278,11 @@ mod tests {
             Variant::Reduce { rows: 4, lanes: 64, split: 2, width: 4, subgroups: true },
             Variant::Contract { m: 64, n: 32, k: 16, each_m: 8, each_n: 4, teams: 2, split: 3, buffers: 2, unroll: 16 },
             Variant::Cooperate { m: 64, n: 128, k: 32, by_m: 2, by_n: 4, split: 3 },
-            Variant::Attention { tile: 32 },
-            Variant::AttentionGrad { tile: 16, stay: true },
+            Variant::Attention(AttentionTiling { rows: 64, cols: 32, each_m: 8, each_n: 4, depth: 16, stay: true }),
+            Variant::AttentionGrad {
+                tiling: AttentionTiling { rows: 16, cols: 16, each_m: 4, each_n: 4, depth: 8, stay: false },
+                slopes: true,
+            },
             Variant::AttentionMatrices { rows: 64, cols: 32 },
             Variant::Scatter { order: ScatterOrder::Positions, group: 64 },
         ];

@@ -3,7 +3,7 @@
 mod support;
 
 use support::*;
-use tinygpt_codegen_wgsl::Variant;
+use tinygpt_codegen_wgsl::{AttentionTiling, Variant};
 use tinygpt_ir::op::{Binary, Unary};
 use tinygpt_ir::program::{
     Access, ArgId, Attention, AttentionGrad, AttentionShape, Contract, ContractPart, KernelKind, Term,
@@ -494,78 +494,108 @@ fn half(x: f64) -> f64 {
     (x / step).round() * step
 }
 
+fn attention_shape(heads: usize, q_len: usize, k_len: usize, head_dim: usize, causal: bool) -> AttentionShape {
+    AttentionShape { batch: 2, heads, q_len, k_len, head_dim, causal, scale: 1.0 / (head_dim as f64).sqrt() }
+}
+
+/// Attention of operands that f16 holds, queries times `size`, and its gradients, in these variants each.
+fn attention_both_ways(
+    rng: &mut Rng,
+    shape: AttentionShape,
+    which: usize,
+    size: f64,
+    variants: [&[Variant]; 2],
+    tolerances: [Tolerance; 2],
+) {
+    let (qs, ks) = (shape.q_space(), shape.k_space());
+    let (qn, kn) = (qs.iter().product::<usize>(), ks.iter().product::<usize>());
+    let count: usize = shape.lse_space().iter().product();
+    let q_at = |arg: u32| Access::direct(ArgId(arg), 0, layout(&qs, which));
+    let k_at = |arg: u32| Access::direct(ArgId(arg), 0, layout(&ks, which));
+    let lse_at = |arg: u32| Access::direct(ArgId(arg), 0, row_major(&shape.lse_space()));
+    let [q, k, v, dout] = [qn, kn, kn, qn].map(|n| rng.floats(n).into_iter().map(half).collect::<Vec<_>>());
+    let q: Vec<f64> = q.into_iter().map(|x| size * x).collect();
+    let forward = KernelKind::Attention(Attention {
+        shape,
+        q: q_at(0),
+        k: k_at(1),
+        v: Some(k_at(2)),
+        out: Some(q_at(3)),
+        lse: Some(lse_at(4)),
+    });
+    let operands = [&q, &k, &v].map(|x| read(DType::F32, x.clone()));
+    let args: Vec<Given> = operands.into_iter().chain([write(DType::F32, qn), write(DType::F32, count)]).collect();
+    let name = format!("attention {shape:?} layout {which}");
+    let [of_forward, of_backward] = tolerances;
+    check_these(&name, &forward, &args, of_forward, variants[0]);
+    if variants[1].is_empty() {
+        return;
+    }
+
+    let mut done: Vec<Vec<f64>> = args.iter().map(|a| a.data.clone()).collect();
+    let whole = program(&forward, &args, Layout::Own);
+    tinygpt_ir::program::interp::run_kernel(whole.kernels.values().next().unwrap(), &mut done).unwrap();
+    let backward = KernelKind::AttentionGrad(AttentionGrad {
+        shape,
+        q: q_at(0),
+        k: k_at(1),
+        v: k_at(2),
+        out: q_at(3),
+        lse: lse_at(4),
+        dout: q_at(5),
+        dq: Some(q_at(6)),
+        dk: Some(k_at(7)),
+        dv: Some(k_at(8)),
+    });
+    let all = [&q, &k, &v, &done[3], &done[4], &dout];
+    let given = all.map(|x| read(DType::F32, x.iter().map(|x| f64::from(*x as f32)).collect()));
+    let results = [qn, kn, kn].map(|n| write(DType::F32, n));
+    let args: Vec<Given> = given.into_iter().chain(results).collect();
+    check_these(&format!("gradients of {name}"), &backward, &args, of_backward, variants[1]);
+}
+
 /// Both ways on cooperative matrices, operands such that only weights and slopes are rounded: 2^-11 each, of sums of some of size 1. Of one case the
 /// queries are so large that scores exceed those of the tiles before by more than exponentials bear, and sums are scaled; forward only, for gradients
 /// of such scores are large too.
 #[test]
 fn attention_on_cooperative_matrices() {
     let mut rng = Rng(37);
-    let shape = |heads, q_len, k_len, head_dim, causal| AttentionShape {
-        batch: 2,
-        heads,
-        q_len,
-        k_len,
-        head_dim,
-        causal,
-        scale: 1.0 / (head_dim as f64).sqrt(),
-    };
     let cases = [
-        (shape(2, 40, 40, 16, true), 1, (32, 16), 1.0),
-        (shape(1, 20, 35, 20, false), 0, (16, 16), 1.0),
-        (shape(1, 37, 37, 12, true), 2, (16, 32), 1.0),
-        (shape(2, 70, 70, 20, true), 0, (32, 16), 32.0),
+        (attention_shape(2, 40, 40, 16, true), 1, (32, 16), 1.0),
+        (attention_shape(1, 20, 35, 20, false), 0, (16, 16), 1.0),
+        (attention_shape(1, 37, 37, 12, true), 2, (16, 32), 1.0),
+        (attention_shape(2, 70, 70, 20, true), 0, (32, 16), 32.0),
     ];
+    let tolerances = [Tolerance { relative: 1e-3, absolute: 1e-3 }, Tolerance { relative: 2e-3, absolute: 4e-3 }];
     for (shape, which, (rows, cols), size) in cases {
-        let (qs, ks) = (shape.q_space(), shape.k_space());
-        let (qn, kn) = (qs.iter().product::<usize>(), ks.iter().product::<usize>());
-        let count: usize = shape.lse_space().iter().product();
-        let q_at = |arg: u32| Access::direct(ArgId(arg), 0, layout(&qs, which));
-        let k_at = |arg: u32| Access::direct(ArgId(arg), 0, layout(&ks, which));
-        let lse_at = |arg: u32| Access::direct(ArgId(arg), 0, row_major(&shape.lse_space()));
-        let [q, k, v, dout] = [qn, kn, kn, qn].map(|n| rng.floats(n).into_iter().map(half).collect::<Vec<_>>());
-        let q: Vec<f64> = q.into_iter().map(|x| size * x).collect();
-        let forward = KernelKind::Attention(Attention {
-            shape,
-            q: q_at(0),
-            k: k_at(1),
-            v: Some(k_at(2)),
-            out: Some(q_at(3)),
-            lse: Some(lse_at(4)),
-        });
-        let operands = [&q, &k, &v].map(|x| read(DType::F32, x.clone()));
-        let args: Vec<Given> = operands.into_iter().chain([write(DType::F32, qn), write(DType::F32, count)]).collect();
         let walk = [Variant::AttentionMatrices { rows, cols }];
-        let name = format!("attention {shape:?} layout {which}");
-        check_these(&name, &forward, &args, Tolerance { relative: 1e-3, absolute: 1e-3 }, &walk);
-        if size > 1.0 {
-            continue;
-        }
+        attention_both_ways(&mut rng, shape, which, size, [&walk, if size > 1.0 { &[] } else { &walk }], tolerances);
+    }
+}
 
-        let mut done: Vec<Vec<f64>> = args.iter().map(|a| a.data.clone()).collect();
-        let whole = program(&forward, &args, Layout::Own);
-        tinygpt_ir::program::interp::run_kernel(whole.kernels.values().next().unwrap(), &mut done).unwrap();
-        let backward = KernelKind::AttentionGrad(AttentionGrad {
-            shape,
-            q: q_at(0),
-            k: k_at(1),
-            v: k_at(2),
-            out: q_at(3),
-            lse: lse_at(4),
-            dout: q_at(5),
-            dq: Some(q_at(6)),
-            dk: Some(k_at(7)),
-            dv: Some(k_at(8)),
-        });
-        let all = [&q, &k, &v, &done[3], &done[4], &dout];
-        let given = all.map(|x| read(DType::F32, x.iter().map(|x| f64::from(*x as f32)).collect()));
-        let results = [qn, kn, kn].map(|n| write(DType::F32, n));
-        let args: Vec<Given> = given.into_iter().chain(results).collect();
-        check_these(
-            &format!("gradients of {name}"),
-            &backward,
-            &args,
-            Tolerance { relative: 2e-3, absolute: 4e-3 },
-            &walk,
-        );
+/// Tiles of as many queries as keys and of others, in several steps, that stay or do not, slopes kept or computed again.
+#[test]
+fn attention_in_tilings() {
+    let mut rng = Rng(38);
+    let tiling = |[rows, cols]: [usize; 2], [each_m, each_n]: [usize; 2], stay| AttentionTiling {
+        rows,
+        cols,
+        each_m,
+        each_n,
+        depth: 16,
+        stay,
+    };
+    let (square, wide) = (tiling([32, 32], [4, 4], true), tiling([32, 64], [4, 8], false));
+    let (large, high) = (tiling([64, 64], [4, 8], false), tiling([64, 32], [8, 4], true));
+    let cases = [
+        (attention_shape(1, 70, 70, 24, true), 1, high, (square, true)),
+        (attention_shape(1, 70, 70, 24, true), 0, large, (wide, false)),
+        (attention_shape(1, 40, 70, 20, false), 0, wide, (wide, true)),
+        (attention_shape(1, 35, 35, 12, true), 2, square, (large, true)),
+    ];
+    let tolerances = [Tolerance { relative: 1e-5, absolute: 1e-5 }, Tolerance { relative: 2e-5, absolute: 1e-4 }];
+    for (shape, which, forward, (tiling, slopes)) in cases {
+        let variants = [Variant::Attention(forward), Variant::AttentionGrad { tiling, slopes }];
+        attention_both_ways(&mut rng, shape, which, 1.0, [&variants[..1], &variants[1..]], tolerances);
     }
 }

@@ -1,7 +1,8 @@
 //! What the workgroups' code is made of: staging what is kept and met, scores, weights, and leaving sums.
 
 use super::{LARGEST_HEAD, SUBGROUP, Walk, depth};
-use crate::attention::{Head, MASKED, Square};
+use crate::attention::MASKED;
+use crate::attention_grid::{Head, Heads};
 use crate::cooperate::{Corner, SIDE, Staged};
 use crate::cx::Cx;
 use crate::error::{Error, refuse};
@@ -12,7 +13,7 @@ use tinygpt_ir::program::{Access, AttentionShape};
 pub struct Walker<'a> {
     pub walk: Walk,
     pub shape: AttentionShape,
-    pub square: &'a Square,
+    pub of: &'a Heads,
     /// Of what is kept, and of what is met.
     kept: usize,
     met: usize,
@@ -22,15 +23,8 @@ pub struct Walker<'a> {
 pub type Side<'a> = (&'a Head, usize);
 
 impl<'a> Walker<'a> {
-    pub fn new(
-        cx: &Cx,
-        walk: Walk,
-        square: &'a Square,
-        grad: bool,
-        kept: usize,
-        met: usize,
-    ) -> Result<Walker<'a>, Error> {
-        let shape = square.shape;
+    pub fn new(cx: &Cx, walk: Walk, of: &'a Heads, grad: bool, kept: usize, met: usize) -> Result<Walker<'a>, Error> {
+        let shape = of.shape;
         if !walk.allows(&shape, grad, cx.caps) {
             return refuse(format!(
                 "kernel {}: attention of {} rows by {} on cooperative matrices needs an adapter that has them in subgroups of {SUBGROUP}, with subgroup operations, heads of at \
@@ -41,7 +35,7 @@ impl<'a> Walker<'a> {
                 walk.workgroup_bytes(&shape, grad)
             ));
         }
-        Ok(Walker { walk, shape, square, kept, met })
+        Ok(Walker { walk, shape, of, kept, met })
     }
 
     pub fn depth(&self) -> usize {
@@ -266,7 +260,7 @@ impl<'a> Walker<'a> {
             (0..here).for_each(|b| self.store(cx, &format!("{from}_{}", first + b), 0, b));
             cx.code.line("workgroupBarrier();");
             cx.code.open(format!("if (first_own + own_row < {}u)", self.kept));
-            let at = self.square.row_address(cx, access, "first_own + own_row");
+            let at = self.of.row_address(cx, access, "first_own + own_row");
             cx.code.line(format!("let row_at = {at};"));
             for i in 0..here * SIDE / 8 {
                 cx.code.open("");

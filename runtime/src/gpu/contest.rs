@@ -245,7 +245,9 @@ mod tests {
         let choices: Vec<Choice> = (0..9)
             .map(|i| {
                 let between = if i < 7 { "+" } else { "|" };
-                format!("attention tile={i} {between} attention tile=8").parse().unwrap()
+                format!("attention_matrices rows={i} cols=8 {between} attention_matrices rows=8 cols=8")
+                    .parse()
+                    .unwrap()
             })
             .collect();
         let bundle = Bundle { pieces: Vec::new(), choices: choices.clone() };
