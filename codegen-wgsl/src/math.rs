@@ -2,6 +2,7 @@
 //!
 //! There is one definition of exp, log, tanh, erf, sin and cos for all targets; WGSL's own are too coarse on some adapters (`exp`: 3 + 2|x| ulp,
 //! `tanh` overflows to NaN on some, `sin` has an absolute error of 2^-11), and it has no erf.
+//! Weights of attention are the one exception: see module `attention`.
 //!
 //! WGSL lets compilers reassociate. Most of the arithmetic does not mind, but the reduction of an argument does: it subtracts n times a short constant, which is
 //! exact, and then n times the rest, and Mesa makes one rounded constant of the two (17 ulp in `exp` at 36). So the value between two such steps
