@@ -345,13 +345,16 @@ pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
             _ => None,
         })
         .collect();
-    let of_size = |group: u32, mut ways: std::vec::IntoIter<Way>| -> Option<Vec<Variant>> {
+    let of_size = |group: u32, mut ways: std::vec::IntoIter<Way>, rank: usize| -> Option<Vec<Variant>> {
         pieces
             .iter()
             .map(|p| match &p.kind {
                 KernelKind::Contract(_) => ways.next().map(Way::variant),
                 KernelKind::Reduce(k) => {
-                    reduce::variants(k, caps, group, true).into_iter().find(|v| v.invocations() == Some(group))
+                    let all = reduce::variants(k, caps, group, true).into_iter();
+                    let fit: Vec<Variant> = all.filter(|v| v.invocations() == Some(group)).collect();
+                    let rank = if reduce::Plan::new(k).down { rank } else { 0 };
+                    fit.get(rank).or(fit.first()).copied()
                 }
                 KernelKind::Pointwise(k) => {
                     Some(Variant::Pointwise { width: if pointwise::allows_four(k) { 4 } else { 1 }, group })
@@ -361,8 +364,14 @@ pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
             .collect()
     };
     if contracts.is_empty() {
-        let groups = [128, 256, 64].into_iter().filter(|g| *g <= caps.flat_workgroup());
-        return groups.filter_map(|group| of_size(group, Vec::new().into_iter())).collect();
+        // Of sums along memory also the second way.
+        let mut all: Vec<Vec<Variant>> = Vec::new();
+        for (group, rank) in [(128, 0), (256, 0), (256, 1), (128, 1), (64, 0)] {
+            let fits = group <= caps.flat_workgroup();
+            let choice = fits.then(|| of_size(group, Vec::new().into_iter(), rank)).flatten();
+            all.extend(choice.filter(|choice| !all.contains(choice)));
+        }
+        return all;
     }
     let matrices = Way::matrices(&contracts, caps);
     let candidates = if matrices.is_empty() { Way::plain(caps) } else { matrices };
@@ -414,7 +423,12 @@ pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
     let none_before = scored.iter().take(MEASURED_TOGETHER).all(|(_, ways)| ways.iter().any(|way| way.split() > 1));
     let others = scored.iter().take(MEASURED_TOGETHER).chain(unsplit.filter(|_| none_before));
     let others = others.map(|(_, ways)| whole(ways)).filter(|ways| Some(ways) != default.as_ref());
-    default.iter().cloned().chain(others).filter_map(|ways| of_size(ways[0].invocations(), ways.into_iter())).collect()
+    default
+        .iter()
+        .cloned()
+        .chain(others)
+        .filter_map(|ways| of_size(ways[0].invocations(), ways.into_iter(), 0))
+        .collect()
 }
 
 /// The longest sum of a kernel, in products.
@@ -513,7 +527,7 @@ fn grad_tilings(shape: &AttentionShape, all: bool, caps: &Caps) -> Vec<Variant> 
 }
 
 fn scatter(k: &Scatter, most: u32) -> Vec<Variant> {
-    let group = if most >= 64 { 64 } else { 32 };
+    let group = [256, 64].into_iter().find(|group| *group <= most).unwrap_or(32);
     let by = |order| Variant::Scatter { order, group };
     if k.table <= 2 * numel(&k.ids) {
         vec![by(ScatterOrder::Rows), by(ScatterOrder::Positions)]

@@ -1,11 +1,12 @@
 //! Scatters: rows added to a table at computed rows, in index order, without float atomics.
 //!
-//! A workgroup takes one row of the table and as many elements of it as it has invocations. It looks through the ids, as many at a time as it has
-//! invocations, marks those that name its row in a bit mask (integer atomics: the order does not matter), and adds the marked rows in
-//! index order. Which row is its own depends on the order of the variant:
+//! A workgroup takes one row of the table and up to 64 elements of it. It looks through the ids, four an invocation at a time, and marks those that
+//! name its row in a bit mask (integer atomics: the order does not matter). Its invocations are teams of one an element; each team adds the marked rows
+//! of its words of the mask in index order, four loads under way together, and the teams' sums are added in order. Which row is the workgroup's own
+//! depends on the order of the variant:
 //! - `Rows`: one workgroup a row of the table. The cost is table x ids comparisons.
-//! - `Positions`: one a position of the id list; the first position that names a row works, the others find an earlier one and store
-//!   nothing. Rows that nobody names are written by a dispatch before, which copies the base. The cost is ids x ids comparisons.
+//! - `Positions`: one a position of the id list; the first position that names a row works, the others find an earlier one and are
+//!   done. Rows that nobody names are written by a dispatch before, which copies the base. The cost is ids x ids comparisons.
 
 use crate::cx::Cx;
 use crate::error::{Error, refuse};
@@ -16,9 +17,17 @@ use crate::variant::ScatterOrder;
 use tinygpt_ir::program::{Access, Scatter, ScatterBase};
 use tinygpt_ir::types::{DType, numel};
 
+/// Most elements of a row of the table that a workgroup computes.
+const ACROSS: u32 = 64;
+/// Ids that an invocation looks at, and rows that it loads, together.
+const EACH: u32 = 4;
+
 pub fn emit(cx: &mut Cx, k: &Scatter, order: ScatterOrder, group: u32) -> Result<(), Error> {
-    if !group.is_multiple_of(32) || group == 0 {
-        return refuse(format!("kernel {}: found {group} invocations a workgroup, expected a multiple of 32", cx.name));
+    if !group.is_power_of_two() || group < 32 {
+        return refuse(format!(
+            "kernel {}: found {group} invocations a workgroup, expected a power of two from 32 on",
+            cx.name
+        ));
     }
     let Merged { groups, body, .. } = merge_body(&[&k.ids, &k.inner], &k.body, &[]);
     let (ids, inner) = (numel(&k.ids), numel(&k.inner));
@@ -47,55 +56,90 @@ pub fn emit(cx: &mut Cx, k: &Scatter, order: ScatterOrder, group: u32) -> Result
     if order == ScatterOrder::Positions && !in_place {
         copy_base(cx, k)?;
     }
-    let words = group / 32;
+    let across = group.min(ACROSS);
+    let (teams, span) = (group / across, group * EACH);
+    let words = span / 32;
     cx.workgroup("matches", &format!("array<atomic<u32>, {words}>"), 4 * words);
-    let chunks = inner.div_ceil(group as usize);
+    let chunks = inner.div_ceil(across as usize);
     let owners = if order == ScatterOrder::Rows { k.table } else { ids };
     cx.entry("main", owners * chunks, group)?;
     let owner = if chunks == 1 { "group".to_string() } else { format!("group / {chunks}u") };
     let chunk = if chunks == 1 { "0u".to_string() } else { format!("group % {chunks}u") };
-    cx.code.line(format!("let e = ({chunk}) * {group}u + local;"));
+    let lane = if teams == 1 { "local".to_string() } else { format!("local % {across}u") };
+    cx.code.line(format!("let e = ({chunk}) * {across}u + {lane};"));
+    if teams > 1 {
+        cx.code.line(format!("let team = local / {across}u;"));
+    }
     match order {
         ScatterOrder::Rows => cx.code.line(format!("let row = {owner};")),
         ScatterOrder::Positions => {
             cx.workgroup("earlier", "atomic<u32>", 4);
+            cx.workgroup("is_later", "u32", 4);
             cx.code.line(format!("let position = {owner};"));
             cx.code.line("let row = row_of(position);");
             cx.code.line("if (local == 0u) { atomicStore(&earlier, 0u); }");
             cx.code.line("workgroupBarrier();");
             cx.code.open(format!("for (var p = local; p < position; p += {group}u)"));
-            cx.code.line("if (row_of(p) == row) { atomicOr(&earlier, 1u); }");
+            cx.code.line("if (row_of(p) == row) { atomicOr(&earlier, 1u); break; }");
             cx.code.close();
             cx.code.line("workgroupBarrier();");
-            cx.code.line("let is_first = atomicLoad(&earlier) == 0u;");
+            cx.code.line("if (local == 0u) { is_later = atomicLoad(&earlier); }");
+            cx.code.line("if (workgroupUniformLoad(&is_later) != 0u) { return; }");
         }
     }
     cx.code.line(format!("var sum = {sum_dtype}();"));
-    cx.code.open("if (e < INNER)");
+    cx.code.open(if teams > 1 { "if (e < INNER && team == 0u)" } else { "if (e < INNER)" });
     let base = base(cx, k);
     cx.code.line(format!("sum = {};", if sum_dtype == dtype { base } else { format!("{sum_dtype}({base})") }));
     cx.code.close();
-    let first = if order == ScatterOrder::Rows { "0u".into() } else { format!("position / {group}u * {group}u") };
-    cx.code.open(format!("for (var first = {first}; first < IDS; first += {group}u)"));
+    let first = if order == ScatterOrder::Rows { "0u".into() } else { format!("position / {span}u * {span}u") };
+    cx.code.open(format!("for (var first = {first}; first < IDS; first += {span}u)"));
     cx.code.line(format!("if (local < {words}u) {{ atomicStore(&matches[local], 0u); }}"));
     cx.code.line("workgroupBarrier();");
-    cx.code.line("let p = first + local;");
-    cx.code.open("if (p < IDS)");
-    cx.code.line("if (row_of(p) == row) { atomicOr(&matches[local / 32u], 1u << (local % 32u)); }");
-    cx.code.close();
+    for j in 0..EACH {
+        cx.code.open("");
+        cx.code.line(format!("let at = local + {}u;", j * group));
+        cx.code.line("let own = row_of(min(first + at, IDS - 1u)) == row;");
+        cx.code.line("if (own && first + at < IDS) { atomicOr(&matches[at / 32u], 1u << (at % 32u)); }");
+        cx.code.close();
+    }
     cx.code.line("workgroupBarrier();");
     cx.code.open("if (e < INNER)");
-    cx.code.open(format!("for (var word = 0u; word < {words}u; word++)"));
+    let its = if teams > 1 { "team" } else { "0u" };
+    cx.code.open(format!("for (var word = {its}; word < {words}u; word += {teams}u)"));
     cx.code.line("var bits = atomicLoad(&matches[word]);");
+    cx.code.line("let begin = first + word * 32u;");
     cx.code.open("while (bits != 0u)");
-    cx.code.line("sum += value_at(first + word * 32u + firstTrailingBit(bits), e);");
+    cx.code.line("let p_0 = begin + firstTrailingBit(bits);");
+    for j in 1..EACH {
+        cx.code.line("bits &= bits - 1u;");
+        cx.code.line(format!("let more_{j} = bits != 0u;"));
+        cx.code.line(format!("let p_{j} = select(p_0, begin + firstTrailingBit(bits), more_{j});"));
+    }
     cx.code.line("bits &= bits - 1u;");
+    for j in 0..EACH {
+        cx.code.line(format!("let value_{j} = value_at(p_{j}, e);"));
+    }
+    cx.code.line("sum += value_0;");
+    for j in 1..EACH {
+        cx.code.line(format!("sum = select(sum, sum + value_{j}, more_{j});"));
+    }
     cx.code.close();
     cx.code.close();
     cx.code.close();
     cx.code.line("workgroupBarrier();");
     cx.code.close();
-    cx.code.open(if order == ScatterOrder::Rows { "if (e < INNER)" } else { "if (e < INNER && is_first)" });
+    if teams > 1 {
+        cx.workgroup("sums", &format!("array<{sum_dtype}, {group}>"), 4 * group);
+        cx.code.line("sums[local] = sum;");
+        cx.code.line("workgroupBarrier();");
+        cx.code.open("if (team == 0u && e < INNER)");
+        for team in 1..teams {
+            cx.code.line(format!("sum += sums[local + {}u];", team * across));
+        }
+    } else {
+        cx.code.open("if (e < INNER)");
+    }
     let at = element(cx, k, &k.out);
     cx.store(k.out.arg, &at, &if sum_dtype == dtype { "sum".to_string() } else { format!("{dtype}(sum)") });
     cx.code.close();
