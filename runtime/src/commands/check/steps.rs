@@ -17,7 +17,7 @@ use tinygpt_passes::fuse;
 use tinygpt_passes::pass::{Pass, Stats};
 
 /// Options of the steps that compile.
-const TARGET: &[&str] = &["target", "max_args", "max_arg_bytes", "fusion"];
+const TARGET: &[&str] = &["target", "max_args", "max_arg_bytes", "f16_values", "fusion"];
 
 /// The steps that end a test: name, options, what the result is. Passes of `passes/src/pass.rs` may come before.
 pub const STEPS: &[(&str, &[&str], &str)] = &[
@@ -136,6 +136,8 @@ impl Step {
         };
         target.max_args = self.number("max_args")?.unwrap_or(target.max_args);
         target.max_arg_bytes = self.number("max_arg_bytes")?.unwrap_or(target.max_arg_bytes);
+        target.f16_values = self.number("f16_values")?;
+        target.f16_operands = target.f16_values.is_some();
         Ok(target)
     }
 }

@@ -32,8 +32,8 @@ fn totals_are_those_of_the_program_and_fusion_saves() {
             assert!(number(&apart, key) > number(&fused, key), "{key}: {} fused, {} apart", fused[key], apart[key]);
         }
         assert!(number(&fused, "planned_bytes") >= number(&fused, "lower_bound_bytes"));
-        // On a GPU each kernel is launched; a module's rounds may hold several.
-        assert_eq!(number(&fused, "launches") >= number(&fused, "kernels"), target == "webgpu");
+        // Kernels of one stage share a launch on a GPU, and a round of a module.
+        assert!((2..number(&fused, "kernels")).contains(&number(&fused, "launches")), "{}", fused["launches"]);
 
         // Every kernel has its code, and all lead to lines of the model.
         assert_eq!(page["tabs"], json!([{"name": code, "target": 0}]));
