@@ -19,6 +19,7 @@ use tinygpt::runtime::compile::{ExecOptions, PASSES};
 use tinygpt::runtime::config::{Backend, Gelu, ModelConfig, Precision, RunConfig};
 use tinygpt::runtime::data::Corpus;
 use tinygpt::runtime::executor::Executor;
+use tinygpt::runtime::gpu::tune::VERSION;
 use tinygpt::runtime::gpu::{Cooperation, Gpu, GpuCounters, GpuExecutor, GpuOptions};
 use tinygpt::runtime::model::{Batch, TrainStep};
 use tinygpt::runtime::tensor::{DType, HostTensor};
@@ -247,7 +248,10 @@ fn a_run_on_a_gpu_names_it_keeps_its_plan_and_resumes() {
     assert_eq!(cli.ok("devices").stdout.contains("software adapter"), bench["software"].as_bool().unwrap());
 
     let plan = |run: &str| std::fs::read_to_string(cli.path(run).join("plan")).unwrap();
-    assert!(plan("whole").starts_with("tinygpt plan 3\nadapter ") && plan("whole").contains(" contract m="));
+    assert!(
+        plan("whole").starts_with(&format!("tinygpt plan {VERSION}\nadapter "))
+            && plan("whole").contains(" contract m=")
+    );
     cli.ok(&format!("train {flags} --stop-at 20 --out parts"));
     let resumed = cli.ok("train --resume parts");
     assert!(!resumed.stderr.contains("chosen anew"), "{}", resumed.stderr);
@@ -361,6 +365,6 @@ fn shaders_are_dumped_without_an_adapter() {
     cli.refused(
         "dump --preset tiny --stage wgsl --plan plan",
         2,
-        "expected a plan that begins with \"tinygpt plan 3\"",
+        &format!("expected a plan that begins with \"tinygpt plan {VERSION}\""),
     );
 }
