@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use tinygpt::runtime::bug;
 use tinygpt::runtime::cli::{Command, usage};
 use tinygpt::runtime::commands::{
-    bench, check, devices, dump, eval, export, opt, parity, profile, run, sample, say, serve, train, viz,
+    bench, check, devices, dump, eval, export, opt, parity, profile, run, sample, say, serve, train, tune, viz,
 };
 
 fn main() -> ExitCode {
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Profile(args) => profile::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Viz(args) => viz::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Dump(args) => dump::run(&args),

@@ -86,7 +86,7 @@ fn flat(widths: &[u32], most: u32, points: usize) -> Vec<(u32, u32)> {
 
 /// A way to tile contractions.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
+pub enum Way {
     Plain(Tiling),
     /// With the size of the adapter's subgroups.
     Matrices(Blocks, u32),
@@ -139,8 +139,21 @@ const fn blocks(m: u32, n: u32, k: u32, by_m: u32, by_n: u32) -> Blocks {
 }
 
 impl Way {
+    /// That of a contraction's variant; None of others, and where the adapter has no matrices.
+    pub fn of(variant: Variant, caps: &Caps) -> Option<Way> {
+        match variant {
+            Variant::Contract { m, n, k, each_m, each_n, teams, split, buffers, unroll } => {
+                Some(Way::Plain(Tiling { m, n, k, each_m, each_n, teams, split, buffers, unroll }))
+            }
+            Variant::Cooperate { m, n, k, by_m, by_n, split } => {
+                Some(Way::Matrices(Blocks { m, n, k, by_m, by_n, split }, caps.cooperative?))
+            }
+            _ => None,
+        }
+    }
+
     /// Those without cooperative matrices that fit the adapter, each with its speed, and with one buffer where there is no room for two.
-    fn plain(caps: &Caps) -> Vec<(Way, f64)> {
+    pub fn plain(caps: &Caps) -> Vec<(Way, f64)> {
         let fits = |t: &Tiling| t.invocations() <= caps.flat_workgroup() && t.workgroup_bytes() <= caps.workgroup_bytes;
         let mut all: Vec<(Tiling, f64)> = Vec::new();
         for (t, speed) in TILINGS {
@@ -154,7 +167,7 @@ impl Way {
     }
 
     /// Those on cooperative matrices that fit the adapter, each with its speed; none unless all of `contracts` may run on them.
-    fn matrices(contracts: &[&Contract], caps: &Caps) -> Vec<(Way, f64)> {
+    pub fn matrices(contracts: &[&Contract], caps: &Caps) -> Vec<(Way, f64)> {
         let Some(subgroup) = caps.cooperative.filter(|_| contracts.iter().all(|k| cooperate::allows(k))) else {
             return Vec::new();
         };
@@ -174,7 +187,7 @@ impl Way {
         [m as usize, n as usize, k as usize]
     }
 
-    fn invocations(self) -> u32 {
+    pub fn invocations(self) -> u32 {
         match self {
             Way::Plain(t) => t.invocations(),
             Way::Matrices(b, subgroup) => b.invocations(subgroup),
@@ -182,7 +195,7 @@ impl Way {
     }
 
     /// Workgroups of all parts, for one slice.
-    fn tiles(self, k: &Contract) -> usize {
+    pub fn tiles(self, k: &Contract) -> usize {
         match self {
             Way::Plain(t) => k.parts.iter().map(|p| t.tiles(p)).sum(),
             Way::Matrices(b, _) => k.parts.iter().map(|p| b.tiles(p)).sum(),
@@ -201,14 +214,14 @@ impl Way {
         }
     }
 
-    fn split(self) -> u32 {
+    pub fn split(self) -> u32 {
         match self {
             Way::Plain(t) => t.split,
             Way::Matrices(b, _) => b.split,
         }
     }
 
-    fn with_split(self, split: u32) -> Way {
+    pub fn with_split(self, split: u32) -> Way {
         match self {
             Way::Plain(t) => Way::Plain(Tiling { split, ..t }),
             Way::Matrices(b, subgroup) => Way::Matrices(Blocks { split, ..b }, subgroup),
@@ -249,6 +262,14 @@ impl Way {
         }
     }
 
+    /// With as little of its steps spelled out as a default has, if `other` has no more, else whole.
+    pub fn with_unroll_of(self, other: Way) -> Way {
+        match (self, other) {
+            (Way::Plain(t), Way::Plain(other)) if other.unroll == UNROLL => Way::Plain(Tiling { unroll: UNROLL, ..t }),
+            _ => self.whole(),
+        }
+    }
+
     /// Whether it is fast with as little spelled out as in a default: blocks of registers beyond 8x8 are not.
     fn suits_default(&self) -> bool {
         match self {
@@ -257,7 +278,7 @@ impl Way {
         }
     }
 
-    fn variant(self) -> Variant {
+    pub fn variant(self) -> Variant {
         match self {
             Way::Plain(Tiling { m, n, k, each_m, each_n, teams, split, buffers, unroll }) => {
                 Variant::Contract { m, n, k, each_m, each_n, teams, split, buffers, unroll }
@@ -335,6 +356,22 @@ pub fn may_join(kind: &KernelKind) -> bool {
     matches!(kind, KernelKind::Contract(_) | KernelKind::Reduce(_) | KernelKind::Pointwise(_))
 }
 
+/// A variant of a reduction or a pointwise kernel in workgroups of `group` invocations; of sums along memory the one of this rank, if there are more.
+pub fn of_group(piece: &Piece, caps: &Caps, group: u32, rank: usize) -> Option<Variant> {
+    match &piece.kind {
+        KernelKind::Reduce(k) => {
+            let all = reduce::variants(k, caps, group, true).into_iter();
+            let fit: Vec<Variant> = all.filter(|v| v.invocations() == Some(group)).collect();
+            let rank = if reduce::Plan::new(k).down { rank } else { 0 };
+            fit.get(rank).or(fit.first()).copied()
+        }
+        KernelKind::Pointwise(k) => {
+            Some(Variant::Pointwise { width: if pointwise::allows_four(k) { 4 } else { 1 }, group })
+        }
+        _ => None,
+    }
+}
+
 /// Choices of variants for pieces that run as one module, the best by the model above first: of one size of workgroups, all contractions in one
 /// tiling, split so that their workgroups are about equally long. None if some piece has no variant of the others' size.
 pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
@@ -350,16 +387,7 @@ pub fn together(pieces: &[&Piece], caps: &Caps) -> Vec<Vec<Variant>> {
             .iter()
             .map(|p| match &p.kind {
                 KernelKind::Contract(_) => ways.next().map(Way::variant),
-                KernelKind::Reduce(k) => {
-                    let all = reduce::variants(k, caps, group, true).into_iter();
-                    let fit: Vec<Variant> = all.filter(|v| v.invocations() == Some(group)).collect();
-                    let rank = if reduce::Plan::new(k).down { rank } else { 0 };
-                    fit.get(rank).or(fit.first()).copied()
-                }
-                KernelKind::Pointwise(k) => {
-                    Some(Variant::Pointwise { width: if pointwise::allows_four(k) { 4 } else { 1 }, group })
-                }
-                _ => None,
+                _ => of_group(p, caps, group, rank),
             })
             .collect()
     };
@@ -498,6 +526,11 @@ fn tilings(shape: &AttentionShape, caps: &Caps) -> Vec<AttentionTiling> {
     fitting(list, shape, false, caps)
 }
 
+/// Whether slopes of scores are worth their memory.
+pub fn has_room_for_slopes(shape: &AttentionShape, tiling: AttentionTiling, caps: &Caps) -> bool {
+    4 * attention_grad::slope_words(shape, tiling) as u64 <= caps.max_binding_bytes.min(MOST_SLOPES)
+}
+
 /// The ways of its gradient. Those that keep slopes have a dispatch more, and need `all`: gradients of queries and of others.
 fn grad_tilings(shape: &AttentionShape, all: bool, caps: &Caps) -> Vec<Variant> {
     let large = attention_tiling([64, 64], [4, 8], 32, false);
@@ -507,10 +540,7 @@ fn grad_tilings(shape: &AttentionShape, all: bool, caps: &Caps) -> Vec<Variant> 
         list.rotate_left(2);
     }
     let variant = |(tiling, slopes)| Variant::AttentionGrad { tiling, slopes };
-    let room = |t: &AttentionTiling| {
-        let bytes = 4 * attention_grad::slope_words(shape, *t) as u64;
-        all && bytes <= caps.max_binding_bytes.min(MOST_SLOPES)
-    };
+    let room = |t: &AttentionTiling| all && has_room_for_slopes(shape, *t, caps);
     let longest = shape.q_len.max(shape.k_len);
     let fits =
         |(t, slopes): &(AttentionTiling, bool)| longest > 16 && t.fits(shape, true, caps) && (!slopes || room(t));

@@ -6,6 +6,7 @@
 //! - [`variants`]: the ways to run a piece (tile sizes, vector widths, splits), the default first
 //! - [`emit`]: the text of one variant, its dispatches, and what they need ([`Module`])
 //! - [`bundles`]: pieces of one stage that run as one module
+//! - [`neighbours`]: further ways near one of a bundle's, for a search
 //! - [`validate`](mod@validate): naga's verdict, and SPIR-V, MSL and HLSL
 //!
 //! Invariants
@@ -35,6 +36,7 @@ mod fold;
 mod link;
 mod math;
 mod module;
+mod neighbours;
 mod pointwise;
 mod reduce;
 mod scatter;
@@ -52,5 +54,6 @@ pub use choose::variants;
 pub use error::Error;
 pub use link::link;
 pub use module::{Dialect, Dispatch, Module, emit};
+pub use neighbours::neighbours;
 pub use validate::validate;
 pub use variant::{AttentionTiling, Choice, ScatterOrder, Variant};

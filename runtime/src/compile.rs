@@ -195,7 +195,7 @@ impl ExecOptions {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = flags.threads.map(usize::from).or(config.and_then(|c| c.threads));
         let backend = flags.backend.or(config.map(|c| c.backend)).unwrap_or(Backend::Cpu);
-        let precision = flags.precision.or(config.map(|c| c.precision)).unwrap_or_default();
+        let precision = flags.gpu.precision.or(config.map(|c| c.precision)).unwrap_or_default();
         if precision == Precision::Mixed && backend != Backend::Gpu {
             return Err(Error::input(format!(
                 "precision mixed runs on the backend gpu alone, and this is {backend}: add --backend gpu, or choose --precision f32"
@@ -203,8 +203,8 @@ impl ExecOptions {
         }
         let gpu_options = || GpuOptions {
             precision,
-            adapter: flags.adapter.clone().or(config.and_then(|c| c.adapter.clone())),
-            checked: flags.checked || config.is_some_and(|c| c.checked),
+            adapter: flags.gpu.adapter.clone().or(config.and_then(|c| c.adapter.clone())),
+            checked: flags.gpu.checked || config.is_some_and(|c| c.checked),
             tune: !(flags.no_tune || config.is_some_and(|c| c.no_tune)),
         };
         Ok(Self {

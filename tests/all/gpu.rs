@@ -343,6 +343,37 @@ fn variants_are_timed_once_and_replayed() {
     assert_eq!(plan(), before);
 }
 
+/// A search begins where the contests of a first run end, and what it leaves in the cache is what later runs take.
+#[test]
+fn a_search_tries_further_variants_and_keeps_what_it_finds() {
+    if gpu().is_none() {
+        return;
+    }
+    let cli = Cli::new();
+    cli.file("f.gir", crate::own_model::trigram(true).to_string());
+    let cache = cli.path("cache");
+    let run = |line: &str| {
+        let output = cli.command(line).env("XDG_CACHE_HOME", &cache).output().unwrap();
+        let run = crate::support::Run::of(output);
+        assert_eq!(run.status, 0, "tinygpt {line}: {}", run.stderr);
+        (run.stdout, run.stderr)
+    };
+    let (found, said) = run("tune --graph f.gir --rounds 2 --seconds 300 --json");
+    assert!(said.contains("gpu: timed variants of ") && said.contains(" variants tried, a step "), "{said}");
+    let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+    assert!(found["tried"].as_u64().unwrap() > 5 && found["ms"].as_f64().unwrap() > 0.0, "{found}");
+    let mut kept = std::fs::read_dir(cache.join("tinygpt")).unwrap().map(|entry| entry.unwrap().path());
+    let kept = kept.find(|f| f.file_name().unwrap().to_string_lossy().starts_with("tune-")).unwrap();
+    let kept = std::fs::read_to_string(kept).unwrap();
+    for change in found["changes"].as_array().unwrap() {
+        assert!(kept.contains(change["after"].as_str().unwrap()), "{change}");
+    }
+    let (text, _) = run("tune --graph f.gir --rounds 1 --seconds 300");
+    assert!(text.contains(" ms a step, ") && text.contains(" kernels changed, "), "{text}");
+    cli.file("still.toml", "preset = \"tiny\"\n[train]\nno_tune = true\n");
+    cli.refused("tune --config still.toml", 2, "a search times variants, which no_tune forbids");
+}
+
 #[test]
 fn shaders_are_dumped_without_an_adapter() {
     let cli = Cli::new();

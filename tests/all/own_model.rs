@@ -5,7 +5,7 @@ use tinygpt::ir::{Builder, DType, Graph, Init, TensorType};
 use tinygpt::runtime::checkpoint::Checkpoint;
 
 /// A language model of two-byte memory, [B,T] = [4,8]: embeddings of a byte and of the one before it, a hidden layer, logits if asked for.
-fn trigram(logits: bool) -> Graph {
+pub fn trigram(logits: bool) -> Graph {
     let b = Builder::new("trigram");
     let (rows, ctx, width) = (4, 8, 24);
     let tokens = TensorType::new(DType::I32, [rows, ctx]);

@@ -13,7 +13,7 @@ mod train;
 pub mod usage;
 
 pub use compiler::{CheckArgs, DumpArgs, GraphArgs, OptArgs, Reference, RunArgs, Stage, Target, VizArgs};
-pub use model::{BenchArgs, CheckpointArgs, EvalArgs, ParityArgs, ProfileArgs, SampleArgs};
+pub use model::{BenchArgs, CheckpointArgs, EvalArgs, ParityArgs, ProfileArgs, SampleArgs, TuneArgs};
 pub use train::{ConfigArgs, ExportArgs, ExportFormat, TrainArgs};
 
 use crate::config::{Backend, Isa, Precision};
@@ -46,6 +46,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Show where the time of a training step goes, kernel by kernel
     Profile(ProfileArgs),
+    /// Search for faster variants of a training step's kernels on a GPU, and keep them for every later run
+    Tune(TuneArgs),
     /// Write a page that leads from the lines of a model to its kernels and code, and back; or a picture of its graph
     Viz(VizArgs),
     /// Compare a backend with a fixture recorded by PyTorch; exit status 1 beyond tolerance
@@ -95,15 +97,22 @@ pub struct ExecArgs {
     /// Run generated code only, without the cpu backend's templates: slower, the same results within rounding
     #[arg(long)]
     pub no_templates: bool,
+    /// Take the default variants of gpu kernels instead of timing them on the adapter
+    #[arg(long)]
+    pub no_tune: bool,
+    #[command(flatten)]
+    pub gpu: GpuArgs,
+}
+
+/// How the GPU backend runs it.
+#[derive(Debug, Clone, Default, Args)]
+pub struct GpuArgs {
     /// Part of the name of the gpu backend's adapter, as `tinygpt devices` lists it [default: the best there is]
     #[arg(long, value_name = "NAME")]
     pub adapter: Option<String>,
     /// Compile bounds checks into gpu kernels
     #[arg(long)]
     pub checked: bool,
-    /// Take the default variants of gpu kernels instead of timing them on the adapter
-    #[arg(long)]
-    pub no_tune: bool,
     /// How exact contractions are: mixed rounds their operands to f16, and is for the gpu backend [default: f32]
     #[arg(long, value_enum, value_name = "P")]
     pub precision: Option<Precision>,

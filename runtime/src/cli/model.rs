@@ -1,6 +1,6 @@
-//! Commands that use a model or time one: `sample`, `eval`, `bench`, `profile`, `parity`.
+//! Commands that use a model or time one: `sample`, `eval`, `bench`, `profile`, `tune`, `parity`.
 
-use super::{ExecArgs, usage};
+use super::{ExecArgs, GpuArgs, usage};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -99,6 +99,40 @@ pub struct ProfileArgs {
     pub trace: Option<PathBuf>,
     #[command(flatten)]
     pub exec: ExecArgs,
+}
+
+const TUNE_EXAMPLES: &str = "\
+Examples:
+  tinygpt tune --preset large --seconds 120
+  tinygpt tune --config my.toml --precision mixed
+  tinygpt train --preset large --backend gpu  runs what was found";
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = TUNE_EXAMPLES)]
+pub struct TuneArgs {
+    /// Preset whose training step is tuned [default: small]
+    #[arg(long, value_name = "P", conflicts_with = "config")]
+    pub preset: Option<String>,
+    /// Configuration file whose training step is tuned
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Forward graph whose training step is tuned
+    #[arg(long, value_name = "F.gir", conflicts_with_all = ["preset", "config"])]
+    pub graph: Option<String>,
+    /// Rows of ctx bytes a step, 1 to 1048576 [default: the preset's]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Seconds after which no further variant is tried, 1 to 86400
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = usage::whole::<u64>(1..=86400))]
+    pub seconds: u64,
+    /// Rounds of contests after which the search ends, 1 or more [default: as many as there is time for]
+    #[arg(long, value_name = "N", value_parser = usage::whole::<u64>(1..=u64::MAX))]
+    pub rounds: Option<u64>,
+    /// Print JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten, next_help_heading = "Execution")]
+    pub gpu: GpuArgs,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -144,10 +144,10 @@ impl TrainArgs {
         train.threads = self.exec.threads.map(|n| Some(usize::from(n)));
         train.isa = self.exec.isa.map(Some);
         train.no_templates = self.exec.no_templates.then_some(true);
-        train.adapter = self.exec.adapter.clone().map(Some);
-        train.checked = self.exec.checked.then_some(true);
+        train.adapter = self.exec.gpu.adapter.clone().map(Some);
+        train.checked = self.exec.gpu.checked.then_some(true);
         train.no_tune = self.exec.no_tune.then_some(true);
-        train.precision = self.exec.precision;
+        train.precision = self.exec.gpu.precision;
         over
     }
 }

@@ -211,13 +211,14 @@ fn measure_in_child(preset: &str, args: &BenchArgs) -> Result<Measurement> {
         ("--backend", exec.backend.map(|b| b.to_string())),
         ("--threads", exec.threads.map(|n| n.to_string())),
         ("--isa", exec.isa.map(|isa| isa.to_string())),
-        ("--adapter", exec.adapter.clone()),
-        ("--precision", exec.precision.map(|p| p.to_string())),
+        ("--adapter", exec.gpu.adapter.clone()),
+        ("--precision", exec.gpu.precision.map(|p| p.to_string())),
     ];
     for (flag, value) in flags {
         command.args(value.iter().flat_map(|value| [flag, value.as_str()]));
     }
-    let switches = [("--no-templates", exec.no_templates), ("--checked", exec.checked), ("--no-tune", exec.no_tune)];
+    let switches =
+        [("--no-templates", exec.no_templates), ("--checked", exec.gpu.checked), ("--no-tune", exec.no_tune)];
     command.args(switches.iter().filter(|(_, on)| *on).map(|(switch, _)| switch));
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let output = output.map_err(|e| failed(format!("cannot start: {e}")))?;

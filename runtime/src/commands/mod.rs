@@ -16,6 +16,7 @@ pub mod run;
 pub mod sample;
 pub mod serve;
 pub mod train;
+pub mod tune;
 pub mod viz;
 
 use crate::architecture::Architecture;

@@ -155,7 +155,7 @@ fn layer(args: &TrainArgs, init: Option<&(Architecture, Tensors)>) -> Result<Run
 
 /// What is trained: that of the checkpoint to go on from, the graph that the configuration names, or its GPT. With `lines` the nodes of a
 /// graph say where in its file they are.
-fn model(config: &RunConfig, resumed: Option<&(RunDir, Checkpoint)>, lines: bool) -> Result<Architecture> {
+pub(super) fn model(config: &RunConfig, resumed: Option<&(RunDir, Checkpoint)>, lines: bool) -> Result<Architecture> {
     let read = if lines { GraphModel::read_located } else { GraphModel::read };
     match (resumed, &config.graph) {
         (Some((dir, _)), Some(_)) if lines => read(&dir.path().join(GRAPH_FILE)).map(Architecture::from),

@@ -17,6 +17,7 @@ use crate::{Error, Result};
 pub(super) type Units = HashMap<StorageUnit, wgpu::Buffer>;
 
 /// One dispatch.
+#[derive(Clone)]
 pub(super) struct Launch {
     pub pipeline: wgpu::ComputePipeline,
     pub group: wgpu::BindGroup,

@@ -1,47 +1,31 @@
-//! Contests: which of the ways to run a structure is the fastest on the device.
+//! Contests: which of the ways to run a structure is the fastest on the device, within the step that it is for ([`super::rounds`]).
 //!
 //! Most of a cold start is the driver's compilation of ways that lose. So a structure gets the fewer of them the less of a step it takes by an estimate,
-//! and those that the model holds for the best ([`Bundle::choices`]); what is compiled is timed while the rest still is.
+//! and those that the model holds for the best ([`Bundle::choices`]).
 //!
 //! Invariants
 //! - Who takes part depends on the program and the adapter alone, not on what is known already: so a later run asks no question that this one left.
 //! - A contest is decided among those that were compiled in time, and its default always is one of them.
-//! - The device runs at its full clock when entrants are timed, or the contest is held again.
+//! - A device without timestamps holds no contests.
 
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use tinygpt_codegen_wgsl::{Bundle, Caps, Choice, Module, Piece, Unit};
 use tinygpt_ir::program::{KernelId, KernelKind, Program, kernel_stats};
 
-use super::binder::{Binder, Launch, Units};
+use super::binder::{Binder, Units};
 use super::device::Gpu;
-use super::pipelines::{Beside, Pipelines};
-use super::stopwatch::Stopwatch;
+use super::pipelines::Pipelines;
+use super::rounds::{Outcome, Place, Stretch, decide};
 use crate::Result;
 
-/// From the begin of compilation, when no further variant is compiled: what is not begun by then takes no part.
-const COMPILATION: Duration = Duration::from_millis(1500);
+/// Time for which the device is kept busy before the first round: idle ones run at a fraction of their clock.
+const WARM_UP: Duration = Duration::from_millis(200);
 
-/// From the begin of compilation, when no further contest begins: those that are left keep their defaults for this run.
-const BUDGET: Duration = Duration::from_millis(3500);
-
-/// Time for which the device is kept busy before the first contest: idle ones run at a fraction of their clock.
-const WARM_UP: Duration = Duration::from_millis(300);
-
-/// Time of the device for one measurement of a variant.
-const TRIAL: Duration = Duration::from_millis(1);
-
-/// Time of the device for a first look at one.
-const LOOK: Duration = Duration::from_micros(250);
-
-/// From one measurement to the next, how much longer than the fastest those take that stay, the last ones being twice measured.
-const STAYS: [f64; 4] = [1.4, 1.12, 1.06, 1.06];
-
-/// A measurement that much shorter than the same one before shows that the clock has risen.
-const RISEN: f64 = 0.95;
-
-/// How often a contest is held again because of that.
-const AGAIN: usize = 3;
+/// Bundles of a structure that are timed, the first ones; and how many bundles before each run with it, so that caches are as in a step.
+const PLACES: usize = 2;
+const BEFORE: usize = 6;
 
 /// Bytes of code that takes a driver long, where products on matrices count as so many times their own.
 const LONG: usize = 50_000;
@@ -83,156 +67,128 @@ pub(super) fn field(bundle: &Bundle, seconds: f64, share: f64) -> Vec<&Choice> {
 
 /// The ways to run one structure.
 pub(super) struct Contest {
-    /// The default first.
-    pub entrants: Vec<(Choice, Vec<Module>)>,
+    /// The one that it has so far first.
+    pub entrants: Vec<Choice>,
+    /// The first bundles that have it, by their numbers in the program.
+    pub places: Vec<usize>,
+    /// The modules of each entrant at each place.
+    pub modules: Vec<Vec<Vec<Module>>>,
     /// Of a step's time, by the estimate.
     pub share: f64,
 }
 
-/// Compiles `needed` and the entrants of `contests`, and holds the contests on the program's own buffers, whose values are lost. The winner of each; None
-/// where there was no time.
+impl Contest {
+    /// Between the first of `choices` and those of the others that the adapter's limits allow, for the bundles `same`. None without others.
+    ///
+    /// Errors: as of [`Bundle::emit`] for the first.
+    pub fn new(
+        caps: &Caps,
+        bundles: &[Bundle],
+        same: &[usize],
+        share: f64,
+        choices: &[&Choice],
+    ) -> std::result::Result<Option<Contest>, tinygpt_codegen_wgsl::Error> {
+        let places: Vec<usize> = same.iter().copied().take(PLACES).collect();
+        let emit = |choice: &Choice| places.iter().map(|at| bundles[*at].emit(caps, choice)).collect();
+        let [first, others @ ..] = choices else { return Ok(None) };
+        let (mut entrants, mut modules) = (vec![(*first).clone()], vec![emit(first)?]);
+        for choice in others {
+            if let Ok(its) = emit(choice) {
+                entrants.push((*choice).clone());
+                modules.push(its);
+            }
+        }
+        Ok((entrants.len() > 1).then_some(Contest { entrants, places, modules, share }))
+    }
+}
+
+/// When to stop.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadlines {
+    /// What is not begun to be compiled by then takes no part.
+    pub compilation: Instant,
+    /// No further round begins.
+    pub rounds: Instant,
+}
+
+/// Compiles `chosen`, the modules of each bundle of the program, and the entrants of `contests`, and holds the contests on the program's own buffers, which
+/// are zeros then. The choice that won each and its outcome; None where there was no time.
 pub(super) fn hold(
     gpu: &Gpu,
     units: &Units,
     pipelines: &mut Pipelines<'_>,
-    needed: &[&Module],
+    chosen: &[Vec<Module>],
     contests: &[Contest],
-) -> Result<Vec<Option<Choice>>> {
+    deadlines: Deadlines,
+) -> Result<Vec<Option<(Choice, Outcome)>>> {
     let start = Instant::now();
-    let modules = || contests.iter().flat_map(|c| &c.entrants).flat_map(|(_, modules)| modules);
-    let jobs = jobs(needed, contests);
-    let mut order: Vec<usize> = (0..contests.len()).collect();
-    order.sort_by(|a, b| contests[*b].share.total_cmp(&contests[*a].share));
+    pipelines.make(&jobs(chosen, contests), deadlines.compilation)?;
+    let compiled = start.elapsed();
+    // Of each contest the entrants that take part, by their numbers.
+    let present: Vec<Vec<usize>> = contests
+        .iter()
+        .map(|c| (0..c.entrants.len()).filter(|e| c.modules[*e].iter().flatten().all(|m| pipelines.has(m))).collect())
+        .collect();
+    let modules = || contests.iter().flat_map(|c| c.modules.iter().flatten().flatten()).chain(chosen.iter().flatten());
     let mut binder = Binder::new(gpu, units, modules().map(|m| m.scratch_bytes).max().unwrap_or(0))?;
-    let mut stage = Stage { watch: Stopwatch::new(gpu), gpu, warm: Duration::ZERO, end: start + BUDGET };
-    let mut winners = vec![None; contests.len()];
-    pipelines.make_beside(&jobs, start + COMPILATION, |pipelines, all| {
-        let compiled = |(_, modules): &(Choice, Vec<Module>)| modules.iter().all(|module| pipelines.has(module));
-        // By the host's clock, which compilation disturbs.
-        if !stage.watch.has_stamps() && !all {
-            return Ok(Beside::Idle);
-        }
-        loop {
-            if Instant::now() >= stage.end {
-                return Ok(Beside::Idle);
+    let mut places = Vec::new();
+    for at in stretch(contests) {
+        let contest = contests.iter().position(|c| c.places.contains(&at));
+        let ways = match contest {
+            None => vec![binder.all_launches(pipelines, &chosen[at])?],
+            Some(c) => {
+                let place = contests[c].places.iter().position(|p| *p == at).unwrap_or(0);
+                let way = |e: &usize| binder.all_launches(pipelines, &contests[c].modules[*e][place]);
+                present[c].iter().map(way).collect::<Result<_>>()?
             }
-            if stage.warm < WARM_UP || !order.iter().any(|at| all || contests[*at].entrants.iter().all(&compiled)) {
-                let busy = order.iter().map(|at| &contests[*at].entrants[0]).find(|entrant| compiled(entrant));
-                let Some((_, modules)) = busy else { return Ok(Beside::Idle) };
-                stage.warm_up(&binder.all_launches(pipelines, modules)?)?;
-                if !all {
-                    return Ok(Beside::Busy);
-                }
-                continue;
-            }
-            let next = order.iter().position(|at| all || contests[*at].entrants.iter().all(&compiled));
-            let Some(next) = next else { return Ok(Beside::Idle) };
-            let at = order.remove(next);
-            let present: Vec<&(Choice, Vec<Module>)> =
-                contests[at].entrants.iter().filter(|entrant| compiled(entrant)).collect();
-            let launches: Result<Vec<Vec<Launch>>> =
-                present.iter().map(|(_, modules)| binder.all_launches(pipelines, modules)).collect();
-            winners[at] = Some(present[stage.fastest(&launches?)?].0.clone());
-            if !all {
-                return Ok(Beside::Busy);
-            }
-        }
-    })?;
+        };
+        places.push(Place { contest, ways });
+    }
+    let Some(stretch) = Stretch::new(gpu, places, contests.len())? else { return Ok(vec![None; contests.len()]) };
+    let once = stretch.warm_up(WARM_UP)?;
+    let entrants: Vec<usize> = present.iter().map(Vec::len).collect();
+    let outcomes = decide(&entrants, once, || Instant::now() >= deadlines.rounds, |picks| stretch.round(picks))?;
+    clear(gpu, units, modules());
+    tracing::debug!(contests = contests.len(), ?compiled, ?once, took = ?start.elapsed(), "held contests");
+    let named = |((contest, present), outcome): ((&Contest, &Vec<usize>), Option<Outcome>)| {
+        outcome.map(|outcome| (contest.entrants[present[outcome.winner]].clone(), outcome))
+    };
+    Ok(contests.iter().zip(&present).zip(outcomes).map(named).collect())
+}
+
+/// The bundles that run: the places of all contests, and those before them.
+fn stretch(contests: &[Contest]) -> BTreeSet<usize> {
+    contests.iter().flat_map(|c| &c.places).flat_map(|at| at.saturating_sub(BEFORE)..=*at).collect()
+}
+
+/// Fills with zeros whatever these modules write.
+pub(super) fn clear<'a>(gpu: &Gpu, units: &Units, modules: impl Iterator<Item = &'a Module>) {
+    let written = modules.flat_map(|m| &m.bindings).filter(|b| b.write).filter_map(|b| match b.unit {
+        Unit::Storage(unit) => Some(unit),
+        Unit::Scratch | Unit::Table => None,
+    });
     let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    for unit in modules().flat_map(|m| &m.bindings).filter(|b| b.write).map(|b| b.unit) {
-        if let Unit::Storage(unit) = unit {
-            encoder.clear_buffer(&units[&unit], 0, None);
-        }
+    for unit in written.collect::<HashSet<_>>() {
+        encoder.clear_buffer(&units[&unit], 0, None);
     }
     gpu.queue.submit([encoder.finish()]);
-    tracing::debug!(contests = contests.len(), modules = jobs.len(), took = ?start.elapsed(), "held contests");
-    Ok(winners)
 }
 
 /// What to compile, in this order, and whether it is for a contest alone: long code first, so that none is left for the end; then what is needed, and
 /// then what is likely to win, in contests for the largest shares.
-fn jobs<'a>(needed: &[&'a Module], contests: &'a [Contest]) -> Vec<(&'a Module, bool)> {
+fn jobs<'a>(chosen: &'a [Vec<Module>], contests: &'a [Contest]) -> Vec<(&'a Module, bool)> {
     let mut wished: Vec<(f64, &Module)> = Vec::new();
     for contest in contests {
-        for (rank, (_, modules)) in contest.entrants.iter().enumerate().skip(1) {
-            wished.extend(modules.iter().map(|module| (contest.share / (rank + 1) as f64, module)));
+        for (rank, places) in contest.modules.iter().enumerate().skip(1) {
+            wished.extend(places.iter().flatten().map(|module| (contest.share / (rank + 1) as f64, module)));
         }
     }
     wished.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let needed = needed.iter().map(|module| (*module, false));
+    let needed = chosen.iter().flatten().map(|module| (module, false));
     let mut jobs: Vec<(&Module, bool)> = needed.chain(wished.into_iter().map(|(_, module)| (module, true))).collect();
     let long = |m: &Module| m.code.len() * if m.cooperative { MATRIX_CODE } else { 1 } >= LONG;
     jobs.sort_by_key(|(module, _)| !long(module));
     jobs
-}
-
-/// Where contests are held.
-struct Stage<'a> {
-    watch: Stopwatch,
-    gpu: &'a Gpu,
-    /// How long the device has been busy.
-    warm: Duration,
-    /// When no further contest begins.
-    end: Instant,
-}
-
-impl Stage<'_> {
-    fn time(&self, launches: &[Launch], runs: u32) -> Result<Duration> {
-        self.watch.time(self.gpu, launches, runs)
-    }
-
-    /// Keeps the device busy for a while.
-    fn warm_up(&mut self, launches: &[Launch]) -> Result<()> {
-        let start = Instant::now();
-        while start.elapsed() < 4 * TRIAL {
-            self.time(launches, 20)?;
-        }
-        self.warm += start.elapsed();
-        Ok(())
-    }
-
-    /// The number of the fastest. All are looked at, and those that are not far behind are timed in turns.
-    fn fastest(&self, entrants: &[Vec<Launch>]) -> Result<usize> {
-        let mut best = 0;
-        for _ in 0..AGAIN {
-            let reference = self.first(&entrants[0], TRIAL)?;
-            let mut times = vec![reference];
-            for launches in &entrants[1..] {
-                times.push(self.first(launches, LOOK)?);
-            }
-            let mut stay: Vec<usize> = (0..entrants.len()).collect();
-            let fastest =
-                |stay: &[usize], times: &[Duration]| stay.iter().copied().min_by_key(|at| times[*at]).unwrap_or(0);
-            for slower in STAYS {
-                let least = times[fastest(&stay, &times)].as_secs_f64();
-                stay.retain(|at| times[*at].as_secs_f64() <= least * slower);
-                if stay.len() == 1 {
-                    break;
-                }
-                for at in &stay {
-                    times[*at] = times[*at].min(self.timed(&entrants[*at], times[*at], TRIAL)?);
-                }
-            }
-            best = fastest(&stay, &times);
-            tracing::trace!(?times, best, "held a contest");
-            let after = self.timed(&entrants[0], reference, TRIAL)?;
-            if after.as_secs_f64() >= RISEN * reference.as_secs_f64() || Instant::now() >= self.end {
-                break;
-            }
-        }
-        Ok(best)
-    }
-
-    /// Time of a run, in the mean of so many that they take `whole`, a run taking about `once`.
-    fn timed(&self, launches: &[Launch], once: Duration, whole: Duration) -> Result<Duration> {
-        let runs = (whole.as_secs_f64() / once.as_secs_f64().max(1e-7)).clamp(1.0, 200.0) as u32;
-        Ok(self.time(launches, runs)? / runs)
-    }
-    /// The same of launches that did not run before: a short first run is not counted, since it fills caches.
-    fn first(&self, launches: &[Launch], whole: Duration) -> Result<Duration> {
-        let once = self.time(launches, 1)?;
-        if once > 2 * TRIAL { Ok(once) } else { self.timed(launches, once, whole) }
-    }
 }
 
 #[cfg(test)]

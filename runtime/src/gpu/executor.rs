@@ -132,7 +132,7 @@ impl GpuExecutor {
 }
 
 /// Makes the allocations of a program. wgpu's buffers start as zeros.
-fn units(gpu: &Gpu, program: &Program) -> Result<Units> {
+pub(super) fn units(gpu: &Gpu, program: &Program) -> Result<Units> {
     use tinygpt_ir::program::StorageUnit as Unit;
     let mut units = HashMap::new();
     for (id, buffer) in program.buffers.iter() {

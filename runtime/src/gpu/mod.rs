@@ -4,9 +4,10 @@
 //! - [`executor`]: buffers, launches, steps in flight
 //! - [`build`]: from a program to launches, by way of [`pipelines`] and bind groups ([`binder`])
 //! - [`kept`]: compiled pipelines on disk
-//! - [`contest`]: which variant of a kernel is the fastest, by the [`stopwatch`]
+//! - [`contest`]: which variant of a kernel is the fastest, by [`rounds`] of timed passes ([`stamps`])
 //! - [`cooperate`]: whether an adapter's cooperative matrices multiply as they should
 //! - [`ring`]: small results that come back without stalling the device
+//! - [`search`]: faster ways than the contests of a first run have found
 //! - [`tune`]: which variant of a kernel runs, and how that is kept and replayed
 //!
 //! Invariants
@@ -23,7 +24,9 @@ pub mod executor;
 mod kept;
 mod pipelines;
 mod ring;
-mod stopwatch;
+mod rounds;
+pub mod search;
+mod stamps;
 pub mod tune;
 
 pub use cooperate::Cooperation;

@@ -1,6 +1,6 @@
 //! Pipelines: what the driver makes of modules.
 //!
-//! Drivers take tens to hundreds of milliseconds for each, so they are made on all cores, while the caller may do other work, and what the driver keeps
+//! Drivers take tens to hundreds of milliseconds for each, so they are made on all cores, and what the driver keeps
 //! of them stays on disk ([`super::kept`]).
 //!
 //! Invariants
@@ -9,8 +9,7 @@
 //! - Bounds checks are left out only if the caller says that the program verifier proved the program.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use tinygpt_codegen_wgsl::{Dialect, Module};
@@ -32,15 +31,6 @@ pub(super) struct Pipelines<'a> {
     /// By the access modes of bindings: true for written ones.
     layouts: HashMap<Vec<bool>, (wgpu::BindGroupLayout, wgpu::PipelineLayout)>,
     made: HashMap<Key, wgpu::ComputePipeline>,
-}
-
-/// What the work beside compilation found to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Beside {
-    /// Something, and it may go on.
-    Busy,
-    /// Nothing until further pipelines are made.
-    Idle,
 }
 
 /// Access modes of a module's bindings.
@@ -67,20 +57,9 @@ impl<'a> Pipelines<'a> {
         self.layouts.get(&modes(module)).map(|(group, _)| group)
     }
 
-    /// Makes the pipelines of these modules that there are not yet.
-    pub fn make(&mut self, modules: &[&Module]) -> Result<()> {
-        let jobs: Vec<(&Module, bool)> = modules.iter().map(|module| (*module, false)).collect();
-        self.make_beside(&jobs, Instant::now(), |_, _| Ok(Beside::Idle))
-    }
-
-    /// Makes the pipelines of these modules that there are not yet; of those marked optional what was not begun by `deadline` is left out. Meanwhile
-    /// `beside` runs on the caller's thread, again and again while it is busy and then after each module; a last time with `true` when all are made.
-    pub fn make_beside(
-        &mut self,
-        modules: &[(&Module, bool)],
-        deadline: Instant,
-        mut beside: impl FnMut(&Self, bool) -> Result<Beside>,
-    ) -> Result<()> {
+    /// Makes the pipelines of these modules that there are not yet, on all cores. Those marked optional are left out if they are not begun by `deadline`,
+    /// or if the driver refuses them.
+    pub fn make(&mut self, modules: &[(&Module, bool)], deadline: Instant) -> Result<()> {
         let start = Instant::now();
         let mut begun = HashSet::new();
         let mut jobs = Vec::new();
@@ -92,68 +71,34 @@ impl<'a> Pipelines<'a> {
         }
         let before = self.made.len();
         let (gpu, proved) = (self.gpu, self.proved);
-        let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let (send, receive) = channel();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
-        std::thread::scope(|scope| {
-            let work = || {
-                let send = send.clone();
-                let (jobs, next, stopped) = (&jobs, &next, &stopped);
-                move || {
-                    while let Some((module, layout, optional)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if stopped.load(Ordering::Relaxed) {
-                            break;
-                        }
-                        if *optional && Instant::now() >= deadline {
-                            continue;
-                        }
-                        let made = gpu.scoped(|| Ok(compile(gpu, proved, module, layout)));
-                        // Whoever waited for it has failed.
-                        if send.send(made).is_err() {
-                            break;
-                        }
+        let (jobs, next) = (&jobs, &AtomicUsize::new(0));
+        let work = || -> Result<Vec<Made>> {
+            let mut all = Vec::new();
+            while let Some((module, layout, optional)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if *optional && Instant::now() >= deadline {
+                    continue;
+                }
+                match gpu.scoped(|| Ok(compile(gpu, proved, module, layout))) {
+                    Ok(made) => all.push(made),
+                    Err(e) if *optional => tracing::debug!(module.name, error = %e, "left out a variant"),
+                    Err(e) => {
+                        next.store(jobs.len(), Ordering::Relaxed);
+                        return Err(e);
                     }
                 }
-            };
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work())).collect();
-            drop(send);
-            let outcome = self.gather(&receive, &mut beside);
-            stopped.store(true, Ordering::Relaxed);
-            let panicked = workers.into_iter().map(std::thread::ScopedJoinHandle::join).filter(Result::is_err).count();
-            if panicked > 0 {
-                return Err(Error::failed("a thread that compiled shaders has panicked"));
             }
-            outcome
+            Ok(all)
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+        let made = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let panicked = |_| Error::failed("a thread that compiled shaders has panicked");
+            workers.into_iter().map(|worker| worker.join().map_err(panicked)?).collect::<Result<Vec<Vec<Made>>>>()
         })?;
+        self.made.extend(made.into_iter().flatten().flatten());
         let pipelines = self.made.len() - before;
         tracing::debug!(modules = jobs.len(), pipelines, threads, took = ?start.elapsed(), "made pipelines");
         Ok(())
-    }
-
-    /// Takes over what is made, and runs `beside` in between.
-    fn gather(
-        &mut self,
-        receive: &Receiver<Result<Made>>,
-        beside: &mut impl FnMut(&Self, bool) -> Result<Beside>,
-    ) -> Result<()> {
-        loop {
-            let all = loop {
-                match receive.try_recv() {
-                    Ok(made) => self.made.extend(made?),
-                    Err(TryRecvError::Empty) => break false,
-                    Err(TryRecvError::Disconnected) => break true,
-                }
-            };
-            let found = beside(self, all)?;
-            if all {
-                return Ok(());
-            }
-            if found == Beside::Idle
-                && let Ok(made) = receive.recv()
-            {
-                self.made.extend(made?);
-            }
-        }
     }
 
     fn layout(&mut self, modes: &[bool]) -> wgpu::PipelineLayout {

@@ -105,25 +105,31 @@ impl Tuner {
 
     /// Keeps all measurements on disk, and says what `measured` of them, of `wanted`, took.
     pub(super) fn save(&self, measured: usize, wanted: usize, took: Duration) {
-        let mut state = self.state();
         let mut note = format!("timed variants of {measured} kernels in {:.1} s", took.as_secs_f64());
         if measured < wanted {
             let _ = write!(note, ", {} more left for the next run", wanted - measured);
         }
-        if let Some(file) = &self.cache_file {
-            // Another process may have written since: its kernels stay.
-            let mut all = read_cache(file, &self.adapter).unwrap_or_default();
-            all.extend(state.cache.clone());
-            match write_cache(file, &self.adapter, &all) {
-                Ok(()) => {
-                    let _ = write!(note, ", kept in {}", file.display());
-                }
-                Err(e) => {
-                    let _ = write!(note, ", not kept, since {e}");
-                }
+        match self.keep() {
+            Ok(None) => {}
+            Ok(Some(file)) => {
+                let _ = write!(note, ", kept in {}", file.display());
+            }
+            Err(e) => {
+                let _ = write!(note, ", not kept, since {e}");
             }
         }
-        state.notes.push(note);
+        self.note(note);
+    }
+
+    /// Keeps all measurements on disk. The file; None where the system names no place for caches.
+    pub(super) fn keep(&self) -> Result<Option<&Path>> {
+        let Some(file) = &self.cache_file else { return Ok(None) };
+        let state = self.state();
+        // Another process may have written since: its kernels stay.
+        let mut all = read_cache(file, &self.adapter).unwrap_or_default();
+        all.extend(state.cache.clone());
+        write_cache(file, &self.adapter, &all)?;
+        Ok(Some(file))
     }
 
     /// Says something to the user.
