@@ -5,7 +5,8 @@ Every peer of a preset is a process that starts from the file which tinygpt save
 first steps whose losses are compared) and then waits. Preparing happens side by side on all cores, since torch.compile and XLA
 take long; a peer that is not ready within --prepare-s is ended, and its cell is a dash. Then nothing runs but what is timed: in each
 round every peer of a preset takes --steps steps that are not waited for one by one. tinygpt is a process of its own in the
-middle round; its figure is the median of means of five steps that overlap.
+middle round; its figure is the median of means of five steps that overlap. With --tune-s it first searches for variants (`tinygpt tune`),
+as the peers' compilers do while they prepare, while nothing else runs.
 
 Invariants:
 - The GPU is idle but for the side that is timed.
@@ -131,6 +132,16 @@ def ours(args, preset: str, steps: int, flags: list):
     return json.loads(run.stdout)
 
 
+def tune(args, preset: str, flags: list):
+    """Lets tinygpt search for variants for --tune-s seconds; its runs take them from its cache."""
+    command = [args.tinygpt, "tune", "--json", "--preset", preset, "--seconds", str(args.tune_s), *flags]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed: {run.stderr.strip()}")
+    found = json.loads(run.stdout)
+    say(f"{preset} {' '.join(flags)}: {found['tried']} variants tried, {found['ms_before']:.3f} -> {found['ms']:.3f} ms")
+
+
 def measure(args, preset: str, peers: list) -> dict:
     """All sides of a preset, the peers prepared: column -> {ms, losses, ...}."""
     steps = min(args.steps, FEWER_STEPS.get(preset, args.steps))
@@ -196,6 +207,7 @@ def main() -> int:
     flags.add_argument("--rounds", type=int, default=5)
     flags.add_argument("--steps", type=int, default=30, help="of a round; default: 30, at gpt2 5")
     flags.add_argument("--prepare-s", type=float, default=100.0, help="seconds in which the peers prepare; default: 100")
+    flags.add_argument("--tune-s", type=int, default=0, help="seconds for which tinygpt searches for variants first, each preset and precision; default: 0")
     flags.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu tries this script without a GPU")
     flags.add_argument("--json", metavar="F", help="write every figure there")
     args = flags.parse_args()
@@ -203,6 +215,10 @@ def main() -> int:
     args.work = tempfile.mkdtemp(prefix="tinygpt-peers-")
     presets = args.preset.split(",")
 
+    if args.tune_s > 0:
+        for preset in presets:
+            for _, ours_flags in OURS:
+                tune(args, preset, ours_flags)
     deadline = time.perf_counter() + args.prepare_s
     with ThreadPoolExecutor(len(presets)) as pool:
         peers = dict(zip(presets, pool.map(lambda preset: begin_peers(args, preset), presets)))
@@ -229,6 +245,8 @@ def main() -> int:
     adapter = next((cell["adapter"] for cells in results.values() for cell in cells.values() if "adapter" in cell), "no adapter")
     driver = tool(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]) or "no NVIDIA driver"
     print(f"{adapter}; {driver}; {', '.join(versions)}; Python {platform.python_version()}")
+    if args.tune_s > 0:
+        print(f"tinygpt after {args.tune_s} s of `tinygpt tune`, each preset and precision")
     print(f"ms a step: medians of {args.rounds} rounds of {args.steps} steps ({', '.join(f'{p}: {n}' for p, n in FEWER_STEPS.items())})\n")
     print(table(results))
     print()
