@@ -114,7 +114,7 @@ const TILINGS: [(Tiling, f64); 13] = [
 const UNROLL: u32 = 4;
 /// Multiply-adds of an invocation that a further variant spells out at most: a loop that outgrows the cache of instructions, 32 KiB where it was
 /// measured, takes twice as long.
-const SPELLED: u32 = 1600;
+pub const SPELLED: u32 = 1600;
 
 const fn tiling(m: u32, n: u32, k: u32, each_m: u32, each_n: u32, teams: u32, buffers: u32) -> Tiling {
     Tiling { m, n, k, each_m, each_n, teams, split: 1, buffers, unroll: UNROLL }

@@ -157,8 +157,8 @@ fn with_other_slices(variant: Variant) -> Vec<Variant> {
 
 fn with_unroll(variant: Variant, step: u32) -> Option<Variant> {
     match variant {
-        Variant::Contract { m, n, k, each_m, each_n, teams, split, buffers, .. } => k
-            .is_multiple_of(step)
+        Variant::Contract { m, n, k, each_m, each_n, teams, split, buffers, .. } => (k.is_multiple_of(step)
+            && step * each_m * each_n <= choose::SPELLED)
             .then_some(Variant::Contract { m, n, k, each_m, each_n, teams, split, buffers, unroll: step }),
         _ => None,
     }
