@@ -8,9 +8,9 @@ use crate::bind::Piece;
 use crate::caps::Caps;
 use crate::contract::Tiling;
 use crate::cooperate::{self, Blocks};
-use crate::variant::{AttentionTiling, ScatterOrder, Variant};
-use crate::{attention_grad, fold, pointwise, reduce, update};
-use tinygpt_ir::program::{AttentionShape, Contract, KernelKind, Scatter};
+use crate::variant::{AttentionTiling, Variant};
+use crate::{attention_grad, fold, pointwise, reduce, scatter, update};
+use tinygpt_ir::program::{AttentionShape, Contract, KernelKind};
 use tinygpt_ir::types::numel;
 
 /// Invocations that keep a large GPU busy.
@@ -66,7 +66,7 @@ pub fn variants(piece: &Piece, caps: &Caps) -> Vec<Variant> {
             list.extend(plain.into_iter().take(most));
             list
         }
-        KernelKind::Scatter(k) => scatter(k, group),
+        KernelKind::Scatter(k) => scatter::variants(k, caps, group),
     }
 }
 
@@ -554,14 +554,4 @@ fn grad_tilings(shape: &AttentionShape, all: bool, caps: &Caps) -> Vec<Variant> 
         .filter(|(t, slopes)| !slopes || room(t))
         .map(variant)
         .collect()
-}
-
-fn scatter(k: &Scatter, most: u32) -> Vec<Variant> {
-    let group = [256, 64].into_iter().find(|group| *group <= most).unwrap_or(32);
-    let by = |order| Variant::Scatter { order, group };
-    if k.table <= 2 * numel(&k.ids) {
-        vec![by(ScatterOrder::Rows), by(ScatterOrder::Positions)]
-    } else {
-        vec![by(ScatterOrder::Positions), by(ScatterOrder::Rows)]
-    }
 }

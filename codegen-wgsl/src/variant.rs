@@ -7,9 +7,9 @@ use std::str::FromStr;
 /// How the additions of a scatter are shared out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ScatterOrder {
-    /// One workgroup a row of the table looks through all ids: for small tables.
-    Rows,
-    /// The workgroup of an id's first position adds up its rows: for large tables.
+    /// One workgroup so many rows of the table, which looks through all ids: one for small tables.
+    Rows(u32),
+    /// The workgroup of an id's first position adds up its rows: for few ids and large tables.
     Positions,
 }
 
@@ -142,10 +142,10 @@ impl fmt::Display for Variant {
                 write!(f, "attention_grad {tiling} slopes={}", u32::from(*slopes))
             }
             Variant::AttentionMatrices { rows, cols } => write!(f, "attention_matrices rows={rows} cols={cols}"),
-            Variant::Scatter { order, group } => {
-                let positions = u32::from(*order == ScatterOrder::Positions);
-                write!(f, "scatter positions={positions} group={group}")
+            Variant::Scatter { order: ScatterOrder::Rows(rows), group } => {
+                write!(f, "scatter rows={rows} group={group}")
             }
+            Variant::Scatter { order: ScatterOrder::Positions, group } => write!(f, "scatter_positions group={group}"),
         }
     }
 }
@@ -220,10 +220,8 @@ impl FromStr for Variant {
                 }
             }
             "attention_matrices" => Variant::AttentionMatrices { rows: field("rows")?, cols: field("cols")? },
-            "scatter" => Variant::Scatter {
-                order: if field("positions")? != 0 { ScatterOrder::Positions } else { ScatterOrder::Rows },
-                group: field("group")?,
-            },
+            "scatter" => Variant::Scatter { order: ScatterOrder::Rows(field("rows")?), group: field("group")? },
+            "scatter_positions" => Variant::Scatter { order: ScatterOrder::Positions, group: field("group")? },
             _ => return refuse(format!("variant `{text}`: found `{kind}`, expected the name of an archetype")),
         };
         if used != expected {
@@ -285,6 +283,7 @@ mod tests {
             },
             Variant::AttentionMatrices { rows: 64, cols: 32 },
             Variant::Scatter { order: ScatterOrder::Positions, group: 64 },
+            Variant::Scatter { order: ScatterOrder::Rows(32), group: 64 },
         ];
         for v in all {
             assert_eq!(v.to_string().parse::<Variant>().unwrap(), v);

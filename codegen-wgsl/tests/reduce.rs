@@ -314,6 +314,7 @@ fn scatters() {
         (64, vec![33], vec![]),
         (30, vec![300], vec![70]),
         (300, vec![90], vec![1]),
+        (200, vec![2100], vec![70]),
     ] {
         for dtype in [DType::F32, DType::I32] {
             for base in 0..3 {

@@ -282,7 +282,7 @@ fn files_that_are_none() {
             (
                 "dump --preset tiny --stage wgsl --plan short.txt",
                 2,
-                "short.txt: found \"short\", expected a plan that begins with \"tinygpt plan 4\"",
+                "short.txt: found \"short\", expected a plan that begins with \"tinygpt plan 5\"",
             ),
             (
                 "dump --preset tiny --stage clif --kernel (",

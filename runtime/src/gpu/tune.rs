@@ -26,7 +26,7 @@ use crate::error::one_line;
 use crate::{Error, Result};
 
 /// Of the plan and the cache: raised when variants or hashes change their meaning.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// What runs, by the hash of a bundle's default.
 pub type Variants = BTreeMap<u64, Choice>;
@@ -279,7 +279,7 @@ mod tests {
         let text = first.plan();
         assert_eq!(
             text,
-            "tinygpt plan 4\nadapter X (1.2)\nkernel 0000000000000007 pointwise width=4 group=256\n\
+            "tinygpt plan 5\nadapter X (1.2)\nkernel 0000000000000007 pointwise width=4 group=256\n\
              kernel feed000000000001 pointwise width=1 group=64 + reduce rows=1 lanes=64 split=1 width=1 subgroups=0\n"
         );
         let second = Tuner::with_cache("X (1.2)".to_owned(), true, None);
@@ -293,8 +293,8 @@ mod tests {
         for (text, part) in [
             ("", "found \"\", expected a plan that begins"),
             ("tinygpt plan 9\n", "tinygpt plan 9"),
-            ("tinygpt plan 4\nkernel", "expected \"adapter NAME\""),
-            ("tinygpt plan 4\nadapter X\nkernel 7 fast", "expected \"kernel HASH VARIANT\""),
+            ("tinygpt plan 5\nkernel", "expected \"adapter NAME\""),
+            ("tinygpt plan 5\nadapter X\nkernel 7 fast", "expected \"kernel HASH VARIANT\""),
         ] {
             let error = second.replay(text, "p").unwrap_err().to_string();
             assert!(error.starts_with("p: ") && error.contains(part), "{error}");
