@@ -6,7 +6,7 @@
 //! With `width` 4 each takes four neighbours along that axis at once, and `rows` counts vectors of four rows where memory runs down them.
 //!
 //! Where an invocation has few elements of a row, they are spelled out: all their loads stand before the first sweep, and what a later sweep needs
-//! stays in registers.
+//! stays in registers ([`kept`]). Where it has more, a maximum and the sum of exponentials below it share a sweep ([`online`]).
 //!
 //! With `split` > 1 the columns are cut into parts for different workgroups: a first dispatch leaves partial results in scratch,
 //! a second combines them, one invocation a row. That needs all reductions in one sweep and only row stores.
@@ -17,6 +17,8 @@
 //!   invocation.
 
 mod across;
+mod kept;
+mod online;
 mod ways;
 
 pub use across::{Lanes, accumulator, across_lanes, combine};
@@ -29,7 +31,8 @@ use crate::eval::{Eval, Value, is_aligned};
 use crate::space::{Merged, merge_body, split};
 use crate::text::type_name;
 use across::NOWHERE;
-use std::collections::HashMap;
+use kept::Kept;
+use online::Pair;
 use tinygpt_ir::op::Reduce;
 use tinygpt_ir::program::{Access, Body, ReduceKernel, Reduction, ScalarId, ScalarOp, Store};
 use tinygpt_ir::types::{DType, numel};
@@ -320,12 +323,21 @@ fn sweeps(cx: &mut Cx, plan: &Plan, cut: Cut, partials: Option<usize>) -> Result
             kept.push(mine.with(&mut eval, |eval| eval.hoist(cx, &plan.all_roots(), loads)));
         }
     }
+    let pairs: Vec<Pair> = if parts == 1 && kept.is_empty() { online::pairs(plan) } else { Vec::new() };
+    let pair_of = |r: usize| pairs.iter().copied().find(|pair| pair.max == r);
     for sweep in 0..plan.sweeps() {
-        let members = plan.of_sweep(sweep);
+        let mut members = plan.of_sweep(sweep);
+        members.retain(|r| pairs.iter().all(|pair| pair.sum != *r));
+        if members.is_empty() {
+            continue;
+        }
         let roots: Vec<ScalarId> = members.iter().map(|r| plan.reductions[*r].value).collect();
         hoist_row_level(cx, &mut eval, plan, &roots, &varies);
         for r in &members {
-            declare(cx, plan, cut, *r);
+            match pair_of(*r) {
+                Some(pair) => online::declare(cx, cut, pair),
+                None => declare(cx, plan, cut, *r),
+            }
         }
         if kept.is_empty() {
             let element = |cx: &mut Cx, eval: &mut Eval, c: &str| {
@@ -333,7 +345,10 @@ fn sweeps(cx: &mut Cx, plan: &Plan, cut: Cut, partials: Option<usize>) -> Result
                 let row = std::mem::replace(&mut eval.point, col_point(cx, plan, &rows_at, c, ""));
                 for r in &members {
                     let text = summand(cx, eval, plan, cut, *r);
-                    combine(cx, plan.reductions[*r].op, &gathers(cut, *r), &text, &format!("i32({c})"));
+                    match pair_of(*r) {
+                        Some(pair) => online::take(cx, cut, pair, &text),
+                        None => combine(cx, plan.reductions[*r].op, &gathers(cut, *r), &text, &format!("i32({c})")),
+                    }
                 }
                 eval.reset(mark);
                 eval.point = row;
@@ -350,13 +365,18 @@ fn sweeps(cx: &mut Cx, plan: &Plan, cut: Cut, partials: Option<usize>) -> Result
                 mine.close(cx);
             });
         }
+        let (paired, alone): (Vec<usize>, Vec<usize>) = members.iter().partition(|r| pair_of(**r).is_some());
+        let paired: Vec<Pair> = paired.into_iter().filter_map(pair_of).collect();
         if cut.cols == 4 {
-            members.iter().for_each(|r| join_columns(cx, plan, *r));
+            alone.iter().for_each(|r| join_columns(cx, plan, *r));
         }
+        paired.iter().for_each(|pair| online::join_columns(cx, cut, *pair));
         let its: Vec<(usize, Reduce, DType)> =
-            members.iter().map(|r| (*r, plan.reductions[*r].op, plan.dtype(*r))).collect();
+            alone.iter().map(|r| (*r, plan.reductions[*r].op, plan.dtype(*r))).collect();
         let across = Lanes { rows, lanes, subgroups: cut.shape.subgroups, down: plan.down, wide: cut.rows == 4 };
         across_lanes(cx, &its, across);
+        paired.iter().for_each(|pair| online::across(cx, cut, *pair, across));
+        members.extend(paired.iter().map(|pair| pair.sum));
         if let Some(base) = partials {
             write_partials(cx, plan, cut, &members, base, guarded);
             cx.code.close();
@@ -413,68 +433,6 @@ fn sweeps(cx: &mut Cx, plan: &Plan, cut: Cut, partials: Option<usize>) -> Result
     }
     cx.code.close();
     Ok(())
-}
-
-/// An element of a row, or four, of which an invocation keeps what it has computed.
-#[derive(Clone)]
-struct Kept {
-    /// The name of its column, and the suffix of all its names.
-    column: String,
-    suffix: String,
-    point: Vec<String>,
-    /// What holds where the element is an invocation's own; the others have read the last one instead.
-    condition: Option<String>,
-    known: HashMap<ScalarId, Value>,
-}
-
-impl Kept {
-    /// Lets for the place of element number `u` of each invocation.
-    fn new(cx: &mut Cx, plan: &Plan, cut: Cut, rows: &[String], u: usize) -> Kept {
-        let (lanes, count) = (cut.shape.lanes as usize, plan.count_cols() / cut.cols);
-        let suffix = format!("_{u}");
-        let column = format!("c{suffix}");
-        let number = if u == 0 { "lane".to_string() } else { format!("lane + {}u", u * lanes) };
-        let at = match (cut.cols, u) {
-            (1, _) => number.clone(),
-            (n, 0) => format!("{number} * {n}u"),
-            (n, _) => format!("({number}) * {n}u"),
-        };
-        let ragged = (u + 1) * lanes > count;
-        cx.code.line(match ragged {
-            true => format!("let {column} = min({at}, COLS - {}u);", cut.cols),
-            false => format!("let {column} = {at};"),
-        });
-        let point = col_point(cx, plan, rows, &column, &suffix);
-        let condition = ragged.then(|| format!("{number} < {count}u"));
-        Kept { column, suffix, point, condition, known: HashMap::new() }
-    }
-
-    /// Runs `compute` at this element, with what is known of it, and keeps what it computes.
-    fn with(self, eval: &mut Eval, compute: impl FnOnce(&mut Eval)) -> Kept {
-        let mark = eval.mark();
-        eval.recall(&self.known);
-        let row = std::mem::replace(&mut eval.point, self.point.clone());
-        eval.suffix = self.suffix.clone();
-        compute(eval);
-        let known = eval.since(&mark);
-        eval.suffix.clear();
-        eval.point = row;
-        eval.reset(mark);
-        Kept { known, ..self }
-    }
-
-    /// Where some invocations lack the element, begins what the others do.
-    fn open(&self, cx: &mut Cx) {
-        if let Some(condition) = &self.condition {
-            cx.code.open(format!("if ({condition})"));
-        }
-    }
-
-    fn close(&self, cx: &mut Cx) {
-        if self.condition.is_some() {
-            cx.code.close();
-        }
-    }
 }
 
 /// What reduction `r` takes of the element at hand, in the type of its sum.

@@ -93,6 +93,9 @@ pub fn float(x: f32) -> String {
         "bitcast<f32>(inf_bits)".into()
     } else if x == f32::NEG_INFINITY {
         "(-bitcast<f32>(inf_bits))".into()
+    } else if x.abs() == f32::MAX {
+        // Its shortest decimal is above it, which Tint refuses.
+        if x > 0.0 { "0x1.fffffep+127f".into() } else { "(-0x1.fffffep+127f)".into() }
     } else if x.is_sign_negative() {
         format!("({x:?}f)")
     } else {
@@ -152,6 +155,7 @@ mod tests {
         assert_eq!(literal(Literal::f32(-0.5)), "(-0.5f)");
         assert_eq!(literal(Literal::f32(1e-8)), "1e-8f");
         assert_eq!(literal(Literal::f32(1e300)), "bitcast<f32>(inf_bits)");
+        assert_eq!(literal(Literal::f32(f64::from(f32::MIN))), "(-0x1.fffffep+127f)");
         assert_eq!(literal(Literal::i32(i32::MIN)), "i32(-2147483648)");
         assert_eq!(literal(Literal::new(DType::U32, 7.0)), "7u");
     }

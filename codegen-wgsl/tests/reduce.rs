@@ -148,6 +148,37 @@ fn softmax_along_and_across() {
     }
 }
 
+/// Rows that no invocation keeps in registers: their maximum and the sum below it come of one sweep, wherever the large elements are.
+#[test]
+fn softmax_of_long_rows() {
+    let mut rng = Rng(27);
+    let cols = 5003;
+    let rows: [Box<dyn Fn(usize, f64) -> f64>; 7] = [
+        Box::new(|_, x| 4.0 * x),
+        Box::new(|i, x| i as f64 * 0.02 + x),
+        Box::new(|i, x| i as f64 * -0.02 + x),
+        Box::new(|_, _| 3.0),
+        Box::new(|i, x| if i == 4711 { 90.0 } else { 20.0 * x - 60.0 }),
+        Box::new(|i, _| if i == 17 { -5.0 } else { f64::NEG_INFINITY }),
+        Box::new(|i, x| if i < 4000 { f64::NEG_INFINITY } else { x }),
+    ];
+    let noise = rng.floats(rows.len() * cols);
+    let data = noise.iter().enumerate().map(|(i, x)| f64::from(rows[i / cols](i % cols, *x) as f32));
+    let data: Vec<f64> = data.collect();
+    for across in [false, true] {
+        let strides = if across { [1, rows.len() as i64] } else { [cols as i64, 1] };
+        let laid_out = if across {
+            (0..data.len()).map(|i| data[i % rows.len() * cols + i / rows.len()]).collect()
+        } else {
+            data.clone()
+        };
+        let args = [read(DType::F32, laid_out), write(DType::F32, data.len()), write(DType::F32, rows.len())];
+        let tolerance = Tolerance { relative: 2e-5, absolute: 1e-6 };
+        let kernel = softmax(rows.len(), cols, strides);
+        check(&format!("softmax of long rows, across {across}"), &kernel, &args, tolerance);
+    }
+}
+
 #[test]
 fn layer_norm_in_place() {
     let mut rng = Rng(23);
