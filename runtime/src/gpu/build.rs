@@ -125,10 +125,16 @@ pub(super) fn settle(
     let structures = Structures::new(gpu, program)?;
     let chosen = structures.modules(gpu, program, |s| gpu.tuner.choice(s.key))?;
     let unknown: Vec<&Structure> = structures.list.iter().filter(|s| gpu.tuner.choice(s.key).is_none()).collect();
+    let measures = gpu.tuner.measures() && gpu.has_timestamps();
+    if gpu.tuner.measures() && !measures && !unknown.is_empty() {
+        let name = &gpu.report().name;
+        gpu.tuner
+            .note(format!("{name} has no timestamps (feature timestamp-query): kernels run in their default variants"));
+    }
     let contests: Vec<Option<Contest>> = unknown
         .par_iter()
         .map(|s| {
-            if !gpu.tuner.measures() || !structures.measurable(s) {
+            if !measures || !structures.measurable(s) {
                 return Ok(None);
             }
             let field = contest::field(&structures.bundles[s.same[0]], s.seconds, s.share);

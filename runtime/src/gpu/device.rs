@@ -314,6 +314,11 @@ impl Gpu {
         }
     }
 
+    /// Whether passes may read the device's clock.
+    pub(super) fn has_timestamps(&self) -> bool {
+        self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
+    }
+
     /// Buffers, pipelines and bind groups that wgpu keeps for this device, by its own account.
     pub fn live_objects(&self) -> Option<[usize; 3]> {
         let hub = self.instance.generate_report()?.hub;

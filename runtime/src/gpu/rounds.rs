@@ -20,7 +20,7 @@ use crate::Result;
 const STAYS: [f64; 3] = [1.25, 1.06, 1.0];
 
 /// The most runs of an entrant in a heat, and the time of the device for those of all.
-const RUNS: [u32; 3] = [3, 6, 10];
+const RUNS: [u32; 3] = [6, 12, 20];
 const HEAT: Duration = Duration::from_millis(150);
 
 /// A bundle of the step, and its ways to run: of a contested one as many as there are entrants.
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(winners, [2, 0, 0]);
         let first = outcomes[0].unwrap();
         assert!(first.seconds < 5.8 && first.first_seconds > 6.0, "{first:?}");
-        assert!(rounds <= 3 * 3 + 3 * 6 + 3 * 10, "{rounds}");
+        assert!(rounds <= 3 * 6 + 3 * 12 + 3 * 20, "{rounds}");
     }
 
     /// A contest that ends early is decided among those that ran, which are two at least; a clock that runs backwards decides nothing.

@@ -32,7 +32,7 @@ impl Span {
 impl Stamps {
     /// None where the device has no timestamps.
     pub fn new(gpu: &Gpu, passes: usize) -> Result<Option<Stamps>> {
-        if !gpu.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+        if !gpu.has_timestamps() {
             return Ok(None);
         }
         use wgpu::BufferUsages as Usage;
