@@ -31,6 +31,7 @@ use std::time::Duration;
 use tinygpt_codegen_cpu::compile::CpuOptions;
 use tinygpt_ir::Graph;
 use tinygpt_ir::clock::Clock;
+use tinygpt_ir::program::verify::Invariant;
 use tinygpt_ir::program::{FusionReport, Program, TargetModel};
 use tinygpt_passes::compile as lowering;
 use tinygpt_passes::optimizer::{self, AdamWConfig};
@@ -120,7 +121,14 @@ pub fn compile_with(forward: Graph, goal: &Goal, target: &TargetModel, fusion: b
             Error::failed(format!("{what} is invalid, which is a fault of tinygpt: {}", one_line(e)))
         };
         tinygpt_ir::verify::verify(&passes.graph).map_err(|e| faulty("the graph after the passes", &e))?;
-        tinygpt_ir::program::verify(&program).map_err(|e| faulty("the program", &e))
+        tinygpt_ir::program::verify(&program).map_err(|e| match &e.list[..] {
+            [first, ..] if e.list.iter().all(|v| v.invariant == Invariant::TargetLimits) => Error::input(format!(
+                "the model does not fit the target {}: {}: choose a smaller preset or batch, or an adapter with larger limits",
+                target.name,
+                one_line(first)
+            )),
+            _ => faulty("the program", &e),
+        })
     })?;
     let times = Times { goal: goal_time, verify: verify_time };
     Ok(Compiled { forward, step, passes, program: Arc::new(program), lowering, times })

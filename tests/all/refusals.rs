@@ -185,6 +185,21 @@ fn numbers_out_of_range() {
 
 /// What no machine has is refused before anything is compiled or allocated.
 #[cfg(target_os = "linux")]
+/// No fault of tinygpt: every WebGPU adapter binds 128 MiB, and some bind more.
+#[test]
+fn a_model_beyond_a_targets_limits() {
+    let cli = Cli::new();
+    check(
+        &cli,
+        &[(
+            "dump --preset gpt2 --stage program --target gpu",
+            2,
+            "the model does not fit the target gpu: target-limits: kernel reduce_token_embedding: argument a1 has 154533888 bytes: gpu binds at most \
+             134217728: choose a smaller preset or batch, or an adapter with larger limits",
+        )],
+    );
+}
+
 #[test]
 fn a_model_larger_than_memory() {
     let cli = folder();
